@@ -1,0 +1,1 @@
+"""Which features of a sparse autoencoder belong together, and is that real?"""

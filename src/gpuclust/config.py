@@ -1,0 +1,372 @@
+"""The configuration: typed, validated, with a unit and a default for every field.
+
+A run's configuration is a YAML file, ``key=value`` overrides on top, and the defaults below. Unknown keys are refused
+with the nearest name that exists. `Config` is frozen; `Config.resolved` is what a run writes to ``config.yaml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gpuclust.errors import ConfigError
+
+DEMO = Path(__file__).parent / "demo"
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and refuses keys it does not have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """The language model."""
+
+    name: str = Field("demo", description="hub id, local folder, or `demo` for the embedded model")
+    loader: Literal["auto", "hooked", "bridge", "transformers"] = Field(
+        "auto", description="hooked: HookedTransformer; bridge: TransformerBridge; transformers: a plain forward hook"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the forward pass")
+    processed: bool = Field(False, description="fold LayerNorm and centre weights (HookedTransformer.from_pretrained)")
+    revision: str | None = Field(None, description="hub revision: a branch, tag or commit")
+
+
+class SaeConfig(Section):
+    """The sparse autoencoder: `release` and `sae_id` of SAELens, or a local folder `path`."""
+
+    release: str | None = Field(None, description="SAELens release")
+    sae_id: str | None = Field(None, description="SAE id within the release")
+    path: str | None = Field(None, description="local folder with cfg.json and sae_weights.safetensors, or `demo`")
+    hook_name: str | None = Field(None, description="overrides the hook of the SAE's own metadata")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SaeConfig:
+        if self.path is not None and (self.release is not None or self.sae_id is not None):
+            raise ValueError("give either path or release + sae_id, not both")
+        if self.path is None and (self.release is None) != (self.sae_id is None):
+            raise ValueError("release and sae_id belong together; one of them is missing")
+        return self
+
+
+class PromptSource(Section):
+    """One source of prompts: a hub dataset (`dataset`) or a local file (`path`)."""
+
+    dataset: str | None = Field(None, description="hub dataset id")
+    name: str | None = Field(None, description="configuration of the hub dataset")
+    split: str = Field("train", description="split of the hub dataset")
+    streaming: bool = Field(True, description="stream the hub dataset instead of downloading all of it")
+    path: str | None = Field(None, description="local .txt, .jsonl, .csv or .parquet file, or `demo`")
+    column: str = Field("text", description="column or key that holds the text (not used for .txt)")
+    source_column: str | None = Field(None, description="column whose value becomes the prompt's `source`")
+    limit: int | None = Field(None, ge=1, description="rows read at most; default all, or what n_prompts needs")
+    label: str | None = Field(None, description="`source` of the prompts; default the dataset or file name")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PromptSource:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("give exactly one of dataset (a hub id) and path (a local file)")
+        return self
+
+
+class ExtractConfig(Section):
+    """From prompts to activations."""
+
+    aggregate: Literal["max", "mean", "sum", "last"] = Field("max", description="over the tokens of a prompt")
+    prepend_bos: bool = Field(True, description="begin every prompt with the tokenizer's BOS token")
+    exclude_special_tokens: bool = Field(True, description="leave special tokens out of the aggregate")
+    batch_tokens: int = Field(4096, ge=1, description="tokens of a forward batch, padding included")
+    activation_threshold: float = Field(0.0, ge=0, description="|a| above this counts as active")
+    top_examples: int = Field(20, ge=1, description="strongest prompts kept per feature")
+
+
+class StoreConfig(Section):
+    """The chunked Zarr array of activations."""
+
+    dtype: Literal["float16", "float32"] = Field("float16", description="stored dtype")
+    shard_prompts: int = Field(512, ge=1, description="prompts of a shard: one Dask task, one file")
+    chunk_prompts: int = Field(256, ge=1, description="prompts of a chunk within a shard")
+    chunk_features: int = Field(8192, ge=1, description="features of a chunk within a shard")
+    codec: Literal["bitmap", "zstd"] = Field("bitmap", description="zstd opens without gpuclust and is slower")
+
+
+class SelectConfig(Section):
+    """Which features are clustered. Bounds are strict."""
+
+    entropy_low: float = Field(0.0, description="nats; kept above")
+    entropy_high: float = Field(15.0, description="nats; kept below")
+    sparsity_min: float = Field(0.005, description="share of prompts where active; kept above")
+    sparsity_max: float = Field(1.0, description="share of prompts where active; kept below")
+    min_active_prompts: int = Field(2, ge=0, description="prompts; kept at or above")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SelectConfig:
+        for low, high in (("entropy_low", "entropy_high"), ("sparsity_min", "sparsity_max")):
+            if getattr(self, low) >= getattr(self, high):
+                raise ValueError(f"{low} ({getattr(self, low)}) must be below {high} ({getattr(self, high)})")
+        return self
+
+
+class NeighborsConfig(Section):
+    """Nearest neighbours between features."""
+
+    method: Literal["auto", "exact", "sketch"] = Field("auto", description="sketch: random projection of the prompts")
+    n_neighbors: int | None = Field(None, ge=2, description="itself included; default umap.n_neighbors")
+    metric: Literal["cosine", "correlation", "euclidean", "dot"] | None = Field(
+        None, description="default umap.metric"
+    )
+    sketch_size: int = Field(1024, ge=2, description="dimensions of the sketch")
+
+
+class UmapConfig(Section):
+    """The embedding."""
+
+    enabled: bool = Field(True, description="false clusters on exact cosine distances, without an embedding")
+    n_components: int = Field(50, ge=1, description="dimensions of the embedding that is clustered")
+    n_neighbors: int = Field(15, ge=2, description="neighbours, the feature itself included")
+    min_dist: float = Field(0.1, ge=0, description="embedding units")
+    metric: Literal["cosine", "correlation", "euclidean", "dot"] = Field("cosine", description="between features")
+    n_epochs: int | None = Field(None, ge=1, description="default: UMAP's own")
+    random_state: int = Field(42, ge=0, description="seed of initialisation and optimisation")
+
+
+class HdbscanConfig(Section):
+    """The clustering."""
+
+    min_cluster_size: int = Field(10, ge=2, description="features")
+    min_samples: int = Field(10, ge=1, description="features, the feature itself included")
+    cluster_selection_epsilon: float = Field(0.01, ge=0, description="distance below which clusters are not split")
+    cluster_selection_method: Literal["eom", "leaf"] = Field("eom", description="excess of mass, or leaves")
+    metric: Literal["euclidean"] = Field("euclidean", description="on the embedding; without UMAP always cosine")
+
+
+class QualityConfig(Section):
+    """Checks on the clustering."""
+
+    duplicates: bool = Field(True, description="count features that are exact duplicates in direction")
+
+
+class AnalyseConfig(Section):
+    """The cluster tables."""
+
+    top_prompts: int = Field(5, ge=1, description="prompts a cluster")
+    similarity_threshold: float = Field(0.5, ge=0, le=1, description="|correlation| shown in the report")
+    keywords: int = Field(8, ge=0, description="keywords a cluster")
+
+
+class DeviceConfig(Section):
+    """Memory that a stage may use."""
+
+    memory: str | None = Field(None, description='such as "6GB"; default: 60% of what is free')
+
+
+class SchedulerConfig(Section):
+    """Dask."""
+
+    n_workers: int | None = Field(None, ge=1, description="workers of `local`; default one per four cores")
+    timeout: float = Field(60.0, gt=0, description="seconds to wait for a scheduler or its workers")
+
+
+class Config(Section):
+    """Everything a run depends on.
+
+    Examples
+    --------
+    >>> Config().umap.n_components
+    50
+    >>> load(overrides=["umap.n_components=5"]).umap.n_components
+    5
+    """
+
+    model: ModelConfig = ModelConfig()
+    sae: SaeConfig = SaeConfig(path="demo")
+    prompts: tuple[PromptSource, ...] = (PromptSource(path="demo", source_column="source"),)
+    n_prompts: Annotated[int, Field(ge=1, description="prompts used at most")] = 2000
+    min_tokens: Annotated[int, Field(ge=1, description="shorter prompts are dropped; special tokens not counted")] = 1
+    max_tokens: Annotated[int, Field(ge=1, description="longer prompts are cut; special tokens not counted")] = 250
+    seed: Annotated[int, Field(ge=0, description="order of the prompts")] = 0
+    deduplicate: Annotated[bool, Field(description="drop exact duplicates")] = True
+    extract: ExtractConfig = ExtractConfig()
+    store: StoreConfig = StoreConfig()
+    select: SelectConfig = SelectConfig()
+    neighbors: NeighborsConfig = NeighborsConfig()
+    umap: UmapConfig = UmapConfig()
+    hdbscan: HdbscanConfig = HdbscanConfig()
+    quality: QualityConfig = QualityConfig()
+    analyse: AnalyseConfig = AnalyseConfig()
+    device: DeviceConfig = DeviceConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if not self.prompts:
+            raise ValueError("prompts: at least one source is needed")
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})")
+        if self.n_neighbors < self.umap.n_neighbors and self.umap.enabled:
+            raise ValueError(
+                f"neighbors.n_neighbors ({self.n_neighbors}) must be at least umap.n_neighbors "
+                f"({self.umap.n_neighbors})"
+            )
+        if self.umap.enabled and self.metric != self.umap.metric:
+            raise ValueError(
+                f"neighbors.metric ({self.metric}) and umap.metric ({self.umap.metric}) differ: set only one of them"
+            )
+        if not self.umap.enabled and self.metric != "cosine":
+            raise ValueError(f"umap.enabled=false clusters on cosine distances, but the metric is {self.metric}")
+        if not self.umap.enabled and self.neighbors.method == "sketch":
+            raise ValueError("umap.enabled=false needs exact distances: set neighbors.method=exact or auto")
+        if self.device.memory is not None:
+            parse_bytes(self.device.memory)
+        return self
+
+    @property
+    def n_neighbors(self) -> int:
+        """Neighbours computed per feature, itself included."""
+        return self.neighbors.n_neighbors or self.umap.n_neighbors
+
+    @property
+    def metric(self) -> str:
+        """Metric between features."""
+        return self.neighbors.metric or self.umap.metric
+
+    def resolved(self) -> dict[str, Any]:
+        """Return all fields as plain data, as written to ``config.yaml``."""
+        return self.model_dump(mode="json")
+
+
+UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """Turn ``6GB``, ``5.5 GiB`` or ``800MB`` into bytes.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not a positive number with a unit.
+
+    Examples
+    --------
+    >>> parse_bytes("6GB")
+    6000000000
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]+)\s*", text)
+    unit = UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None or float(match[1]) <= 0:
+        raise ConfigError(f"device.memory is {text!r}: write a positive number and a unit, such as 6GB or 800MiB")
+    return int(float(match[1]) * unit)
+
+
+def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration file and apply ``key=value`` overrides.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        YAML file; without it, the embedded demo.
+    overrides : iterable of str
+        Such as ``umap.n_components=2`` or ``prompts.0.limit=100``; values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or a key or value is wrong.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf8")
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        try:
+            loaded = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(loaded, dict | None):
+            raise ConfigError(f"{path} holds a {type(loaded).__name__}; a mapping such as `umap: {{…}}` is expected")
+        data = loaded or {}
+    for override in overrides:
+        _apply(data, override)
+    return validate(data, where=str(path) if path else "configuration")
+
+
+def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
+    """Check plain data against the schema.
+
+    Raises
+    ------
+    ConfigError
+        With every problem found, each with its key, the value, and the nearest known key.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_explain(dict(problem)) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r}: write key=value, such as umap.n_components=10")
+    *parents, last = key.strip().split(".")
+    place: Any = data
+    for name in parents:
+        if isinstance(place, list) and name.isdigit() and int(name) < len(place):
+            place = place[int(name)]
+        elif isinstance(place, dict):
+            place = place.setdefault(name, {})
+        else:
+            raise ConfigError(f"--set {override!r}: there is no {name!r} to set a value in")
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = yaml.safe_load(value)
+    elif isinstance(place, dict):
+        place[last] = yaml.safe_load(value)
+    else:
+        raise ConfigError(f"--set {override!r}: there is no section to set {last!r} in")
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One pydantic problem as one clause: key, value, and what to write instead."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        elsewhere = [path for path in _all_keys(Config) if path.split(".")[-1] == location[-1]]
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"known: {', '.join(known)}"
+        if elsewhere and not near:
+            hint = f"did you mean {elsewhere[0]}?"
+        return f"unknown key {key} ({hint})"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    value = problem.get("input")
+    if problem["type"] == "value_error" or isinstance(value, dict | list):
+        return f"{key}: {message}" if key else message
+    return f"{key} is {value!r}: {message}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    section: Any = Config
+    for name in location:
+        if name.isdigit():
+            continue
+        section = PromptSource if name == "prompts" else section.model_fields[name].annotation
+    return list(section.model_fields)
+
+
+def _all_keys(section: Any, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            keys += _all_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

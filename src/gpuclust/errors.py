@@ -1,0 +1,68 @@
+"""Everything that gpuclust raises on purpose.
+
+::
+
+    GpuclustError                 the base: catch this one
+    ├── InputError                bad input or configuration, refused before or between work; exit code 2
+    │   ├── ConfigError           an unknown key, a value out of range, settings that contradict each other
+    │   ├── PromptsError          prompts that cannot be read, or none left after cleaning
+    │   ├── ModelError            a model, SAE or hook that cannot be had or that do not belong together
+    │   ├── StoreError            a folder that is no run, holds another run, or a store that cannot be read
+    │   ├── SelectionError        a filter that leaves too few features to cluster
+    │   ├── ActivationError       activations that cannot be stored: NaN, infinite, too large for the dtype
+    │   ├── MemoryBudgetError     a stage that cannot fit the memory it is allowed
+    │   └── SchedulerError        a scheduler that cannot be started or reached
+    └── CorruptDataError          stored bytes that fail their checksum; exit code 1
+
+Messages say what is wrong, both values, where, and the fix.
+"""
+
+from __future__ import annotations
+
+
+class GpuclustError(Exception):
+    """Base class of every error that gpuclust raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(GpuclustError):
+    """Bad input or configuration."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """An unknown key, a value out of range, or settings that contradict each other."""
+
+
+class PromptsError(InputError):
+    """Prompts that cannot be read, or none left after cleaning."""
+
+
+class ModelError(InputError):
+    """A model, SAE or hook that cannot be had, or that do not belong together."""
+
+
+class StoreError(InputError):
+    """A folder that is no run, holds another run, or a store that cannot be read."""
+
+
+class SelectionError(InputError):
+    """A filter that leaves too few features to cluster."""
+
+
+class ActivationError(InputError):
+    """Activations that cannot be stored: NaN, infinite, or too large for the dtype."""
+
+
+class MemoryBudgetError(InputError):
+    """A stage that cannot fit the memory it is allowed."""
+
+
+class SchedulerError(InputError):
+    """A scheduler that cannot be started or reached."""
+
+
+class CorruptDataError(GpuclustError):
+    """Stored bytes that fail their checksum or do not decode."""
