@@ -1,1 +1,41 @@
-"""Which features of a sparse autoencoder belong together, and is that real?"""
+"""Which features of a sparse autoencoder belong together, and is that real?
+
+>>> import gpuclust
+>>> run = gpuclust.open_run("runs/demo")  # doctest: +SKIP
+
+Importing gpuclust loads no GPU library, no PyTorch, and nothing else that is slow: names are resolved when used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpuclust.api import FeatureClusters as FeatureClusters
+    from gpuclust.api import Run as Run
+    from gpuclust.api import cluster_features as cluster_features
+    from gpuclust.api import open_run as open_run
+    from gpuclust.cache import import_cache as import_cache
+    from gpuclust.config import Config as Config
+    from gpuclust.errors import GpuclustError as GpuclustError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "config",
+    "FeatureClusters": "api",
+    "GpuclustError": "errors",
+    "Run": "api",
+    "cluster_features": "api",
+    "import_cache": "cache",
+    "open_run": "api",
+}
+__all__ = ["Config", "FeatureClusters", "GpuclustError", "Run", "cluster_features", "import_cache", "open_run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(f"gpuclust.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'gpuclust' has no attribute {name!r}")

@@ -118,9 +118,7 @@ class NeighborsConfig(Section):
 
     method: Literal["auto", "exact", "sketch"] = Field("auto", description="sketch: random projection of the prompts")
     n_neighbors: int | None = Field(None, ge=2, description="itself included; default umap.n_neighbors")
-    metric: Literal["cosine", "correlation", "euclidean", "dot"] | None = Field(
-        None, description="default umap.metric"
-    )
+    metric: Literal["cosine", "correlation", "euclidean", "dot"] | None = Field(None, description="default umap.metric")
     sketch_size: int = Field(1024, ge=2, description="dimensions of the sketch")
 
 
@@ -222,6 +220,8 @@ class Config(Section):
             raise ValueError(f"umap.enabled=false clusters on cosine distances, but the metric is {self.metric}")
         if not self.umap.enabled and self.neighbors.method == "sketch":
             raise ValueError("umap.enabled=false needs exact distances: set neighbors.method=exact or auto")
+        if self.neighbors.method == "sketch" and self.metric == "correlation":
+            raise ValueError("neighbors.method=sketch has no correlation: set the metric to cosine, or method=exact")
         if self.device.memory is not None:
             parse_bytes(self.device.memory)
         return self

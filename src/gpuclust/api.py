@@ -1,0 +1,222 @@
+"""Python functions: open a finished run, or cluster the features of activations in hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from gpuclust import schema
+from gpuclust.config import Config, validate
+from gpuclust.errors import ActivationError, StoreError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class Run:
+    """A finished run, read from its folder when asked.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    StoreError
+        If the folder is no run. An unfinished run opens; what it lacks is refused when asked for.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / schema.CONFIG).exists():
+            raise StoreError(
+                f"{self.path} is no gpuclust run: it has no {schema.CONFIG}. Give the --out folder of a run"
+            )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, done: {', '.join(self.record['stages']) or 'nothing'})"
+
+    @cached_property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        text = (self.path / schema.CONFIG).read_text(encoding="utf8")
+        return validate(yaml.safe_load(text), where=str(self.path / schema.CONFIG))
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``: versions, device, scheduler, and per stage time, rows, bytes and memory."""
+        data: dict[str, Any] = json.loads(self._file(schema.RECORD).read_text(encoding="utf8"))
+        return data
+
+    @cached_property
+    def activations(self) -> xr.DataArray:
+        """Stored activations, (prompt, feature), lazy."""
+        return self._dataset(schema.ACTIVATIONS)["activations"]
+
+    @cached_property
+    def features(self) -> pd.DataFrame:
+        """A row per SAE feature, columns of ``schema.FEATURE_COLUMNS``."""
+        return pd.read_parquet(self._file(schema.FEATURES))
+
+    @cached_property
+    def clusters(self) -> pd.DataFrame:
+        """A row per cluster and one for noise, columns of ``schema.CLUSTER_COLUMNS``."""
+        return pd.read_parquet(self._file(schema.CLUSTERS))
+
+    @cached_property
+    def prompts(self) -> pd.DataFrame:
+        """A row per prompt, columns of ``schema.PROMPT_COLUMNS``."""
+        return pd.read_parquet(self._file(schema.PROMPTS))
+
+    @cached_property
+    def examples(self) -> pd.DataFrame:
+        """The strongest prompts of every feature, columns of ``schema.EXAMPLE_COLUMNS``."""
+        return pd.read_parquet(self._file(schema.EXAMPLES))
+
+    @cached_property
+    def cluster_similarity(self) -> pd.DataFrame:
+        """A row per pair of clusters, columns of ``schema.SIMILARITY_COLUMNS``."""
+        return pd.read_parquet(self._file(schema.CLUSTER_SIMILARITY))
+
+    @cached_property
+    def neighbors(self) -> xr.Dataset:
+        """``indices`` and ``distances``, (feature, k), in the SAE's feature numbers."""
+        return self._dataset(schema.NEIGHBORS)
+
+    @cached_property
+    def embedding(self) -> xr.DataArray:
+        """The embedding, (feature, component); a run without UMAP has none."""
+        return self._dataset(schema.EMBEDDING)["embedding"]
+
+    @cached_property
+    def cluster_activations(self) -> xr.DataArray:
+        """Mean abs(a) of each cluster's features, (prompt, cluster)."""
+        return self._dataset(schema.CLUSTER_ACTIVATIONS)["activation"]
+
+    def _dataset(self, name: str) -> xr.Dataset:
+        import xarray as xr
+
+        return xr.open_zarr(self._file(name), consolidated=False)
+
+    def _file(self, name: str) -> Path:
+        path = self.path / name
+        if not path.exists():
+            raise StoreError(f"{self.path} has no {name}: the run has not come that far, or was made without it")
+        return path
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the folder of a run.
+
+    Raises
+    ------
+    StoreError
+        If the folder is no run.
+    """
+    return Run(path)
+
+
+@dataclass(frozen=True)
+class FeatureClusters:
+    """Clusters of features of activations in hand.
+
+    Attributes
+    ----------
+    features : DataFrame
+        A row per feature, columns of ``schema.FEATURE_COLUMNS``.
+    labels : array, (kept,), int32
+        Clusters of the kept features, -1 = noise.
+    probabilities : array, (kept,), float64
+    persistence : array, (cluster,), float64
+    embedding : array, (kept, component), float32, or None without UMAP
+    indices, distances : array, (kept, k)
+        Neighbours; `indices` count the kept features.
+    notes : tuple of str
+    """
+
+    features: pd.DataFrame
+    labels: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any]
+    persistence: np.ndarray[Any, Any]
+    embedding: np.ndarray[Any, Any] | None
+    indices: np.ndarray[Any, Any]
+    distances: np.ndarray[Any, Any]
+    notes: tuple[str, ...]
+
+
+def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None = None) -> FeatureClusters:
+    """Filter, embed and cluster the features of activations in memory.
+
+    Parameters
+    ----------
+    activations : array or xarray.DataArray, (prompt, feature), float16, float32 or float64
+    config : Config or mapping, optional
+        Sections extract.activation_threshold, select, neighbors, umap and hdbscan apply.
+
+    Returns
+    -------
+    FeatureClusters
+
+    Raises
+    ------
+    ActivationError
+        If the array is not two-dimensional, or holds NaN or infinity.
+    SelectionError
+        If the filter keeps too few features.
+
+    Notes
+    -----
+    Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
+    """
+    from gpuclust import gram, memory, neighbors
+    from gpuclust.cluster import cluster_embedding, cluster_tree
+    from gpuclust.embed import embed
+    from gpuclust.reductions import MOMENTS
+    from gpuclust.select import select
+    from gpuclust.spanning import mutual_reachability_tree
+    from gpuclust.stages import with_clusters
+
+    c = config if isinstance(config, Config) else validate(config or {}, where="config")
+    if c.neighbors.method == "sketch":
+        raise ActivationError("cluster_features computes exact neighbours; set neighbors.method=exact or auto")
+    data = np.asarray(activations)
+    if data.ndim != 2 or data.dtype.kind != "f":
+        raise ActivationError(
+            f"activations have shape {data.shape} and dtype {data.dtype}; (prompt, feature) floats are expected"
+        )
+    blocks = [data[start : start + memory.MAX_ROWS] for start in range(0, len(data), memory.MAX_ROWS)]
+    if not all(np.isfinite(block).all() for block in blocks):
+        raise ActivationError("activations hold NaN or infinity; clean them first")
+    moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
+    table, _ = select(MOMENTS.finalize(moments), c.select, c.n_neighbors + 1)
+    mask = table["kept"].to_numpy()
+    n_kept = int(mask.sum())
+    tile = min(memory.TILE, n_kept)
+    (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
+    matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile)
+    indices, distances = neighbors.exact(matrix, c.n_neighbors, c.metric)
+    notes: tuple[str, ...] = ()
+    embedding = None
+    if c.umap.enabled:
+        embedding, notes = embed(indices, distances, c.umap)
+        result = cluster_embedding(embedding, c.hdbscan)
+        flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
+    else:
+        sides = {"sums": matrix.sums, "squares": matrix.squares}
+        dense = neighbors.distances("cosine", matrix.dense(), matrix.n_prompts, sides, sides, 0.0)
+        np.fill_diagonal(dense, 0)
+        result = cluster_tree(mutual_reachability_tree(dense, c.hdbscan.min_samples), c.hdbscan)
+        flat, _ = embed(indices, distances, c.umap, n_components=2)
+    table = with_clusters(table, result, flat)
+    return FeatureClusters(
+        table, result.labels, result.probabilities, result.persistence, embedding, indices, distances,
+        (*notes, *result.notes),
+    )  # fmt: skip

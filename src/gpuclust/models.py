@@ -1,0 +1,401 @@
+"""A language model and a sparse autoencoder, from the hub or from folders: tokens in, features out.
+
+The forward pass ends at the SAE's hook: nothing after it runs, and the layers above it are dropped from memory.
+PyTorch, transformers, TransformerLens and SAELens are imported inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import io
+import json
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuclust.config import DEMO, Config, ModelConfig, SaeConfig
+from gpuclust.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("gpuclust")
+
+_PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+_OPTIONAL = {"mlp_in": "hook_mlp_in", "attn_in": "attn_in", "_result": "attn_result", "_input": "split_qkv_input"}
+_LOADING = threading.Lock()
+
+
+class _StopForwardError(Exception):
+    """Ends a forward pass at the hook and carries what the hook saw."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A language model, cut off at a hook, with the SAE that reads it.
+
+    `hook_name` is in TransformerLens's words; `d_in` is the hook's width (for ``hook_z``: heads times head width),
+    `d_sae` the number of features, `n_ctx` the longest row in tokens; `loader` is what loaded the model;
+    `sae_metadata` holds ``model_name``, ``hook_name``, ``neuronpedia_id``, ``context_size``, ``prepend_bos`` … where
+    the SAE has them; `model_bytes` and `sae_bytes` count the weights and buffers that are kept.
+    """
+
+    tokenizer: Any
+    hook_name: str
+    d_in: int
+    d_sae: int
+    n_ctx: int
+    loader: str
+    device: str
+    sae_metadata: dict[str, Any]
+    model_bytes: int
+    sae_bytes: int
+    _net: Any = field(repr=False)
+    _sae: Any = field(repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def encode(self, tokens: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Encode every token into SAE features: ``features(residual(tokens, attention_mask))``, 0 where padded.
+
+        Parameters
+        ----------
+        tokens : tensor, (batch, position), int64; padded on the right with any id
+        attention_mask : tensor, (batch, position), bool or int; 1 for tokens (one a row at least), then 0 for padding
+
+        Returns
+        -------
+        tensor, (batch, position, d_sae), float32, on `device`
+
+        Raises
+        ------
+        ModelError
+            If the shapes disagree, padding is not on the right, or a row is longer than `n_ctx`.
+
+        Notes
+        -----
+        Memory: up to 12 x batch x position x d_sae bytes; `features` on parts of `residual` needs less. Thread-safe.
+        """
+        acts = self.features(self.residual(tokens, attention_mask))
+        return acts.masked_fill_(~attention_mask.to(acts.device).bool()[..., None], 0.0)
+
+    def residual(self, tokens: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Run the model up to the hook; parameters and errors as `encode`.
+
+        Returns
+        -------
+        tensor, (batch, position, d_in), in the model's dtype, without meaning where padded
+        """
+        mask, shape = attention_mask.bool(), tuple(tokens.shape)
+        if len(shape) != 2 or mask.shape != shape:
+            raise ModelError(f"tokens are {shape}, attention_mask {tuple(mask.shape)}: both must be (batch, position)")
+        if shape[1] > self.n_ctx:
+            raise ModelError(f"a row of {shape[1]} tokens, but the model reads {self.n_ctx}: lower max_tokens")
+        if not bool(mask[:, 0].all()) or bool((mask[:, 1:] > mask[:, :-1]).any()):
+            raise ModelError("attention_mask: every row needs 1s for its tokens first, then 0s for its padding")
+        with self._lock:
+            return _activation(self._net, tokens.to(self.device), mask.to(self.device).long())
+
+    def features(self, residual: torch.Tensor) -> torch.Tensor:
+        """Encode activations of the hook, token by token; the SAE does its own scaling.
+
+        Parameters
+        ----------
+        residual : tensor, (..., d_in), any float dtype; cast to the SAE's, float32
+
+        Returns
+        -------
+        tensor, (..., d_sae), float32
+        """
+        import torch
+
+        with torch.no_grad(), self._lock:
+            acts: torch.Tensor = self._sae.encode(residual.to(self.device))
+        return acts
+
+
+def load_encoder(config: Config, device: str = "cpu") -> Encoder:
+    """Load what `config.model` and `config.sae` name; the process keeps the last one.
+
+    Parameters
+    ----------
+    config : Config; `extract.prepend_bos` is only checked against the tokenizer and the SAE
+    device : str, ``cpu``, ``cuda``, ``cuda:1`` …
+
+    Raises
+    ------
+    ModelError
+        If the model or the SAE cannot be had, or the hook is missing, does not fire or is not as wide as the SAE.
+
+    Notes
+    -----
+    Memory on the device: the weights up to the hook's layer and the embedding, in `model.dtype`, and 8 x d_in x d_sae
+    bytes of SAE. The whole model passes through host memory. Code that a model's repository holds is never run.
+    """
+    sections = {name: getattr(config, name).model_dump(mode="json") for name in ("model", "sae")}
+    with _LOADING:
+        return _load(json.dumps({**sections, "bos": config.extract.prepend_bos}, sort_keys=True), str(device))
+
+
+def load_tokenizer(config: Config) -> Any:
+    """Load the tokenizer of `config.model`, as its folder or hub id has it; ModelError if it cannot be had."""
+    source, _ = _source(config.model)
+    with _explained(f"the tokenizer of {config.model.name}", "model.name"):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(source, revision=config.model.revision, trust_remote_code=False)
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Say what `load_encoder` would load, without reading weights: loader and reason, SAE, hook, widths, metadata."""
+    loader, reason = _choose_loader(config.model)
+    folder = _sae_folder(config.sae)
+    with _explained(f"the configuration of the SAE {_label(config.sae)}", "sae.path"):
+        from sae_lens.loading import pretrained_sae_loaders as loaders
+
+        if folder is not None:
+            data = loaders.handle_config_defaulting(loaders.get_sae_lens_config_from_disk(folder))
+        else:
+            data = loaders.load_sae_config_from_huggingface(config.sae.release, config.sae.sae_id)
+    metadata = dict(data.get("metadata") or {})
+    hook_name = config.sae.hook_name or metadata.get("hook_name")
+    names = {"model": config.model.name, "loader": loader, "reason": reason, "sae": _label(config.sae)}
+    return {**names, "hook_name": hook_name, "d_in": data["d_in"], "d_sae": data["d_sae"], "sae_metadata": metadata}
+
+
+@functools.lru_cache(maxsize=1)
+def _load(key: str, device: str) -> Encoder:
+    sections = json.loads(key)
+    model, config = ModelConfig(**sections["model"]), SaeConfig(**sections["sae"])
+    sae, metadata = _load_sae(config, device)
+    hook_name = config.hook_name or metadata.get("hook_name")
+    if hook_name is None:
+        raise ModelError(f"the SAE {_label(config)} does not say which hook it reads: set sae.hook_name")
+    loader, reason = _choose_loader(model)
+    log.info("loading the language model %s with %s, because %s", model.name, loader, reason)
+    with _explained(f"the language model {model.name} with model.loader={loader}", "model.name"), _quiet():
+        net = _load_model(model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
+        _cut(net, hook_name, model.name, device)
+    tokenizer = load_tokenizer(Config(model=model))
+    _check_bos(tokenizer, metadata, sections["bos"], model.name)
+    probe = tokenizer("a", return_tensors="pt", add_special_tokens=False)["input_ids"][:, :1].to(device)
+    width = _activation(net, probe, probe.new_ones(1, 1)).shape[-1]
+    if width != sae.cfg.d_in:
+        raise ModelError(
+            f"the SAE {_label(config)} reads {sae.cfg.d_in} values a token, but {hook_name} of {model.name} has "
+            f"{width}: they do not belong together. The SAE names the model {metadata.get('model_name')} and the hook "
+            f"{metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
+        )
+    n_ctx, sizes = net.cfg.n_ctx, (_size(net), _size(sae))
+    return Encoder(
+        tokenizer, hook_name, width, sae.cfg.d_sae, n_ctx, loader, device, metadata, *sizes, _net=net, _sae=sae
+    )
+
+
+def _cut(net: Any, hook_name: str, name: str, device: str) -> None:
+    """Stop at the hook from now on, drop what lies after it, and move the rest to the device."""
+    if hook_name not in net.hook_dict:
+        near = _near(hook_name, net.hook_dict)
+        raise ModelError(f"sae.hook_name is {hook_name}, which {name} does not have{near}")
+    for ending, switch in _OPTIONAL.items():
+        if hook_name.endswith(ending):
+            getattr(net, f"set_use_{switch}")(True)
+
+    def stop(activation: torch.Tensor, hook: object) -> None:
+        raise _StopForwardError(activation)
+
+    net.hook_dict[hook_name].add_hook(stop)
+    before = _size(net.eval())
+    if layer := re.match(r"blocks\.(\d+)\.", hook_name):
+        _empty(net, [*net.blocks[int(layer[1]) + 1 :], net.unembed])
+    log.info("up to %s, %d of %d kB of weights are kept", hook_name, _size(net) >> 10, before >> 10)
+    net.to(device)
+
+
+def _activation(net: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Run up to the hook; (batch, position, width), heads joined."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            net(tokens, attention_mask=mask, return_type=None)
+    except _StopForwardError as stop:
+        stop.__traceback__ = None  # its frames hold the tensors of the forward pass
+        seen: torch.Tensor = stop.args[0]
+        return seen.flatten(2)
+    raise ModelError("the hook did not fire in a forward pass: set sae.hook_name or model.loader")
+
+
+def _load_model(config: ModelConfig, kwargs: dict[str, Any], loader: str) -> Any:
+    """A HookedTransformer or a TransformerBridge, on the host: both have the same hooks and the same call."""
+    import torch
+    from transformer_lens import HookedTransformer
+    from transformer_lens.model_bridge import TransformerBridge
+
+    source, dtype = _source(config)[0], getattr(torch, config.dtype)
+    if loader == "hooked":
+        if why := _why_not_hooked(config):
+            raise ModelError(f"model.loader is hooked, but {why}: set model.loader=bridge")
+        ours = {"device": "cpu", "dtype": dtype, "n_devices": 1}
+        ours |= {"revision": config.revision} if config.revision else {}
+        if config.processed:
+            return HookedTransformer.from_pretrained(source, **ours)
+        return HookedTransformer.from_pretrained_no_processing(source, **{**kwargs, **ours})
+    if loader == "transformers":
+        raise ModelError("model.loader=transformers is not built: bridge runs the same transformers model, with hooks")
+    kwargs = dict.fromkeys(_PROCESSING, True) if config.processed else kwargs
+    if unknown := {key: value for key, value in kwargs.items() if key not in _PROCESSING}:
+        raise ModelError(f"the SAE asks for {unknown}, which model.loader=bridge cannot do: set model.loader=hooked")
+    lean = {"use_cache": False, "output_attentions": False}  # the bridge keeps every layer's attention otherwise
+    net = TransformerBridge.boot_transformers(
+        source, lean, device="cpu", dtype=dtype, revision=config.revision, trust_remote_code=False
+    )
+    if any(kwargs.values()):
+        net.enable_compatibility_mode(disable_warnings=True, **{**dict.fromkeys(_PROCESSING, False), **kwargs})
+    return net
+
+
+def _choose_loader(config: ModelConfig) -> tuple[str, str]:
+    """The loader and the reason for it."""
+    if config.loader != "auto":
+        return config.loader, "model.loader says so"
+    why = _why_not_hooked(config)
+    return ("bridge", why) if why else ("hooked", "HookedTransformer knows this model")
+
+
+def _why_not_hooked(config: ModelConfig) -> str | None:
+    source, kind = _source(config)
+    if kind == "folder":
+        return f"{source} is a local folder, and HookedTransformer takes only hub ids"
+    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS
+
+    if source.startswith(NEED_REMOTE_CODE_MODELS):
+        return f"for {source} HookedTransformer would run code of the repository"
+    return None if kind == "known" else f"HookedTransformer does not know {source}"
+
+
+def _source(config: ModelConfig) -> tuple[str, str]:
+    """What to load from: a folder, an id known to HookedTransformer (aliases resolved), or an id unknown to it."""
+    folder = DEMO / "model" if config.name == "demo" else Path(config.name).expanduser()
+    if (folder / "config.json").is_file():
+        return str(folder), "folder"
+    if folder.is_dir() or folder.is_absolute() or config.name.startswith("."):
+        raise ModelError(f"model.name is {config.name}, but there is no {folder / 'config.json'}")
+    from transformer_lens.loading_from_pretrained import make_model_alias_map
+
+    official = make_model_alias_map().get(config.name.lower())
+    return (official, "known") if official else (config.name, "unknown")
+
+
+def _tensors(modules: Iterable[torch.nn.Module]) -> Iterator[torch.Tensor]:
+    for part in modules:
+        yield from (t for t in (*part._parameters.values(), *part._buffers.values()) if t is not None)
+
+
+def _size(module: torch.nn.Module) -> int:
+    """Bytes of parameters and buffers, shared ones counted once."""
+    return sum({t.data_ptr(): t.nbytes for t in _tensors(module.modules())}.values())
+
+
+def _empty(module: torch.nn.Module, unused: Iterable[torch.nn.Module]) -> None:
+    """Empty the tensors of modules that never run, but for those tied to tensors still in use."""
+    inside = {part for top in unused for part in top.modules()}
+    used = {t.data_ptr() for t in _tensors(part for part in module.modules() if part not in inside)}
+    for tensor in _tensors(inside):
+        if tensor.data_ptr() not in used:
+            tensor.data = tensor.data.new_empty(0)
+
+
+def _check_bos(tokenizer: Any, metadata: dict[str, Any], prepend_bos: bool, name: str) -> None:
+    if prepend_bos and tokenizer.bos_token_id is None:
+        way_out = "set extract.prepend_bos=false, or bos_token in the tokenizer_config.json of a local folder"
+        log.warning("extract.prepend_bos is true, but the tokenizer of %s has no BOS token: %s", name, way_out)
+    if (trained := metadata.get("prepend_bos")) not in (None, prepend_bos):
+        log.warning("the SAE was trained with prepend_bos=%s, but extract.prepend_bos is %s", trained, prepend_bos)
+
+
+def _load_sae(config: SaeConfig, device: str) -> tuple[Any, dict[str, Any]]:
+    """The SAE in float32, and its metadata as plain data."""
+    folder = _sae_folder(config)
+    with _explained(f"the SAE {_label(config)}", "sae.path"), _quiet():
+        from sae_lens import SAE
+
+        if folder is not None:
+            sae = SAE.load_from_disk(str(folder), device=device, dtype="float32")
+        else:
+            sae = SAE.from_pretrained(config.release, config.sae_id, device=device, dtype="float32")
+    if (scaling := sae.cfg.normalize_activations) in ("expected_average_only_in", "covariance_whitening"):
+        raise ModelError(
+            f"the SAE {_label(config)} was trained on scaled activations (normalize_activations={scaling}), but the "
+            "scale is neither in its weights nor beside them: fold it with sae.fold_activation_norm_scaling_factor or "
+            "sae.fold_activation_whitening of SAELens, and save the SAE again"
+        )
+    if sae.cfg.architecture() == "temporal":
+        raise ModelError(f"the SAE {_label(config)} is temporal: it reads whole sequences, not token by token")
+    sae.turn_off_forward_pass_hook_z_reshaping()  # heads arrive joined
+    return sae.eval(), json.loads(json.dumps(sae.cfg.metadata.to_dict(), default=str))
+
+
+def _sae_folder(config: SaeConfig) -> Path | None:
+    """The SAE's folder, or None for a release and id that SAELens lists; refused before anything is downloaded."""
+    if config.path is not None:
+        folder = DEMO / "sae" if config.path == "demo" else Path(config.path).expanduser()
+        for name in ("cfg.json", "sae_weights.safetensors"):
+            if not (folder / name).is_file():
+                raise ModelError(f"sae.path is {config.path}, but there is no {folder / name}")
+        return folder
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    release, sae_id, known = config.release, config.sae_id, get_pretrained_saes_directory()
+    if release is None or sae_id is None:
+        raise ModelError("no SAE is named: set sae.path, or sae.release and sae.sae_id")
+    if release not in known and "/" not in release:
+        raise ModelError(f"sae.release is {release}, which SAELens does not list{_near(release, known)}")
+    if release in known and sae_id not in known[release].saes_map:
+        near = _near(sae_id, known[release].saes_map)
+        raise ModelError(f"sae.sae_id is {sae_id}, which is not in the release {release}{near}")
+    return None
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+    return f": did you mean {', '.join(near)}?" if near else ""
+
+
+def _label(config: SaeConfig) -> str:
+    return config.path or f"{config.release} {config.sae_id}"
+
+
+@contextlib.contextmanager
+def _explained(what: str, key: str) -> Iterator[None]:
+    """Turn what a library raises into a ModelError that names the way out; the library's own error stays chained."""
+    try:
+        yield
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be imported here
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+        raise ModelError(
+            f"cannot load {what} ({type(error).__name__}: {reason}). Without a connection to the hub, set {key} to a "
+            "local folder, HF_HOME to a cache that holds it, or HF_ENDPOINT to a mirror"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what TransformerLens prints to the log; leave out SAELens's warnings about what is seen to or refused."""
+    printed = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+        warnings.filterwarnings("ignore", message=r"norm_scaling_factor not found for")
+        yield
+    for line in printed.getvalue().splitlines():
+        log.debug("%s", line)

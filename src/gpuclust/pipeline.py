@@ -1,0 +1,257 @@
+"""The stages of a run, in order, on a Dask client; each is skipped when its key and files say it is done.
+
+The driver only orchestrates: whatever computes is a task on a worker. `Pipeline.run` is what ``gpuclust.run`` calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust import extract, measure, memory, schema, stages, store
+from gpuclust.config import DEMO, Config
+from gpuclust.folder import Folder, content_key
+from gpuclust.progress import Progress
+from gpuclust.scheduler import Scheduler
+
+log = logging.getLogger("gpuclust")
+
+
+class Pipeline:
+    """One run, stage by stage.
+
+    Parameters
+    ----------
+    config : Config
+    folder : Folder
+    scheduler : callable
+        Gives the `Scheduler`; called when the first stage has something to compute, so that a run with nothing to do
+        starts no workers.
+    progress : Progress
+    report : bool
+        Make ``report.html``.
+    """
+
+    def __init__(
+        self, config: Config, folder: Folder, scheduler: Callable[[], Scheduler], progress: Progress, report: bool
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.out = folder.path.resolve()
+        self._scheduler = scheduler
+        self.progress = progress
+        self.report = report
+        self.plan: memory.Plan | None = None
+        self.computed: list[str] = []
+
+    @property
+    def client(self) -> Any:
+        return self._scheduler().client
+
+    def run(self, imported: bool = False) -> None:
+        """Compute what is missing, in order; from the reductions on, where the activations were imported."""
+        c = self.config
+        self.extract_key = self._facts()["key"] if imported else self._activations(c)
+        self._clusters(c, self.extract_key)
+        if self.report:
+            self.stage("report", content_key("report", self.extract_key), [schema.REPORT], self.write_report)
+
+    def _activations(self, c: Config) -> str:
+        key = content_key(
+            "prompts", c.model.name, c.model.revision, [_file_state(source) for source in c.prompts], c.n_prompts,
+            c.min_tokens, c.max_tokens, c.seed, c.deduplicate, c.extract.prepend_bos,
+        )  # fmt: skip
+        self.stage("prompts", key, [schema.PROMPTS], self.prompts)
+        extraction = c.extract.model_dump(exclude={"batch_tokens", "activation_threshold"})
+        key = content_key("extract", key, c.model.model_dump(), c.sae.model_dump(), extraction, c.store.model_dump())
+        self.extract_key = key
+        self.stage("extract", key, [schema.ACTIVATIONS, schema.SHARDS], self.extract)
+        return key
+
+    def _clusters(self, c: Config, key: str) -> None:
+        key = content_key("reduce", key, c.extract.activation_threshold)
+        self.stage("reduce", key, [schema.MOMENTS, schema.EXAMPLES], self.reduce)
+        key = content_key("select", key, c.select.model_dump(), c.n_neighbors)
+        self.stage("select", key, [schema.SELECTED], self.select)
+        tree = None if c.umap.enabled else c.hdbscan.min_samples
+        key = content_key("neighbors", key, c.neighbors.model_dump(), c.n_neighbors, c.metric, tree)
+        self.stage("neighbors", key, [schema.NEIGHBORS], self.neighbors)
+        key = content_key("embed", key, c.umap.model_dump())
+        self.stage("embed", key, [schema.MAP, *([schema.EMBEDDING] if c.umap.enabled else [])], self.embed)
+        key = content_key("cluster", key, c.hdbscan.model_dump(), c.quality.model_dump())
+        self.stage("cluster", key, [schema.FEATURES, schema.CONDENSED_TREE, schema.PERSISTENCE], self.cluster)
+        key = content_key("analyse", key, c.analyse.model_dump())
+        tables = [schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY]
+        self.stage("analyse", key, tables, self.analyse)
+
+    # ------------------------------------------------------------ how a stage runs
+
+    def stage(self, name: str, key: str, files: list[str], compute: Callable[[], dict[str, Any]]) -> None:
+        """Run one stage unless it is done, with its time and peak memory recorded."""
+        if self.folder.done(name, key, files):
+            self.progress.skipped(name)
+            return
+        scheduler = self._scheduler()
+        self.client.run(measure.reset_peak)
+        measure.reset_peak()
+        started = time.perf_counter()
+        with self.progress.stage(name):
+            facts = compute()
+        peaks = self.client.run(measure.peak_bytes)
+        facts |= {
+            "seconds": round(time.perf_counter() - started, 3),
+            "peak_bytes": {"driver": measure.peak_bytes(), **dict(sorted(peaks.items()))},
+            "projected_bytes": self._projected(name),
+            "scheduler": scheduler.name,
+        }
+        self.folder.record["scheduler"] = {"name": scheduler.name, "reason": scheduler.reason}
+        self.folder.record["device"] = scheduler.device
+        self.folder.complete(name, key, **facts)
+        self.computed.append(name)
+
+    def _projected(self, name: str) -> int | None:
+        if self.plan is None:
+            return None
+        return next((stage.peak for stage in self.plan.stages if stage.stage == name), None)
+
+    def _submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run one task on a worker and return its result; the driver's copy of an error is the worker's."""
+        return self.client.submit(function, *args, pure=False, **kwargs).result()
+
+    def _tasks(self, function: Callable[..., Any], items: list[tuple[Any, ...]], what: str) -> Iterator[Any]:
+        """Run one task an item, yield results as they come, and stop all at the first error."""
+        from distributed import as_completed
+
+        futures = [self.client.submit(function, *item, pure=False) for item in items]
+        with self.progress.counting(what, len(futures)) as advance:
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    future.release()
+                    advance()
+                    yield result
+            except BaseException:
+                self.client.cancel(futures)
+                raise
+
+    # ------------------------------------------------------------ stages
+
+    def prompts(self) -> dict[str, Any]:
+        facts, warnings = self._submit(stages.prompts_task, self.config, self.out, self._scheduler().device)
+        self._make_plan(facts)
+        return {**facts, "warnings": warnings}
+
+    def _make_plan(self, facts: dict[str, Any], n_kept: int | None = None) -> memory.Plan:
+        shapes = memory.Shapes(
+            facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"]
+        )
+        allowed = memory.budget(self.config)
+        # Until the filter has run, the number of kept features is not known: only extraction is held to the budget.
+        self.plan = memory.plan(self.config, shapes, allowed, only=None if n_kept else "extract")
+        return self.plan
+
+    def _facts(self) -> dict[str, Any]:
+        entry: dict[str, Any] = self.folder.record["stages"]["prompts"]
+        return entry
+
+    def extract(self) -> dict[str, Any]:
+        facts = self._facts()
+        self._make_plan(facts)
+        path, shards = self.out / schema.ACTIVATIONS, self.out / schema.SHARDS
+        if not (path / "activations" / "zarr.json").exists():
+            with _removed_on_error(path):
+                attributes = {**facts["attributes"], "extraction_key": self.extract_key}
+                store.create(path, facts["rows"], facts["d_sae"], self.config.store, attributes)
+        tokens = pd.read_parquet(self.out / schema.PROMPTS, columns=["tokens"])["tokens"].tolist()
+        items = []
+        again: dict[str, int] = {}
+        for index, (first, stop) in enumerate(store.shard_ranges(path)):
+            reason = store.shard_done(path, shards, index, self.extract_key)
+            if reason is not None:
+                again[reason] = again.get(reason, 0) + 1
+                items.append((index, first, tokens[first:stop]))
+        n_shards = len(store.shard_ranges(path))
+        for reason, count in again.items():
+            log.info("extract: %d of %d shards to compute: %s", count, n_shards, reason)
+        device = self._scheduler().device
+        jobs = [(self.config, self.out, index, first, part, self.extract_key, device) for index, first, part in items]
+        total = {"prompts": 0, "tokens": 0, "bytes": 0}
+        for done in self._tasks(extract.run_shard, jobs, "shards"):
+            total = {name: total[name] + done[name] for name in total}
+        stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return {
+            "rows": total["prompts"], "tokens": total["tokens"], "bytes": total["bytes"], "stored_bytes": stored,
+            "shards": n_shards, "shards_computed": len(items),
+        }  # fmt: skip
+
+    def reduce(self) -> dict[str, Any]:
+        threshold = self.config.extract.activation_threshold
+        return dict(
+            self._submit(stages.reduce_task, self.out, threshold, self._rows(), self.config.extract.top_examples)
+        )
+
+    def _rows(self) -> int:
+        return (self.plan or self._make_plan(self._facts())).rows
+
+    def select(self) -> dict[str, Any]:
+        return dict(self._submit(stages.select_task, self.out, self.config.select, self.config.n_neighbors + 1))
+
+    def neighbors(self) -> dict[str, Any]:
+        kept = self.kept()
+        plan = self._make_plan(self._facts(), len(kept))
+        log.info("neighbors: %d features kept, blocks of %d prompts, tiles of %d features, %s a pass",
+                 len(kept), plan.rows, plan.tile, plan.tiles_per_pass)  # fmt: skip
+        workers = self._scheduler().workers
+        method = "exact" if self.config.neighbors.method == "auto" else self.config.neighbors.method
+        if method == "sketch":
+            facts = self._submit(stages.sketch_task, self.out, kept, self.config, plan)
+        else:
+            facts = stages.exact_neighbors(self.client, workers, self.out, kept, self.config, plan, self.progress)
+        return {"method": method, "metric": self.config.metric, **facts}
+
+    def kept(self) -> np.ndarray[Any, Any]:
+        """Numbers of the kept features, sorted."""
+        table = pd.read_parquet(self.out / schema.SELECTED, columns=["feature", "kept"])
+        kept: np.ndarray[Any, Any] = table.loc[table["kept"], "feature"].to_numpy()
+        return kept
+
+    def embed(self) -> dict[str, Any]:
+        return dict(self._submit(stages.embed_task, self.out, self.config))
+
+    def cluster(self) -> dict[str, Any]:
+        return dict(self._submit(stages.cluster_task, self.out, self.config))
+
+    def analyse(self) -> dict[str, Any]:
+        return dict(self._submit(stages.analyse_task, self.out, self.config, self._rows()))
+
+    def write_report(self) -> dict[str, Any]:
+        return dict(self._submit(stages.report_task, self.out))
+
+
+@contextmanager
+def _removed_on_error(path: Path) -> Iterator[None]:
+    """Leave no half-made template behind."""
+    import shutil
+
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _file_state(source: Any) -> Any:
+    """A source and, for a local file, its size and time of change: an edited file is another input."""
+    data = source.model_dump()
+    if source.path is not None:
+        path = DEMO / "prompts.jsonl" if source.path == "demo" else Path(source.path)
+        if path.exists():
+            data["file"] = [path.stat().st_size, 0 if source.path == "demo" else path.stat().st_mtime_ns]
+    return data

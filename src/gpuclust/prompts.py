@@ -1,0 +1,229 @@
+"""Prompts from hub datasets and local files: cleaned, ordered by seed, tokenised, and fixed once as a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust.config import DEMO, Config, PromptSource
+from gpuclust.errors import PromptsError
+
+log = logging.getLogger("gpuclust")
+
+SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
+STREAM_FACTOR = 4  # rows with text read from a streamed dataset, as a multiple of n_prompts
+
+
+def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
+    """Read all sources and fix the list of prompts.
+
+    Blank rows and (with ``deduplicate``) exact duplicates are dropped, the rest is put in an order that depends on
+    ``seed`` alone, texts under ``min_tokens`` are dropped, longer ones are read up to ``max_tokens``, and the first
+    ``n_prompts`` are used.
+
+    Parameters
+    ----------
+    config : Config
+    tokenizer : Hugging Face tokenizer
+        Lengths are its tokens, special tokens not counted.
+
+    Returns
+    -------
+    DataFrame
+        Columns of ``schema.PROMPT_COLUMNS``.
+    list of str
+        Warnings worth showing.
+
+    Raises
+    ------
+    PromptsError
+        If a source cannot be read, or nothing is left.
+    """
+    texts: list[str] = []
+    sources: list[str] = []
+    blank = 0
+    for source in config.prompts:
+        before = len(texts)
+        for text, label in read(source, config.n_prompts):
+            if not text.strip():
+                blank += 1
+                continue
+            texts.append(text)
+            sources.append(label)
+        if len(texts) == before:
+            raise PromptsError(
+                f"{source.path or source.dataset} holds no text: 0 rows with text in column {source.column!r}. "
+                "Check the file, the column and the split"
+            )
+    n_read = len(texts)
+    keep = list(dict.fromkeys(texts)) if config.deduplicate else texts
+    if config.deduplicate:
+        label_of = dict(zip(reversed(texts), reversed(sources), strict=True))
+        sources = [label_of[text] for text in keep]
+    order = np.random.default_rng(config.seed).permutation(len(keep))
+    rows: list[tuple[str, int, str, np.ndarray[Any, Any]]] = []
+    short = cut = looked_at = 0
+    for start in range(0, len(order), 1000):
+        batch = [int(i) for i in order[start : start + 1000]]
+        encoded = tokenizer([keep[i] for i in batch], add_special_tokens=False, verbose=False)["input_ids"]
+        for i, ids in zip(batch, encoded, strict=True):
+            if len(rows) == config.n_prompts:
+                break
+            looked_at += 1
+            if len(ids) < config.min_tokens:
+                short += 1
+                continue
+            cut += len(ids) > config.max_tokens
+            tokens = np.asarray(ids[: config.max_tokens], dtype=np.int32)
+            rows.append((keep[i], len(tokens), sources[i], tokens))
+        if len(rows) == config.n_prompts:
+            break
+    log.info(
+        "prompts: %d rows with text, %d blank dropped, %d exact duplicates dropped; of the first %d in order, "
+        "%d under %d tokens dropped, %d read up to %d tokens only; %d prompts",
+        n_read, blank, n_read - len(keep), looked_at, short, config.min_tokens, cut, config.max_tokens, len(rows),
+    )  # fmt: skip
+    if not rows:
+        raise PromptsError(
+            f"no prompts are left: of {n_read} rows with text ({blank} blank), {n_read - len(keep)} were duplicates and "
+            f"{short} had fewer than min_tokens={config.min_tokens} tokens. Lower min_tokens or give more text"
+        )
+    warnings = []
+    if len(rows) < config.n_prompts:
+        warnings.append(
+            f"n_prompts is {config.n_prompts}, but the data has {len(rows)} usable prompts; all of them are used"
+        )
+        log.warning(warnings[-1])
+    text, n_tokens, source_names, tokens_list = zip(*rows, strict=True)
+    table = pd.DataFrame(
+        {
+            "prompt": np.arange(len(rows), dtype=np.int64),
+            "text": text,
+            "n_tokens": np.asarray(n_tokens, dtype=np.int64),
+            "source": source_names,
+            "tokens": list(tokens_list),
+        }
+    )
+    return table, warnings
+
+
+def digest(table: pd.DataFrame) -> str:
+    """Return a SHA-256 of texts, sources and tokens, in order."""
+    hasher = hashlib.sha256()
+    for text, source, tokens in zip(table["text"], table["source"], table["tokens"], strict=True):
+        for part in (text.encode(), source.encode(), np.asarray(tokens, dtype=np.int32).tobytes()):
+            hasher.update(len(part).to_bytes(8, "little"))
+            hasher.update(part)
+    return hasher.hexdigest()
+
+
+def read(source: PromptSource, n_prompts: int) -> Iterator[tuple[str, str]]:
+    """Yield (text, source label) of one source, blank rows included, at most ``source.limit`` rows.
+
+    Raises
+    ------
+    PromptsError
+        If the file, dataset or column does not exist.
+    """
+    if source.path is not None:
+        path = DEMO / "prompts.jsonl" if source.path == "demo" else Path(source.path)
+        rows = _read_file(path, source)
+        label = source.label or path.stem
+    else:
+        rows = _read_hub(source, n_prompts)
+        label = source.label or str(source.dataset)
+    for row in islice(rows, source.limit):
+        named = None if source.source_column is None else row.get(source.source_column)
+        value = row.get(source.column)
+        yield "" if value is None else str(value), label if named is None else str(named)
+
+
+def _read_file(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise PromptsError(f"there is no prompt file {path}; give the path of a {', '.join(SUFFIXES)} file")
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        paragraphs = re.split(r"\n\s*\n", path.read_text(encoding="utf8"))
+        return iter({source.column: " ".join(paragraph.split())} for paragraph in paragraphs)
+    if suffix == ".jsonl":
+        return _checked(_read_jsonl(path), source, str(path))
+    if suffix == ".csv":
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except pd.errors.EmptyDataError:
+            raise PromptsError(f"{path} is empty") from None
+    elif suffix == ".parquet":
+        table = pd.read_parquet(path)
+    else:
+        raise PromptsError(f"{path}: files of type {suffix or '(none)'} are not read; use one of {', '.join(SUFFIXES)}")
+    _check_columns(list(table.columns), source, str(path))
+    names = [source.column, *([source.source_column] if source.source_column else [])]
+    return (dict(zip(names, values, strict=True)) for values in table[names].itertuples(index=False, name=None))
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise PromptsError(f"{path}, line {number} is not valid JSON: {error.msg}") from error
+            if not isinstance(row, dict):
+                raise PromptsError(
+                    f"{path}, line {number} is a {type(row).__name__}; one JSON object a line is expected"
+                )
+            yield row
+
+
+def _read_hub(source: PromptSource, n_prompts: int) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    where = f"dataset {source.dataset}" + (f" ({source.name})" if source.name else "")
+    try:
+        data = datasets.load_dataset(source.dataset, source.name, split=source.split, streaming=source.streaming)
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        raise PromptsError(
+            f"{where}, split {source.split!r} cannot be loaded: {error}. Check its name, configuration and split, or "
+            "give a local file with `path`"
+        ) from error
+    rows = _checked(iter(data), source, where)
+    if not source.streaming or source.limit is not None:
+        return rows
+    wanted = STREAM_FACTOR * n_prompts
+    log.info("%s: reading the first %d rows with text (set `limit` for another number)", where, wanted)
+    return _first_with_text(rows, source.column, wanted)
+
+
+def _first_with_text(rows: Iterable[dict[str, Any]], column: str, wanted: int) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        wanted -= bool(str(row[column] or "").strip())
+        yield row
+        if wanted == 0:
+            return
+
+
+def _checked(rows: Iterator[dict[str, Any]], source: PromptSource, where: str) -> Iterator[dict[str, Any]]:
+    """Check the columns of the first row, then pass all rows on."""
+    for index, row in enumerate(rows):
+        if index == 0:
+            _check_columns(list(row), source, where)
+        yield row
+
+
+def _check_columns(columns: list[str], source: PromptSource, where: str) -> None:
+    for key, name in (("column", source.column), ("source_column", source.source_column)):
+        if name is not None and name not in columns:
+            raise PromptsError(
+                f"{where} has no column {name!r}; it has {', '.join(map(str, columns))}. Set prompts.{key} to one of them"
+            )

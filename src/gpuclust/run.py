@@ -1,0 +1,146 @@
+"""The command ``python -m gpuclust.run``: the main job, from prompts to cluster tables."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from gpuclust import config as configuration
+from gpuclust import memory
+from gpuclust.config import Config
+from gpuclust.errors import GpuclustError
+from gpuclust.folder import Folder
+from gpuclust.pipeline import Pipeline
+from gpuclust.progress import Progress
+from gpuclust.scheduler import NAMES, Scheduler, choose, start
+
+log = logging.getLogger("gpuclust")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    result = argparse.ArgumentParser(
+        prog="python -m gpuclust.run",
+        description="Cluster the features of a sparse autoencoder by how they fire over prompts. Without --config, the "
+        "embedded demo. The same command on the same folder resumes.",
+    )
+    result.add_argument("--config", type=Path, metavar="FILE", help="YAML file; see configs/")
+    result.add_argument(
+        "--scheduler", default="auto", metavar="|".join((*NAMES, "tcp://…")), help="where it computes; default auto"
+    )
+    result.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default runs/NAME of the config")
+    result.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="such as umap.n_components=10"
+    )
+    result.add_argument("--plan", action="store_true", help="print stages, passes, bytes and peak memory; run nothing")
+    result.add_argument("--no-report", action="store_true", help="do not make report.html")
+    result.add_argument("--quiet", action="store_true", help="log lines instead of bars and the summary")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 2 bad input or configuration, 1 a failure."""
+    args = parser().parse_args(arguments)
+    console = Console(stderr=args.quiet, highlight=False)
+    handler = RichHandler(console=console, show_path=False, markup=False, show_level=args.quiet)
+    logging.basicConfig(level=logging.INFO if args.quiet else logging.WARNING, format="%(message)s", handlers=[handler])
+    if args.quiet:
+        logging.getLogger("gpuclust").setLevel(logging.INFO)
+        logging.getLogger("distributed").setLevel(logging.WARNING)
+    try:
+        config = configuration.load(args.config, args.set)
+        out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
+        if args.plan:
+            show_plan(config, console)
+            return 0
+        choose(args.scheduler)  # refuses what cannot be had before anything is written
+        folder = Folder(out, config)
+        execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
+    except GpuclustError as error:
+        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("[yellow]stopped; the same command goes on from here[/yellow]")
+        return 130
+    return 0
+
+
+def execute(
+    config: Config, folder: Folder, scheduler: str, console: Console, *, quiet: bool, report: bool,
+    imported: bool = False,
+) -> Pipeline:  # fmt: skip
+    """Run the pipeline on a scheduler that is started only when there is something to compute.
+
+    Parameters
+    ----------
+    config : Config
+    folder : Folder
+    scheduler : str
+        A name, checked by `scheduler.choose` before, or an address.
+    console : Console
+    quiet, report : bool
+        Log lines instead of bars; make ``report.html``.
+    imported : bool
+        The activations were put there by other means: begin with the reductions.
+    """
+    with contextlib.ExitStack() as stack:
+        started: list[Scheduler] = []
+
+        def on_demand() -> Scheduler:
+            if not started:
+                started.append(stack.enter_context(start(scheduler, config.scheduler)))
+                if not quiet:
+                    console.print(f"[dim]scheduler {started[0].name}: {escape(started[0].reason)}[/dim]")
+            return started[0]
+
+        pipeline = Pipeline(config, folder, on_demand, Progress(console, quiet), report)
+        if not quiet:
+            console.print(f"[bold]gpuclust[/bold] → {escape(str(folder.path))}")
+        pipeline.run(imported)
+    if not quiet:
+        from gpuclust.summary import show
+
+        show(folder.path, folder.record, console)
+    return pipeline
+
+
+def show_plan(config: Config, console: Console) -> None:
+    """Print what a run would do, with every feature kept (the most it can take)."""
+    from gpuclust.models import describe
+
+    facts = describe(config)
+    shapes = memory.Shapes(config.n_prompts, facts["d_sae"], facts["d_sae"], facts["d_in"], facts.get("model_bytes", 0))
+    allowed = memory.budget(config)
+    plan = memory.plan(config, shapes, allowed, only="extract")
+    console.print(
+        f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['hook_name']}), "
+        f"memory of a worker: {memory.gigabytes(allowed)}"
+    )
+    console.print(
+        f"blocks of {plan.rows:,} prompts, Gram tiles of {plan.tile:,} features, {plan.tiles_per_pass} a pass"
+    )
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    for name in ("stage", "passes", "bytes", "peak"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for row in memory.table(plan):
+        table.add_row(*(str(value) for value in row.values()))
+    console.print(table)
+    console.print("[dim]upper bounds: all features kept; the weights of the language model come on top[/dim]")
+    for stage in plan.stages:
+        if stage.peak > allowed:
+            console.print(
+                f"[yellow]! {stage.stage} would not fit with every feature kept: change {stage.setting}[/yellow]"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

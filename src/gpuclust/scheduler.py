@@ -1,0 +1,145 @@
+"""A Dask client by name: auto, local-cuda, local, threads, or the address of a running scheduler."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gpuclust.backend import cuda_status
+from gpuclust.config import SchedulerConfig
+from gpuclust.errors import SchedulerError
+
+log = logging.getLogger("gpuclust")
+
+NAMES = ("auto", "local-cuda", "local", "threads")
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A connected client and what is known of its workers.
+
+    Attributes
+    ----------
+    client : distributed.Client
+    name, reason : str
+        What was chosen and why.
+    device : str
+        torch device of the workers.
+    """
+
+    client: Any
+    name: str
+    reason: str
+    device: str
+
+    @property
+    def workers(self) -> list[str]:
+        """Addresses of the workers, sorted."""
+        return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+
+
+def choose(name: str) -> tuple[str, str]:
+    """Resolve `auto` and check that the name can be had.
+
+    Returns
+    -------
+    (name, reason)
+
+    Raises
+    ------
+    SchedulerError
+        For an unknown name, or `local-cuda` on a machine that lacks something for it.
+    """
+    if name == "auto":
+        status = cuda_status()
+        if status.usable:
+            return "local-cuda", status.reason
+        return "local", status.reason
+    if name == "local-cuda":
+        status = cuda_status()
+        if not status.usable:
+            raise SchedulerError(
+                f"--scheduler local-cuda cannot start here: {status.reason}. To get it, {status.fix}; or use "
+                "--scheduler local (or auto) to run on the CPU"
+            )
+        return name, status.reason
+    if name in NAMES or "://" in name:
+        return name, "as asked"
+    raise SchedulerError(
+        f"--scheduler is {name!r}; it must be one of {', '.join(NAMES)}, or an address (tcp://host:port)"
+    )
+
+
+@contextmanager
+def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
+    """Start or join a scheduler, and close what was started.
+
+    - local: worker processes on this machine, one per four cores unless ``scheduler.n_workers`` says otherwise
+    - threads: one worker inside this process
+    - local-cuda: one worker process per visible GPU (dask-cuda)
+    - an address: the workers of a running Dask cluster; they must see the same files
+
+    Raises
+    ------
+    SchedulerError
+        If it cannot be started or reached, or has no workers in time.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    name, reason = choose(name)
+    log.info("scheduler: %s (%s)", name, reason)
+    cores = os.cpu_count() or 1
+    cluster: Any = None
+    device = "cpu"
+    try:
+        if name == "local":
+            n_workers = config.n_workers or max(1, cores // 4)
+            threads = str(max(1, cores // n_workers))
+            limits = {f"{lib}_NUM_THREADS": threads for lib in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+            with dask.config.set({"distributed.nanny.pre-spawn-environ": limits}):
+                cluster = LocalCluster(
+                    n_workers=n_workers, threads_per_worker=1, dashboard_address=None, memory_limit=0, processes=True
+                )
+        elif name == "threads":
+            cluster = LocalCluster(
+                n_workers=1, threads_per_worker=1, dashboard_address=None, memory_limit=0, processes=False
+            )
+        elif name == "local-cuda":
+            from dask_cuda import LocalCUDACluster
+
+            cluster = LocalCUDACluster(threads_per_worker=1, protocol="tcp", dashboard_address=None)
+            device = "cuda"
+        try:
+            client = Client(name if cluster is None else cluster, timeout=config.timeout)
+        except (OSError, TimeoutError) as error:
+            raise SchedulerError(
+                f"no Dask scheduler answers at {name} within scheduler.timeout={config.timeout:g} s: {error}. Start one "
+                "with `dask scheduler` and workers with `dask worker ADDRESS`, or use --scheduler local"
+            ) from error
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=config.timeout)
+            except TimeoutError as error:
+                raise SchedulerError(
+                    f"the scheduler at {name} has no workers after scheduler.timeout={config.timeout:g} s; start them "
+                    "with `dask worker ADDRESS`"
+                ) from error
+            client.run(_quiet_worker)
+            client.forward_logging("gpuclust", level=logging.INFO)
+            yield Scheduler(client, name, reason, device)
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _quiet_worker() -> None:
+    """Leave errors of tasks to the driver, where they arrive whole: a worker would print each a second time."""
+    logging.getLogger("gpuclust").setLevel(logging.INFO)
+    for name in ("distributed.worker", "distributed.worker.state_machine"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,93 @@
+"""Names, dimensions, dtypes and units of everything that a run stores.
+
+One place that stages, readers and tests agree on; it computes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Files of a run's folder
+CONFIG: Final = "config.yaml"
+RECORD: Final = "run.json"
+ACTIVATIONS: Final = "activations.zarr"
+PROMPTS: Final = "prompts.parquet"
+FEATURES: Final = "features.parquet"
+EXAMPLES: Final = "examples.parquet"
+NEIGHBORS: Final = "neighbors.zarr"
+SPANNING_TREE: Final = "state/spanning_tree.npy"
+EMBEDDING: Final = "embedding.zarr"
+CLUSTERS: Final = "clusters.parquet"
+CONDENSED_TREE: Final = "condensed_tree.parquet"
+CLUSTER_ACTIVATIONS: Final = "cluster_activations.zarr"
+CLUSTER_SIMILARITY: Final = "cluster_similarity.parquet"
+REPORT: Final = "report.html"
+SHARDS: Final = "shards"  # states and markers of the extraction
+# What one stage hands to the next
+MOMENTS: Final = "state/moments.npz"
+SELECTED: Final = "state/selected.parquet"
+MAP: Final = "state/map.npy"
+PERSISTENCE: Final = "state/persistence.npy"
+
+# Stages, in the order in which data flows
+STAGES: Final = ("prompts", "extract", "reduce", "select", "neighbors", "embed", "cluster", "analyse", "report")
+
+NOISE: Final = -1
+
+# Quadrants over the kept features, split at the medians of entropy (H) and varentropy (V); at the median is low.
+FLOWING: Final = "Flowing"  # low H, low V
+CAREFUL: Final = "Careful"  # high H, low V
+EXPLORING: Final = "Exploring"  # low H, high V
+RESAMPLING: Final = "Resampling"  # high H, high V
+
+# Columns: name -> (dtype, meaning). Entropy and its relatives are in nats, over prompts, on |a|.
+PROMPT_COLUMNS: Final = {
+    "prompt": ("int64", "number of the prompt: the first axis of the activations"),
+    "text": ("string", "the whole text, as read"),
+    "n_tokens": ("int64", "tokens that are read, special tokens not counted"),
+    "source": ("string", "label of the source, or the value of its source_column"),
+    "tokens": ("list<int32>", "the token ids that are read, special tokens not included"),
+}
+FEATURE_COLUMNS: Final = {
+    "feature": ("int64", "the SAE's own number"),
+    "entropy": ("float64", "nats"),
+    "varentropy": ("float64", "nats^2"),
+    "sparsity": ("float64", "share of prompts with |a| > activation_threshold; larger is denser"),
+    "n_active": ("int64", "prompts with |a| > activation_threshold"),
+    "mean": ("float64", "of |a| over all prompts"),
+    "std": ("float64", "of |a| over all prompts, divided by n"),
+    "max": ("float64", "of |a|"),
+    "kept": ("bool", "passes the filter"),
+    "quadrant": ("string", "null where not kept"),
+    "label": ("Int64", "cluster, -1 noise, null where not kept"),
+    "probability": ("float64", "HDBSCAN's membership strength, null where not kept"),
+    "outlier_score": ("float64", "GLOSH, null where not kept"),
+    "x": ("float64", "2-D map, null where not kept"),
+    "y": ("float64", "2-D map, null where not kept"),
+}
+EXAMPLE_COLUMNS: Final = {
+    "feature": ("int64", "the SAE's own number"),
+    "rank": ("int64", "0 is the strongest prompt"),
+    "prompt": ("int64", "number of the prompt"),
+    "value": ("float64", "the stored, aggregated activation"),
+    "position": ("int64", "token with the largest |a|, in `tokens` of the prompt; -1 is a special token before them"),
+}
+CLUSTER_COLUMNS: Final = {
+    "cluster": ("int64", "-1 is noise"),
+    "size": ("int64", "features"),
+    "ratio": ("float64", "of the kept features"),
+    "persistence": ("float64", "HDBSCAN's, null for noise"),
+    "mean_activation": ("float64", "mean of |a| over the features and prompts, null for noise"),
+    "max_activation": ("float64", "largest |a|, null for noise"),
+    "std_activation": ("float64", "of |a| over features and prompts, null for noise"),
+    "sparsity": ("float64", "mean sparsity of the features, null for noise"),
+    "features": ("list<int64>", "feature numbers"),
+    "top_prompts": ("list<struct>", "prompt, activation (mean |a| of the cluster's features), n_chars, n_tokens, text"),
+    "keywords": ("list<string>", "words that mark the prompts of the cluster, null for noise"),
+    "tokens": ("list<string>", "tokens at which the features peak, null for noise"),
+}
+SIMILARITY_COLUMNS: Final = {
+    "cluster_a": ("int64", ""),
+    "cluster_b": ("int64", "larger than cluster_a"),
+    "correlation": ("float64", "Pearson, of the clusters' activations over prompts"),
+}

@@ -1,0 +1,254 @@
+"""The chunked Zarr array of activations: template first, then whole shards by region, then a done-marker.
+
+A shard is a range of prompts, one Zarr shard file, written once by one task. Beside the array lie, per shard, its
+states (`shards/00000.npz`) and its marker (`shards/00000.json`), written last: a shard counts as done when the marker
+is there, has the extraction's key, and both files have the sizes and CRC-32C that it names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuclust import schema
+from gpuclust.config import StoreConfig
+from gpuclust.errors import ActivationError, CorruptDataError, StoreError
+
+FLOAT16_MAX = 65504.0
+
+
+def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, attributes: Mapping[str, Any]) -> None:
+    """Create the template: the empty array `activations(prompt, feature)`, its coordinates, and its attributes.
+
+    Raises
+    ------
+    StoreError
+        If `path` exists already.
+    """
+    import zarr
+    from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+
+    from gpuclust.codec import BitmapCodec
+
+    if path.exists():
+        raise StoreError(f"{path} exists already; a template is created once. Remove it to start the extraction again")
+    chunks, shards = layout(n_prompts, n_features, config)
+    group = zarr.create_group(path, attributes=dict(attributes))
+    bitmap = config.codec == "bitmap"
+    group.create_array(
+        "activations",
+        shape=(n_prompts, n_features),
+        dtype=config.dtype,
+        chunks=chunks,
+        shards=shards,
+        serializer=BitmapCodec() if bitmap else BytesCodec(),
+        compressors=None if bitmap else (ZstdCodec(level=1), Crc32cCodec()),
+        fill_value=0,
+        dimension_names=("prompt", "feature"),
+    )
+    for name, size in (("prompt", n_prompts), ("feature", n_features)):
+        group.create_array(name, data=np.arange(size, dtype=np.int64), dimension_names=(name,))
+
+
+def layout(n_prompts: int, n_features: int, config: StoreConfig) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the shapes of chunks and of shards; a shard is a whole number of chunks both ways."""
+    chunk_prompts = min(config.chunk_prompts, config.shard_prompts, n_prompts)
+    per_shard = max(1, min(config.shard_prompts, n_prompts) // chunk_prompts)
+    chunk_features = min(config.chunk_features, n_features)
+    across = -(-n_features // chunk_features)
+    return (chunk_prompts, chunk_features), (per_shard * chunk_prompts, across * chunk_features)
+
+
+def open_array(path: Path) -> Any:
+    """Open `activations` as a zarr array.
+
+    Raises
+    ------
+    StoreError
+        If there is no such store.
+    """
+    import zarr
+
+    if not (path / "activations" / "zarr.json").exists():
+        raise StoreError(f"{path} is not a gpuclust store: it has no array `activations`")
+    return zarr.open_array(path / "activations", mode="r")
+
+
+def shard_ranges(path: Path) -> list[tuple[int, int]]:
+    """Return the (first, stop) prompts of every shard."""
+    array: Any = open_array(path)
+    step, n = array.shards[0], array.shape[0]
+    return [(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def to_stored(activations: np.ndarray[Any, Any], dtype: str, where: str) -> np.ndarray[Any, Any]:
+    """Cast activations to the stored dtype.
+
+    Raises
+    ------
+    ActivationError
+        On NaN, infinity, or a value that float16 cannot hold.
+    """
+    if not np.isfinite(activations).all():
+        prompt, feature = np.argwhere(~np.isfinite(activations))[0]
+        raise ActivationError(
+            f"{where}: the activation of feature {feature} for the prompt at row {prompt} is "
+            f"{activations[prompt, feature]}. The model or SAE overflows: try model.dtype=float32, and check that the "
+            "SAE belongs to this model and hook"
+        )
+    if dtype == "float16":
+        largest = float(np.abs(activations).max(initial=0))
+        if largest > FLOAT16_MAX:
+            raise ActivationError(
+                f"{where}: the largest activation, {largest:g}, does not fit float16 (at most {FLOAT16_MAX:g}). "
+                "Set store.dtype=float32"
+            )
+    return activations.astype(dtype)
+
+
+def write_shard(
+    path: Path, shards: Path, index: int, first: int, data: np.ndarray[Any, Any], states: Mapping[str, Any], key: str
+) -> None:
+    """Write one whole shard, its states, and last its marker.
+
+    Parameters
+    ----------
+    path, shards : Path
+        The Zarr store, and the folder of states and markers.
+    index, first : int
+        Number of the shard, and its first prompt.
+    data : array, (prompt, feature), in the stored dtype
+        All rows of the shard.
+    states : mapping of str to array
+        Small states, saved as they are.
+    key : str
+        What the data depend on; a resumed run compares it.
+    """
+    import zarr
+
+    array: Any = zarr.open_array(path / "activations", mode="r+")
+    step = array.shards[0]
+    expected = (min(step, array.shape[0] - first), array.shape[1])
+    if first != index * step or data.shape != expected or data.dtype != array.dtype:
+        raise StoreError(
+            f"shard {index} at prompt {first} has shape {data.shape} and dtype {data.dtype}; the store expects "
+            f"prompt {index * step}, shape {expected}, dtype {array.dtype}"
+        )
+    array[first : first + len(data)] = data
+    shards.mkdir(parents=True, exist_ok=True)
+    state_file = shards / f"{index:05d}.npz"
+    partial = state_file.with_suffix(f".{os.getpid()}.tmp")
+    with partial.open("wb") as out:
+        np.savez_compressed(out, allow_pickle=False, **dict(states))
+    partial.replace(state_file)
+    marker = {"key": key, "files": {name: _fingerprint(file) for name, file in _files(path, shards, index).items()}}
+    write_json(shards / f"{index:05d}.json", marker)
+
+
+def shard_done(path: Path, shards: Path, index: int, key: str) -> str | None:
+    """Return None when the shard is complete, else why it has to be computed again."""
+    marker_file = shards / f"{index:05d}.json"
+    if not marker_file.exists():
+        return "not computed yet"
+    marker = json.loads(marker_file.read_text())
+    if marker["key"] != key:
+        return "computed with another configuration"
+    for name, file in _files(path, shards, index).items():
+        if _fingerprint(file) != marker["files"][name]:
+            return f"the {name} file does not match its checksum"
+    return None
+
+
+def read_states(shards: Path, index: int) -> dict[str, np.ndarray[Any, Any]] | None:
+    """Return the states of one shard, or None when it has none."""
+    file = shards / f"{index:05d}.npz"
+    if not file.exists():
+        return None
+    with np.load(file, allow_pickle=False) as states:
+        return dict(states)
+
+
+def read_rows(path: Path, rows: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
+    """Yield (first prompt, activations) for blocks of at most `rows` prompts, in order.
+
+    Raises
+    ------
+    CorruptDataError
+        If stored bytes fail their checksum.
+    """
+    array = open_array(path)
+    stop = array.shape[0] if stop is None else stop
+    for start in range(first, stop, rows):
+        try:
+            block = array[start : min(start + rows, stop)]
+        except (ValueError, CorruptDataError) as error:
+            raise CorruptDataError(
+                f"{path}: prompts {start} to {min(start + rows, stop) - 1} cannot be read: {error}. Delete the marker "
+                f"of that shard in {path.parent / schema.SHARDS} and run the same command again to compute it anew"
+            ) from error
+        yield start, block
+
+
+def write_dataset(
+    path: Path, variables: Mapping[str, tuple[tuple[str, ...], Any]], attributes: Mapping[str, Any]
+) -> None:
+    """Write small arrays as a Zarr group that xarray opens, replacing what is there only once all is written.
+
+    Parameters
+    ----------
+    path : Path
+    variables : mapping of str to (dimensions, array)
+    attributes : mapping
+    """
+    import zarr
+
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    group = zarr.create_group(partial, attributes=dict(attributes))
+    for name, (dimensions, data) in variables.items():
+        data = np.asarray(data)
+        chunks = tuple(max(1, min(size, 1 << 20)) for size in data.shape)
+        target = group.create_array(name, shape=data.shape, dtype=data.dtype, chunks=chunks, dimension_names=dimensions)
+        if data.size:
+            target[...] = data
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def write_table(path: Path, table: Any) -> None:
+    """Write a DataFrame as Parquet so that readers see either the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    table.to_parquet(partial, index=False)
+    partial.replace(path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that readers see either the old file or the whole new one."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+    partial.replace(path)
+
+
+def _files(path: Path, shards: Path, index: int) -> dict[str, Path]:
+    return {"activations": path / "activations" / "c" / str(index) / "0", "states": shards / f"{index:05d}.npz"}
+
+
+def _fingerprint(file: Path) -> list[int] | None:
+    """Size and CRC-32C; None where there is no file (Zarr writes none for a shard of zeros)."""
+    import google_crc32c
+
+    if not file.exists():
+        return None
+    size, crc = 0, 0
+    with file.open("rb") as data:
+        while block := data.read(1 << 24):
+            crc = google_crc32c.extend(crc, block)
+            size += len(block)
+    return [size, crc]

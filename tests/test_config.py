@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpuclust import config
+from gpuclust.errors import ConfigError
+
+
+def test_defaults_are_the_demo() -> None:
+    c = config.load()
+    assert (c.model.name, c.sae.path, c.prompts[0].path) == ("demo", "demo", "demo")
+    assert config.validate(c.resolved()) == c
+
+
+def test_file_and_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("umap: {n_components: 3}\nprompts: [{path: a.txt}]\n")
+    c = config.load(file, ["umap.min_dist=0", "prompts.0.limit=7", "hdbscan.cluster_selection_method=leaf"])
+    assert (c.umap.n_components, c.umap.min_dist, c.prompts[0].limit) == (3, 0.0, 7)
+    assert c.hdbscan.cluster_selection_method == "leaf"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("umap.n_component=5", r"unknown key umap.n_component \(did you mean umap.n_components\?\)"),
+        ("min_cluster_size=5", r"did you mean hdbscan.min_cluster_size\?"),
+        ("umap.n_components=0", r"umap.n_components is 0: .*greater than or equal to 1"),
+        ("umap.metric=manhattan", r"umap.metric is 'manhattan'"),
+        ("sae.release=x", "release and sae_id belong together|not both"),
+        ("select.entropy_low=20", r"entropy_low \(20.0\) must be below entropy_high \(15.0\)"),
+        ("device.memory=lots", "device.memory is 'lots': write a positive number and a unit"),
+        ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least umap.n_neighbors \(15\)"),
+        ("neighbors.metric=dot", "differ: set only one"),
+        ("min_tokens=300", r"min_tokens \(300\) must not exceed max_tokens"),
+        ("prompts=[]", "at least one source"),
+        ("prompts.5.limit=1", "there is no"),
+        ("umap", "write key=value"),
+    ],
+)
+def test_wrong_settings_name_the_fix(override: str, message: str) -> None:
+    base = {"prompts": [{"path": "a.txt"}]}
+    with pytest.raises(ConfigError, match=message):
+        config._apply(base, override)
+        config.validate(base)
+
+
+def test_without_umap_the_metric_is_cosine() -> None:
+    with pytest.raises(ConfigError, match="clusters on cosine distances, but the metric is euclidean"):
+        config.load(overrides=["umap.enabled=false", "umap.metric=euclidean"])
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "umap: [", "just words"])
+def test_unreadable_files_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"c.yaml"):
+        config.load(file)
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        config.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("6GB", 6 * 10**9), ("1.5 GiB", 3 * 2**29), ("800mb", 8 * 10**8)])
+def test_bytes(text: str, expected: int) -> None:
+    assert config.parse_bytes(text) == expected
+
+
+def test_every_field_is_described() -> None:
+    for section in config.Config.model_fields.values():
+        inner = section.annotation
+        if isinstance(inner, type) and issubclass(inner, config.Section):
+            assert all(field.description for field in inner.model_fields.values()), inner

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuclust import gram, neighbors
+from tests import reference
+from tests.strategies import activations, cuts, sae_like
+
+METRICS = ["cosine", "correlation", "euclidean", "dot"]
+
+
+def whole(values: np.ndarray, tile: int, sparse: bool | None = None) -> gram.Gram:
+    n = values.shape[1]
+    (tiles,) = gram.plan_passes(n, tile, 1 << 40)
+    return gram.accumulate([values], n, tiles, tile, sparse=sparse)
+
+
+@given(st.data(), activations(signed=True), st.integers(1, 7))
+def test_gram_is_exact_however_cut_and_tiled(data: st.DataObject, values: np.ndarray, tile: int) -> None:
+    values = np.round(values.astype(np.float32) * 64) / 64  # products fit 53 bits: sums are exact
+    n = values.shape[1]
+    pieces = [values[piece] for piece in data.draw(cuts(len(values)))]
+    budget = data.draw(st.integers(1, 5)) * tile * tile * 8
+    expected = values.astype(np.float64).T @ values.astype(np.float64)
+    for tiles in gram.plan_passes(n, tile, budget):
+        half = len(pieces) // 2
+        parts = [gram.accumulate(part, n, tiles, tile) for part in (pieces[:half], pieces[half:])]
+        got = gram.combine(parts)
+        for (i, j), held in got.tiles.items():
+            np.testing.assert_array_equal(held, expected[got.block(i), got.block(j)])
+        np.testing.assert_array_equal(got.squares, np.diag(expected))
+        assert got.n_prompts == len(values)
+
+
+def test_passes_cover_the_upper_triangle_once() -> None:
+    for budget in (1, 3 * 16 * 8, 10**9):
+        tiles = [tile for one in gram.plan_passes(19, 4, budget) for tile in one]
+        assert sorted(tiles) == [(i, j) for i in range(5) for j in range(i, 5)]
+
+
+@pytest.mark.parametrize("density", [0.01, 0.3])
+def test_sparse_and_dense_products_are_equal(density: float) -> None:
+    values = sae_like(300, 50, density)
+    for a, b in zip(whole(values, 16, True).tiles.values(), whole(values, 16, False).tiles.values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14)
+
+
+def test_measured_density_chooses_the_product() -> None:
+    assert set(whole(sae_like(300, 50, 0.001), 16).routes) == {"sparse"}
+    assert set(whole(sae_like(300, 50, 0.3), 16).routes) == {"dense"}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("tile", [7, 64, 300])
+def test_neighbors_equal_brute_force(metric: str, tile: int) -> None:
+    values = sae_like(500, 200)
+    k = 9
+    indices, distances = neighbors.exact(whole(values, tile), k, metric)
+    assert indices.shape == distances.shape == (200, k)
+    assert (indices.dtype, distances.dtype) == (np.int32, np.float32)
+    expected = reference.distances(values, metric)
+    np.fill_diagonal(expected, -np.inf)
+    order = np.argsort(expected, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(indices, order)
+    np.testing.assert_allclose(
+        distances[:, 1:], np.take_along_axis(expected, order, axis=1)[:, 1:], rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_array_equal(distances[:, 0], 0)
+
+
+@given(st.integers(0, 1000), st.integers(1, 30))
+def test_ties_are_broken_by_feature_number(seed: int, tile: int) -> None:
+    rng = np.random.default_rng(seed)
+    base = sae_like(40, 6, seed=seed)
+    values = base[:, rng.integers(0, 6, 30)] * np.float16(2) ** rng.integers(-2, 3, 30).astype(np.float16)
+    indices, distances = neighbors.exact(whole(values, tile), 12, "cosine")
+    np.testing.assert_array_equal(indices[:, 0], np.arange(30))
+    for row in range(30):
+        pairs = list(zip(distances[row, 1:], indices[row, 1:], strict=True))
+        assert pairs == sorted(pairs)
+    exact = np.argsort(
+        np.where(np.eye(30, dtype=bool), -1, np.round(reference.distances(values, "cosine"), 9)), 1, "stable"
+    )
+    np.testing.assert_array_equal(indices, exact[:, :12])
+
+
+def test_feature_of_zeros_is_far_from_all() -> None:
+    values = sae_like(50, 10)
+    values[:, 3] = 0
+    _, distances = neighbors.exact(whole(values, 4), 4, "cosine")
+    np.testing.assert_array_equal(distances[3, 1:], 1)
+
+
+@given(st.data())
+def test_sketch_does_not_depend_on_the_cuts(data: st.DataObject) -> None:
+    values = sae_like(30, 8)
+    pieces = data.draw(cuts(30))
+    one = neighbors.sketch([(0, values)], 8, 16, seed=3)
+    many = neighbors.sketch([(p.start, values[p]) for p in pieces], 8, 16, seed=3)
+    np.testing.assert_allclose(one, many, rtol=1e-12, atol=1e-12)
+
+
+def test_sketch_finds_most_neighbors() -> None:
+    values = sae_like(2000, 150)
+    projected = neighbors.sketch([(0, values)], 150, 1500, seed=0)
+    exact, _ = neighbors.exact(whole(values, 64), 6, "cosine")
+    approximate, _ = neighbors.exact(whole(projected.T, 64), 6, "cosine")
+    recall = np.mean([len(set(a[1:]) & set(b[1:])) / 5 for a, b in zip(exact, approximate, strict=True)])
+    assert recall > 0.35  # chance is 5/149 = 0.03
