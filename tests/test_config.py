@@ -42,9 +42,13 @@ def test_file_and_overrides(tmp_path: Path) -> None:
 )
 def test_wrong_settings_name_the_fix(override: str, message: str) -> None:
     base = {"prompts": [{"path": "a.txt"}]}
-    with pytest.raises(ConfigError, match=message):
+
+    def applied() -> None:
         config._apply(base, override)
         config.validate(base)
+
+    with pytest.raises(ConfigError, match=message):
+        applied()
 
 
 def test_without_umap_the_metric_is_cosine() -> None:

@@ -84,7 +84,9 @@ def test_a_partial_shard_is_refused(tmp_path: Path) -> None:
     data = sae_like(53, 37)
     path = tmp_path / schema.ACTIVATIONS
     store.create(path, *data.shape, CONFIG, {})
-    with pytest.raises(StoreError, match=r"shard 1 at prompt 16 has shape \(3, 37\).*the store expects prompt 16, shape"):
+    with pytest.raises(
+        StoreError, match=r"shard 1 at prompt 16 has shape \(3, 37\).*the store expects prompt 16, shape"
+    ):
         store.write_shard(path, tmp_path / "shards", 1, 16, data[16:19], {}, KEY)
     with pytest.raises(StoreError, match="expects prompt 16"):
         store.write_shard(path, tmp_path / "shards", 1, 10, data[10:26], {}, KEY)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.config import AnalyseConfig
-from gpuclust.schema import NOISE
+from gpuclust.schema import CLUSTER_COLUMNS, NOISE
 
 KEYWORD_PROMPTS = 30  # strongest prompts whose words describe a cluster
 HEADING = re.compile(r"\s*((?:=\s+)+)(\S.*?)\s+((?:=\s*)+)\s*")
@@ -69,14 +69,14 @@ def cluster_table(
     Returns
     -------
     DataFrame
-        Columns of ``schema.CLUSTER_COLUMNS`` and ``tokens``, noise first.
+        Columns of ``schema.CLUSTER_COLUMNS``, noise first.
     """
     kept = features[features["kept"]]
     words = keywords(prompts["text"].tolist(), activations, config.keywords)
     rows = []
     for cluster in [NOISE, *range(activations.shape[1])]:
         members = kept[kept["label"] == cluster]
-        row: dict[str, Any] = {
+        row: dict[str, Any] = dict.fromkeys(CLUSTER_COLUMNS) | {
             "cluster": cluster,
             "size": len(members),
             "ratio": len(members) / len(kept) if len(kept) else 0.0,
@@ -95,11 +95,13 @@ def cluster_table(
                 "tokens": (peak_tokens or {}).get(cluster, []),
             }
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    numbers = [name for name, (dtype, _) in CLUSTER_COLUMNS.items() if dtype == "float64"]
+    return table.astype(dict.fromkeys(numbers, "float64"))
 
 
 def top_prompts(prompts: pd.DataFrame, activation: np.ndarray[Any, Any], n: int) -> list[dict[str, Any]]:
-    """Return the n prompts where a cluster is strongest, ties by prompt number; prompts where it is silent are left out."""
+    """Return the n prompts where a cluster is strongest, ties by prompt number, without those where it is silent."""
     order = np.lexsort((np.arange(len(activation)), -activation))[:n]
     found = prompts.iloc[[i for i in order if activation[i] > 0]]
     return [
@@ -149,13 +151,12 @@ def format_text(text: str) -> str:
 
 
 def keywords(texts: Sequence[str], activations: np.ndarray[Any, Any], n: int) -> list[list[str]]:
-    """Find the words that mark the prompts of each cluster, by class-based TF-IDF.
+    """Find the words that mark the prompts of each cluster.
 
     A cluster's document is its KEYWORD_PROMPTS strongest prompts, each prompt's strength taken relative to all
     clusters (z-score over prompts, minus its mean over clusters), so that long prompts do not win everywhere.
-    Weight of a word = its share in the document times ln(1 + A/f), with A the mean number of words of a document
-    (Grootendorst, 2022, arXiv:2203.05794, eq. 2). Where the paper counts f over all documents, f is what the word's
-    frequency over all prompts lets expect there: themes that many clusters share keep their words.
+    The weight of a word is p ln(p/q), its part of the Kullback-Leibler divergence of the document (share p) from all
+    prompts (share q).
 
     Parameters
     ----------
@@ -185,8 +186,7 @@ def keywords(texts: Sequence[str], activations: np.ndarray[Any, Any], n: int) ->
     documents = np.stack([np.asarray(counts[top[:, c]].sum(axis=0)).ravel() for c in range(n_clusters)])
     share = documents / np.maximum(documents.sum(axis=1, keepdims=True), 1)
     overall = np.asarray(counts.sum(axis=0)).ravel()
-    mean_words = documents.sum(axis=1).mean()
-    weight = share * np.log1p(mean_words / np.maximum(overall * (documents.sum() / max(overall.sum(), 1)), 1e-9))
+    weight = share * np.log(np.where(share > 0, share, 1) / (overall / overall.sum()))
     best = np.argsort(-weight, axis=1, kind="stable")[:, :n]
     return [[str(names[w]) for w in best[c] if weight[c, w] > 0] for c in range(n_clusters)]
 

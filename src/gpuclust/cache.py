@@ -106,8 +106,8 @@ def read_cache(path: Path) -> tuple[np.ndarray[Any, Any], list[str]]:
         data = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise StoreError(
-            f"{path} cannot be loaded safely: it is damaged, or holds objects or code beside tensors and text, which are "
-            "not run. In a session you trust, save it again as {'acts': tensor, 'prompts': list of str}"
+            f"{path} cannot be loaded safely: it is damaged, or holds objects or code beside tensors and text, which "
+            "are not run. In a session you trust, save it again as {'acts': tensor, 'prompts': list of str}"
         ) from error
     if not isinstance(data, dict) or not {"acts", "prompts"} <= set(data):
         found = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__

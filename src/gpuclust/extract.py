@@ -169,10 +169,9 @@ def _aggregate(encoder: Any, residual: Any, config: Config) -> tuple[Any, Any]:
         part = {"max": acts.max(dim=0).values, "last": acts[-1]}.get(how)
         if part is None:
             part = acts.double().sum(dim=0)
-        if total is None or how == "last":
-            total = part
-        else:
-            total = torch.maximum(total, part) if how == "max" else total + part
+        if total is not None and how != "last":
+            part = torch.maximum(total, part) if how == "max" else total + part
+        total = part
     return (total / len(residual) if how == "mean" else total).float(), where
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from gpuclust.config import Config, parse_bytes
 from gpuclust.errors import MemoryBudgetError
 
-PROCESS = 1_300_000_000  # a worker with torch, transformers, TransformerLens and SAELens imported
+PROCESS = 1_500_000_000  # a worker with torch, transformers, TransformerLens and SAELens imported
 SLABS = 6 * 8 * (1 << 20)  # float64 slabs of the moments
 ENCODE = 3 * (256 << 20)  # float32 SAE activations of a slice of tokens and their temporaries
 TILE = 4096

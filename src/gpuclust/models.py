@@ -113,9 +113,7 @@ class Encoder:
         -------
         tensor, (..., d_sae), float32
         """
-        import torch
-
-        with torch.no_grad(), self._lock:
+        with self._lock:
             acts: torch.Tensor = self._sae.encode(residual.to(self.device))
         return acts
 
@@ -192,10 +190,8 @@ def _load(key: str, device: str) -> Encoder:
             f"{width}: they do not belong together. The SAE names the model {metadata.get('model_name')} and the hook "
             f"{metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
         )
-    n_ctx, sizes = net.cfg.n_ctx, (_size(net), _size(sae))
-    return Encoder(
-        tokenizer, hook_name, width, sae.cfg.d_sae, n_ctx, loader, device, metadata, *sizes, _net=net, _sae=sae
-    )
+    sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx)
+    return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, _size(net), _size(sae), net, sae)
 
 
 def _cut(net: Any, hook_name: str, name: str, device: str) -> None:
@@ -207,13 +203,16 @@ def _cut(net: Any, hook_name: str, name: str, device: str) -> None:
         if hook_name.endswith(ending):
             getattr(net, f"set_use_{switch}")(True)
 
-    def stop(activation: torch.Tensor, hook: object) -> None:
+    def stop(activation: torch.Tensor | None, hook: object = None) -> None:
         raise _StopForwardError(activation)
 
     net.hook_dict[hook_name].add_hook(stop)
     before = _size(net.eval())
     if layer := re.match(r"blocks\.(\d+)\.", hook_name):
-        _empty(net, [*net.blocks[int(layer[1]) + 1 :], net.unembed])
+        unused = [*net.blocks[int(layer[1]) + 1 :], net.unembed]
+        _empty(net, unused)
+        for part in unused:  # reached only if the hook does not fire
+            part.register_forward_pre_hook(lambda module, args: stop(None))
     log.info("up to %s, %d of %d kB of weights are kept", hook_name, _size(net) >> 10, before >> 10)
     net.to(device)
 
@@ -222,14 +221,16 @@ def _activation(net: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Ten
     """Run up to the hook; (batch, position, width), heads joined."""
     import torch
 
+    seen: torch.Tensor | None = None
     try:
         with torch.no_grad():
             net(tokens, attention_mask=mask, return_type=None)
     except _StopForwardError as stop:
         stop.__traceback__ = None  # its frames hold the tensors of the forward pass
-        seen: torch.Tensor = stop.args[0]
-        return seen.flatten(2)
-    raise ModelError("the hook did not fire in a forward pass: set sae.hook_name or model.loader")
+        seen = stop.args[0]
+    if seen is None:
+        raise ModelError("the hook did not fire in a forward pass: set sae.hook_name or model.loader")
+    return seen.flatten(2)
 
 
 def _load_model(config: ModelConfig, kwargs: dict[str, Any], loader: str) -> Any:
@@ -242,8 +243,8 @@ def _load_model(config: ModelConfig, kwargs: dict[str, Any], loader: str) -> Any
     if loader == "hooked":
         if why := _why_not_hooked(config):
             raise ModelError(f"model.loader is hooked, but {why}: set model.loader=bridge")
-        ours = {"device": "cpu", "dtype": dtype, "n_devices": 1}
-        ours |= {"revision": config.revision} if config.revision else {}
+        revision = {"revision": config.revision} if config.revision else {}
+        ours = {"device": "cpu", "dtype": dtype, "n_devices": 1, **revision}
         if config.processed:
             return HookedTransformer.from_pretrained(source, **ours)
         return HookedTransformer.from_pretrained_no_processing(source, **{**kwargs, **ours})
@@ -339,7 +340,7 @@ def _load_sae(config: SaeConfig, device: str) -> tuple[Any, dict[str, Any]]:
     if sae.cfg.architecture() == "temporal":
         raise ModelError(f"the SAE {_label(config)} is temporal: it reads whole sequences, not token by token")
     sae.turn_off_forward_pass_hook_z_reshaping()  # heads arrive joined
-    return sae.eval(), json.loads(json.dumps(sae.cfg.metadata.to_dict(), default=str))
+    return sae.eval().requires_grad_(False), json.loads(json.dumps(sae.cfg.metadata.to_dict(), default=str))
 
 
 def _sae_folder(config: SaeConfig) -> Path | None:
@@ -377,10 +378,8 @@ def _explained(what: str, key: str) -> Iterator[None]:
     """Turn what a library raises into a ModelError that names the way out; the library's own error stays chained."""
     try:
         yield
-    except (ModelError, MemoryError):
-        raise
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be imported here
+        if isinstance(error, ModelError | MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
             raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
         raise ModelError(

@@ -94,8 +94,8 @@ def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
     )  # fmt: skip
     if not rows:
         raise PromptsError(
-            f"no prompts are left: of {n_read} rows with text ({blank} blank), {n_read - len(keep)} were duplicates and "
-            f"{short} had fewer than min_tokens={config.min_tokens} tokens. Lower min_tokens or give more text"
+            f"no prompts are left: of {n_read} rows with text ({blank} blank), {n_read - len(keep)} were duplicates "
+            f"and {short} had fewer than min_tokens={config.min_tokens} tokens. Lower min_tokens or give more text"
         )
     warnings = []
     if len(rows) < config.n_prompts:
@@ -225,5 +225,5 @@ def _check_columns(columns: list[str], source: PromptSource, where: str) -> None
     for key, name in (("column", source.column), ("source_column", source.source_column)):
         if name is not None and name not in columns:
             raise PromptsError(
-                f"{where} has no column {name!r}; it has {', '.join(map(str, columns))}. Set prompts.{key} to one of them"
+                f"{where} has no column {name!r}; it has {', '.join(map(str, columns))}. Set prompts.{key} to one"
             )

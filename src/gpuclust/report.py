@@ -112,7 +112,9 @@ def _map(kept: pd.DataFrame, words: dict[int, str]) -> list[dict[str, Any]]:
         "opacity": [0.35 if c == NOISE else 0.9 for c in label],
     }
     x, y = (np.round(kept[axis].to_numpy(), 4).tolist() for axis in ("x", "y"))
-    return [{"type": "scattergl", "mode": "markers", "x": x, "y": y, "text": texts, "hoverinfo": "text", "marker": marker}]
+    return [
+        {"type": "scattergl", "mode": "markers", "x": x, "y": y, "text": texts, "hoverinfo": "text", "marker": marker}
+    ]
 
 
 def _entropy(kept: pd.DataFrame) -> list[dict[str, Any]]:
@@ -133,7 +135,12 @@ def _entropy(kept: pd.DataFrame) -> list[dict[str, Any]]:
     h, v = float(kept["entropy"].median()), float(kept["varentropy"].median())
     span_h = [float(kept["entropy"].min()), float(kept["entropy"].max())]
     span_v = [float(kept["varentropy"].min()), float(kept["varentropy"].max())]
-    line = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "line": {"color": "#888", "width": 1, "dash": "dot"}}
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "hoverinfo": "skip",
+        "line": {"color": "#888", "width": 1, "dash": "dot"},
+    }
     return [*traces, {**line, "x": [h, h], "y": span_v}, {**line, "x": span_h, "y": [v, v]}]
 
 
@@ -199,14 +206,18 @@ def _similar(similarity: pd.DataFrame, threshold: float) -> str:
         for a, b, r in shown.head(100).itertuples(index=False, name=None)
     )
     more = f'<p class="quiet">{len(shown)} pairs above |r| = {threshold:g}; the strongest 100 are listed.</p>'
-    return f'{more}<table><tr><th class="n">cluster</th><th class="n">cluster</th><th class="n">r</th></tr>{rows}</table>'
+    return (
+        f'{more}<table><tr><th class="n">cluster</th><th class="n">cluster</th><th class="n">r</th></tr>{rows}</table>'
+    )
 
 
 def _stages(record: dict[str, Any]) -> str:
     rows = []
     for name, stage in record["stages"].items():
         peak = max((stage.get("peak_bytes") or {"": 0}).values()) / 1e9
-        rows.append(f'<tr><td>{name}</td><td class="n">{stage.get("seconds", 0):.1f}</td><td class="n">{peak:.2f}</td></tr>')
+        rows.append(
+            f'<tr><td>{name}</td><td class="n">{stage.get("seconds", 0):.1f}</td><td class="n">{peak:.2f}</td></tr>'
+        )
     head = '<tr><th>stage</th><th class="n">seconds</th><th class="n">largest process, GB</th></tr>'
     return f"<table>{head}{''.join(rows)}</table>"
 

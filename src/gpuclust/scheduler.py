@@ -130,16 +130,17 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
                     f"the scheduler at {name} has no workers after scheduler.timeout={config.timeout:g} s; start them "
                     "with `dask worker ADDRESS`"
                 ) from error
-            client.run(_quiet_worker)
-            client.forward_logging("gpuclust", level=logging.INFO)
+            client.run(_quiet_worker, log.getEffectiveLevel())
+            if name != "threads":  # there the worker's log is this process's
+                client.forward_logging("gpuclust", level=log.getEffectiveLevel())
             yield Scheduler(client, name, reason, device)
     finally:
         if cluster is not None:
             cluster.close()
 
 
-def _quiet_worker() -> None:
+def _quiet_worker(level: int) -> None:
     """Leave errors of tasks to the driver, where they arrive whole: a worker would print each a second time."""
-    logging.getLogger("gpuclust").setLevel(logging.INFO)
+    logging.getLogger("gpuclust").setLevel(level)
     for name in ("distributed.worker", "distributed.worker.state_machine"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -16,7 +16,6 @@ from gpuclust.memory import gigabytes
 from gpuclust.schema import NOISE
 
 SHOWN = 12  # clusters
-TEXT = 110  # characters of a prompt
 
 
 def show(out: Path, record: dict[str, Any], console: Console) -> None:
@@ -93,12 +92,18 @@ def _cluster_table(clusters: pd.DataFrame) -> Table:
 def _top_prompts(clusters: pd.DataFrame, console: Console) -> None:
     for row in clusters.to_dict("records"):
         console.print(f"\n[bold]cluster {row['cluster']}[/bold] ({row['size']} features), strongest prompts:")
+        table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), expand=True)
+        table.add_column("mean |a|", justify="right", no_wrap=True)
+        table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column("source", no_wrap=True, overflow="ellipsis", max_width=20)
+        table.add_column("chars", justify="right", no_wrap=True)
+        table.add_column("tokens", justify="right", no_wrap=True)
         for prompt in _listed(row["top_prompts"]):
-            text = prompt["text"] if len(prompt["text"]) <= TEXT else prompt["text"][: TEXT - 1] + "…"
-            console.print(
-                f"  [cyan]{prompt['activation']:.3g}[/cyan] {escape(text)} "
-                f"[dim]({escape(prompt['source'])}, {prompt['n_chars']} characters, {prompt['n_tokens']} tokens)[/dim]"
-            )
+            table.add_row(
+                f"{prompt['activation']:.3g}", escape(prompt["text"]), f"[dim]{escape(prompt['source'])}[/dim]",
+                str(prompt["n_chars"]), str(prompt["n_tokens"]) if prompt["n_tokens"] >= 0 else "?",
+            )  # fmt: skip
+        console.print(table)
 
 
 def _similar(out: Path, console: Console) -> None:

@@ -1,0 +1,505 @@
+"""Whole runs on a tiny model: the contract of the folder, resuming, bad input, the same numbers however cut."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+
+import gpuclust
+from gpuclust import run as command
+from gpuclust import schema, store
+from gpuclust.export import main as export
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings(
+    # torch's own use of ast.Str and friends, and distributed's of a private zict name
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:.*dashboard.*:UserWarning",
+)
+
+
+def go(folder: Path, settings: dict[str, Any], *arguments: str, name: str = "out", scheduler: str = "threads") -> Path:
+    code = attempt(folder, settings, *arguments, name=name, scheduler=scheduler)
+    assert code == 0
+    return folder / name
+
+
+def attempt(
+    folder: Path, settings: dict[str, Any], *arguments: str, name: str = "out", scheduler: str = "threads"
+) -> int:
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    out = folder / name
+    return command.main(["--config", str(file), "--out", str(out), "--scheduler", scheduler, "--quiet", *arguments])
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return tiny.build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return go(tmp_path_factory.mktemp("finished"), settings)
+
+
+def results(out: Path) -> dict[str, Any]:
+    features = pd.read_parquet(out / schema.FEATURES)
+    neighbors = xr.open_zarr(out / schema.NEIGHBORS, consolidated=False)
+    return {
+        "activations": xr.open_zarr(out / schema.ACTIVATIONS, consolidated=False)["activations"].values,
+        "features": features,
+        "labels": features["label"].to_numpy(dtype=float, na_value=np.nan),
+        "indices": neighbors["indices"].values,
+        "distances": neighbors["distances"].values,
+        "clusters": pd.read_parquet(out / schema.CLUSTERS),
+    }
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    for name in ("indices", "distances", "labels"):
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    for name in ("n_active", "kept", "quadrant"):
+        assert a["features"][name].equals(b["features"][name]), name
+    for name in ("entropy", "varentropy", "sparsity", "mean", "std", "max"):
+        np.testing.assert_allclose(a["features"][name], b["features"][name], rtol=1e-6, err_msg=name)
+
+
+def test_every_file_of_the_contract_is_there(finished: Path) -> None:
+    for name in (
+        "config.yaml", "run.json", "activations.zarr", "prompts.parquet", "features.parquet", "neighbors.zarr",
+        "embedding.zarr", "clusters.parquet", "cluster_activations.zarr", "cluster_similarity.parquet", "report.html",
+    ):  # fmt: skip
+        assert (finished / name).exists(), name
+    stored = xr.open_zarr(finished / "activations.zarr", consolidated=False)
+    assert stored["activations"].dims == ("prompt", "feature")
+    assert stored["activations"].shape == (tiny.N_PROMPTS, tiny.D_SAE)
+    assert stored["activations"].dtype == np.float16
+    assert stored.attrs["hook_name"] == tiny.HOOK
+    assert {"model", "sae", "aggregate", "prompts_sha256"} <= set(stored.attrs)
+
+
+@pytest.mark.parametrize(
+    ("file", "columns"),
+    [
+        (schema.PROMPTS, schema.PROMPT_COLUMNS), (schema.FEATURES, schema.FEATURE_COLUMNS),
+        (schema.EXAMPLES, schema.EXAMPLE_COLUMNS), (schema.CLUSTERS, schema.CLUSTER_COLUMNS),
+        (schema.CLUSTER_SIMILARITY, schema.SIMILARITY_COLUMNS),
+    ],
+)  # fmt: skip
+def test_tables_have_their_columns(finished: Path, file: str, columns: dict[str, Any]) -> None:
+    table = pd.read_parquet(finished / file)
+    assert list(columns) == [name for name in table.columns if name in columns]
+    for name, (dtype, _) in columns.items():
+        if "<" not in dtype:
+            expected = "str" if dtype == "string" else dtype
+            assert str(table[name].dtype) in (expected, "object" if dtype == "string" else expected), name
+
+
+def test_features_and_clusters_agree(finished: Path) -> None:
+    run = gpuclust.open_run(finished)
+    features, clusters = run.features, run.clusters
+    assert len(features) == tiny.D_SAE
+    kept = features[features["kept"]]
+    assert kept["label"].notna().all()
+    assert features.loc[~features["kept"], ["label", "x", "quadrant"]].isna().all().all()
+    for row in clusters.to_dict("records"):
+        members = kept.loc[kept["label"] == row["cluster"], "feature"]
+        assert sorted(row["features"]) == members.tolist()
+        assert row["ratio"] == pytest.approx(len(members) / len(kept))
+        if row["cluster"] == schema.NOISE:
+            assert row["top_prompts"] is None
+            continue
+        block = np.abs(run.activations.values[:, members].astype(np.float64))
+        assert row["mean_activation"] == pytest.approx(block.mean(), rel=1e-6)
+        assert row["std_activation"] == pytest.approx(block.std(), rel=1e-6)
+        assert row["max_activation"] == pytest.approx(block.max())
+        per_prompt = block.mean(axis=1)
+        np.testing.assert_allclose(run.cluster_activations.sel(cluster=row["cluster"]), per_prompt, rtol=1e-9)
+        top = [prompt["prompt"] for prompt in row["top_prompts"]]
+        assert top == np.lexsort((np.arange(len(per_prompt)), -per_prompt))[: len(top)].tolist()
+    assert clusters["size"].sum() == len(kept)
+
+
+def test_neighbors_are_in_the_saes_numbers(finished: Path) -> None:
+    run = gpuclust.open_run(finished)
+    kept = run.features.loc[run.features["kept"], "feature"].to_numpy()
+    np.testing.assert_array_equal(run.neighbors["feature"], kept)
+    np.testing.assert_array_equal(run.neighbors["indices"][:, 0], kept)
+    assert np.isin(run.neighbors["indices"], kept).all()
+
+
+def test_examples_point_at_the_peak_token(finished: Path, settings: dict[str, Any]) -> None:
+    import torch
+
+    from gpuclust import models
+    from gpuclust.config import validate
+
+    run = gpuclust.open_run(finished)
+    encoder = models.load_encoder(validate(settings))
+    for row in run.examples[run.examples["rank"] == 0].head(20).to_dict("records"):
+        tokens = run.prompts["tokens"][row["prompt"]]
+        ids = torch.tensor([[encoder.tokenizer.bos_token_id, *tokens]])
+        acts = encoder.encode(ids, torch.ones_like(ids))[0, 1:, row["feature"]]
+        assert row["position"] == int(acts.argmax())
+        assert row["value"] == pytest.approx(float(acts.max()), rel=1e-3)
+
+
+def test_same_command_again_computes_nothing(finished: Path, settings: dict[str, Any]) -> None:
+    before = (finished / schema.RECORD).read_text()
+    assert attempt(finished.parent, settings) == 0
+    assert (finished / schema.RECORD).read_text() == before
+
+
+def test_two_runs_are_equal(finished: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    again = results(go(tmp_path, settings))
+    assert_same(results(finished), again)
+    np.testing.assert_array_equal(results(finished)["activations"], again["activations"])
+
+
+def test_a_killed_extraction_goes_on_where_it_was(finished: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / schema.SHARDS / "00001.json").unlink()  # the marker is written last
+    record = json.loads((out / schema.RECORD).read_text())
+    record["stages"] = {"prompts": record["stages"]["prompts"]}
+    (out / schema.RECORD).write_text(json.dumps(record))
+    go(tmp_path, settings)
+    after = json.loads((out / schema.RECORD).read_text())["stages"]["extract"]
+    assert (after["shards"], after["shards_computed"]) == (4, 1)
+    assert_same(results(finished), results(out))
+
+
+def test_missing_or_other_states_are_recomputed(finished: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / schema.SHARDS / "00002.npz").unlink()
+    states = dict(np.load(out / schema.SHARDS / "00000.npz"))
+    states["threshold"] = np.float64(99)
+    np.savez(out / schema.SHARDS / "00000.npz", **states)
+    record = json.loads((out / schema.RECORD).read_text())
+    for name in schema.STAGES[2:]:
+        record["stages"].pop(name, None)
+    (out / schema.RECORD).write_text(json.dumps(record))
+    go(tmp_path, settings)
+    assert json.loads((out / schema.RECORD).read_text())["stages"]["reduce"]["shards_recomputed"] == 2
+    assert_same(results(finished), results(out))
+
+
+@pytest.mark.parametrize("memory", ["2.6GB", "40GB"])
+@pytest.mark.parametrize("chunks", [{"chunk_prompts": 5, "chunk_features": 7, "shard_prompts": 10}, {"codec": "zstd"}])
+def test_chunks_and_memory_change_no_number(
+    finished: Path, settings: dict[str, Any], tmp_path: Path, memory: str, chunks: dict[str, Any]
+) -> None:
+    changed = settings | {"store": settings["store"] | chunks, "device": {"memory": memory}}
+    assert_same(results(finished), results(go(tmp_path, changed)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_number(
+    finished: Path, settings: dict[str, Any], tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpuclust.memory.TILE", 32)
+    changed = settings | {"scheduler": {"n_workers": workers}}
+    out = go(tmp_path, changed, scheduler="local")
+    assert_same(results(finished), results(out))
+    record = json.loads((out / schema.RECORD).read_text())
+    assert record["scheduler"]["name"] == "local"
+    assert record["stages"]["neighbors"]["tiles"] > 1
+    assert len(record["stages"]["extract"]["peak_bytes"]) == workers + 1
+
+
+def test_batches_and_shards_move_activations_by_rounding_at_most(
+    finished: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    other = settings | {
+        "extract": {"batch_tokens": 50},
+        "store": settings["store"] | {"shard_prompts": 60, "chunk_prompts": 60},
+    }
+    a, b = results(finished)["activations"], results(go(tmp_path, other))["activations"]
+    np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=2**-10, atol=2e-3)
+
+
+def test_without_umap_hdbscan_is_exact_on_cosine_distances(settings: dict[str, Any], tmp_path: Path) -> None:
+    import hdbscan
+    from sklearn.metrics import adjusted_rand_score
+
+    changed = settings | {
+        "umap": settings["umap"] | {"enabled": False},
+        "hdbscan": {"min_cluster_size": 2, "min_samples": 1},
+    }
+    out = go(tmp_path, changed)
+    assert not (out / schema.EMBEDDING).exists()
+    got = results(out)
+    kept = got["features"]["kept"].to_numpy()
+    columns = got["activations"][:, kept].astype(np.float64)
+    unit = columns / np.linalg.norm(columns, axis=0)
+    distances = np.clip(1 - unit.T @ unit, 0, None)
+    np.fill_diagonal(distances, 0)
+    expected = hdbscan.HDBSCAN(
+        min_cluster_size=2, min_samples=1, cluster_selection_epsilon=0.01, metric="precomputed"
+    ).fit_predict(distances)
+    assert adjusted_rand_score(expected, got["labels"][kept]) == 1
+    assert expected.max() >= 1
+    assert got["features"].loc[kept, ["x", "y"]].notna().all().all()
+
+
+@pytest.mark.parametrize("how", ["mean", "sum", "last"])
+def test_aggregates(settings: dict[str, Any], tmp_path: Path, how: str) -> None:
+    import torch
+
+    from gpuclust import extract, models
+    from gpuclust.config import validate
+
+    config = validate(settings | {"extract": {"aggregate": how}})
+    encoder = models.load_encoder(config)
+    tokens = [np.array([5, 9, 30, 7]), np.array([8])]
+    got, _ = extract.aggregate_prompts(encoder, tokens, config)
+    for row, part in zip(got, tokens, strict=True):
+        ids = torch.tensor([[encoder.tokenizer.bos_token_id, *part.tolist()]])
+        acts = encoder.encode(ids, torch.ones_like(ids))[0, 1:].double()
+        expected = {"mean": acts.mean(0), "sum": acts.sum(0), "last": acts[-1]}[how]
+        np.testing.assert_allclose(row, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_special_tokens_are_left_out_unless_asked(settings: dict[str, Any]) -> None:
+    import torch
+
+    from gpuclust import extract, models
+    from gpuclust.config import validate
+
+    config = validate(settings | {"extract": {"exclude_special_tokens": False}})
+    encoder = models.load_encoder(config)
+    bos = encoder.tokenizer.bos_token_id
+    tokens = [np.array([5, bos, 30, 7])]
+    ids = torch.tensor([[bos, *tokens[0].tolist()]])
+    acts = encoder.encode(ids, torch.ones_like(ids))[0]
+    everything, _ = extract.aggregate_prompts(encoder, tokens, config)
+    np.testing.assert_allclose(everything[0], acts.max(0).values, rtol=1e-5, atol=1e-5)
+    without, _ = extract.aggregate_prompts(encoder, tokens, validate(settings))
+    np.testing.assert_allclose(without[0], acts[[1, 3, 4]].max(0).values, rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def broken(settings: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
+    section, _, key = where.partition(".")
+    changed = value if not key else {**settings.get(section, {}), key: value}
+    return settings | {section: changed}
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        ("umap.n_component", 3, ["unknown key umap.n_component", "did you mean umap.n_components?"]),
+        ("sae.hook_name", "blocks.1.hook_nothing", ["blocks.1.hook_nothing"]),
+        ("sae.path", "/nowhere", ["/nowhere"]),
+        ("model.name", "/nowhere/model", ["/nowhere/model"]),
+        ("prompts", [{"path": "/nowhere.txt"}], ["there is no prompt file /nowhere.txt"]),
+        ("select.entropy_low", 14.0, ["keeps 0 of 96 features; at least 7 are needed", "entropy > 14 removes 96"]),
+        ("device.memory", "1GB", ["stage extract needs", "device.memory allows 1.00 GB", "Raise device.memory"]),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    settings: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+    value: Any,
+    words: list[str],
+) -> None:
+    assert attempt(tmp_path, broken(settings, where, value)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    for word in words:
+        assert word in said
+    assert said.count("error:") == 1
+    assert "Traceback" not in said
+
+
+def test_out_that_holds_another_run_is_left_alone(
+    finished: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / schema.CONFIG).read_text()
+    assert attempt(finished.parent, settings | {"seed": 9}) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "holds another run: seed is 0 there and 9 now" in said
+    assert (finished / schema.CONFIG).read_text() == before
+
+
+def test_out_that_holds_something_else_is_left_alone(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    assert attempt(tmp_path, settings) == 2
+    assert "is not empty and holds no run (it has thesis.tex)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_more_prompts_than_data_warns(settings: dict[str, Any], tmp_path: Path) -> None:
+    out = go(tmp_path, settings | {"n_prompts": 500}, "--no-report")
+    record = json.loads((out / schema.RECORD).read_text())
+    assert any("n_prompts is 500, but the data has 60 usable prompts" in text for text in record["warnings"])
+    assert not (out / schema.REPORT).exists()
+
+
+def test_only_noise_is_a_result(settings: dict[str, Any], tmp_path: Path) -> None:
+    out = go(tmp_path, settings | {"hdbscan": {"min_cluster_size": 60, "min_samples": 60}})
+    run = gpuclust.open_run(out)
+    assert run.clusters["cluster"].tolist() == [schema.NOISE]
+    assert (run.features["label"].dropna() == schema.NOISE).all()
+    assert run.record["warnings"]
+    assert (out / schema.REPORT).exists()
+
+
+def test_nan_from_a_model_is_refused(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(settings["model"]["name"], model)
+    weights = load_file(model / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.0.mlp.dense_4h_to_h.bias"))
+    weights[name][:] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    assert attempt(tmp_path, settings | {"model": {"name": str(model)}}) == 2
+    assert "gives NaN or infinity" in " ".join(capsys.readouterr().err.split())
+
+
+# ---------------------------------------------------------------- Python, export, cache
+
+
+def test_open_run_is_lazy_and_refuses_other_folders(finished: Path, tmp_path: Path) -> None:
+    run = gpuclust.open_run(finished)
+    assert run.activations.chunks is not None
+    assert "extract" in repr(run)
+    assert run.config.umap.n_components == 3
+    with pytest.raises(gpuclust.GpuclustError, match="is no gpuclust run"):
+        gpuclust.open_run(tmp_path)
+
+
+@pytest.mark.parametrize("umap", [True, False])
+def test_cluster_features_equals_the_run(finished: Path, settings: dict[str, Any], umap: bool) -> None:
+    run = gpuclust.open_run(finished)
+    part = {name: settings[name] for name in ("select", "umap", "hdbscan")}
+    part["umap"] = part["umap"] | {"enabled": umap}
+    got = gpuclust.cluster_features(run.activations, part)
+    if umap:
+        kept = run.features["kept"]
+        np.testing.assert_array_equal(got.labels, run.features.loc[kept, "label"])
+        np.testing.assert_array_equal(got.embedding, run.embedding)
+    else:
+        assert got.embedding is None
+    assert list(got.features.columns) == list(run.features.columns)
+
+
+def test_cluster_features_refuses_what_is_no_matrix() -> None:
+    with pytest.raises(gpuclust.GpuclustError, match=r"have shape \(3,\)"):
+        gpuclust.cluster_features(np.zeros(3))
+    with pytest.raises(gpuclust.GpuclustError, match="NaN or infinity"):
+        gpuclust.cluster_features(np.full((3, 3), np.nan))
+
+
+def test_export_opens_with_the_same_values(finished: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy.zarr"
+    assert export([str(finished), str(target)]) == 0
+    codec = json.loads((target / "activations" / "zarr.json").read_text())["codecs"]
+    assert "gpuclust" not in json.dumps(codec)
+    a, b = (xr.open_zarr(p, consolidated=False)["activations"] for p in (finished / schema.ACTIVATIONS, target))
+    np.testing.assert_array_equal(a, b)
+    assert export([str(finished), str(target)]) == 2
+
+
+def test_import_cache(finished: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+
+    run = gpuclust.open_run(finished)
+    file = tmp_path / "processed_data.pt"
+    torch.save({"acts": torch.from_numpy(run.activations.values), "prompts": run.prompts["text"].tolist()}, file)
+    part = {name: settings[name] for name in ("select", "umap", "hdbscan", "store")}
+    imported = gpuclust.import_cache(file, tmp_path / "out", part)
+    assert_same(results(finished), results(imported.path))
+    assert (imported.prompts["n_tokens"] == -1).all()
+    assert (imported.path / schema.REPORT).exists()
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (print, ("this ran",))
+
+
+def test_a_cache_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    torch.save({"acts": torch.zeros(2, 2), "prompts": Evil()}, tmp_path / "bad.pt")
+    with pytest.raises(gpuclust.GpuclustError, match="objects or code beside tensors and text, which are not run"):
+        gpuclust.import_cache(tmp_path / "bad.pt", tmp_path / "out")
+    assert "this ran" not in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"acts": 1}, "holds acts; a dict with 'acts' and 'prompts' is expected"),
+        ({"acts": [1], "prompts": []}, "a floating tensor"),
+        ("acts", "has 3 rows but 'prompts' has 2"),
+    ],
+)
+def test_other_caches_are_refused(tmp_path: Path, data: Any, message: str) -> None:
+    import torch
+
+    if data == "acts":
+        data = {"acts": torch.zeros(3, 2), "prompts": ["a", "b"]}
+    torch.save(data, tmp_path / "c.pt")
+    with pytest.raises(gpuclust.GpuclustError, match=message):
+        gpuclust.import_cache(tmp_path / "c.pt", tmp_path / "out")
+
+
+def test_plan_runs_nothing(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    assert command.main(["--config", str(file), "--out", str(tmp_path / "out"), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert all(stage in said for stage in ("extract", "neighbors", "embed", "cluster", "passes", "peak"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_scheduler_and_missing_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from gpuclust.backend import cuda_status
+
+    assert command.main(["--scheduler", "slurm", "--out", str(tmp_path / "o")]) == 2
+    assert "must be one of auto, local-cuda, local, threads" in " ".join(capsys.readouterr().out.split())
+    if not cuda_status().usable:
+        assert command.main(["--scheduler", "local-cuda", "--out", str(tmp_path / "o")]) == 2
+        said = " ".join(capsys.readouterr().out.split())
+        assert "--scheduler local-cuda cannot start here" in said
+        assert "gpuclust[cuda13]" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_store_is_read_once_per_pass(
+    finished: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    reads: list[int] = []
+    original = store.read_rows
+
+    def counting(path: Path, rows: int, first: int = 0, stop: int | None = None) -> Any:
+        for start, block in original(path, rows, first, stop):
+            reads.append(len(block))
+            yield start, block
+
+    monkeypatch.setattr(store, "read_rows", counting)
+    go(tmp_path, settings, "--no-report")
+    assert sum(reads) == 2 * tiny.N_PROMPTS  # the Gram pass and the clusters' activations; moments came from the shards
