@@ -231,11 +231,11 @@ def residuals(model: Any, documents: list[list[int]]) -> torch.Tensor:
 
 def sae_step(work: Path, epochs: int, threads: int) -> None:
     """Train a BatchTopK autoencoder with SAELens and save it for inference, which makes it a JumpReLU."""
-    from safetensors.torch import load_file, save_file
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.sae import SAEMetadata
     from sae_lens.training.sae_trainer import SAETrainer
+    from safetensors.torch import load_file, save_file
 
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)

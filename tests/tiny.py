@@ -41,7 +41,8 @@ def build(root: Path) -> dict[str, Any]:
         "architecture": "standard", "d_in": WIDTH, "d_sae": D_SAE, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": False, "normalize_activations": "none", "reshape_activations": "none",
         "metadata": {
-            "sae_lens_version": "6.54.12", "model_name": "tiny", "hook_name": HOOK, "context_size": 128, "prepend_bos": True,
+            "sae_lens_version": "6.54.12", "model_name": "tiny", "hook_name": HOOK, "context_size": 128,
+            "prepend_bos": True,
         },
     }  # fmt: skip
     (sae / "cfg.json").write_text(json.dumps(about))

@@ -104,7 +104,8 @@ class Run:
     def _dataset(self, name: str) -> xr.Dataset:
         import xarray as xr
 
-        return xr.open_zarr(self._file(name), consolidated=False)
+        opened: xr.Dataset = xr.open_zarr(self._file(name), consolidated=False)
+        return opened
 
     def _file(self, name: str) -> Path:
         path = self.path / name

@@ -70,7 +70,7 @@ def import_cache(
         store.write_table(target / schema.PROMPTS, table)
         attributes = {"model": "imported", "sae": path.name, "hook_name": "unknown", "aggregate": "unknown"}
         shutil.rmtree(target / schema.ACTIVATIONS, ignore_errors=True)
-        store.create(target / schema.ACTIVATIONS, *data.shape, c.store, attributes)
+        store.create(target / schema.ACTIVATIONS, data.shape[0], data.shape[1], c.store, attributes)
         array: Any = zarr.open_array(target / schema.ACTIVATIONS / "activations", mode="r+")
         array[:] = data
         facts = {"rows": len(texts), "d_sae": data.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}

@@ -119,8 +119,8 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
             client = Client(name if cluster is None else cluster, timeout=config.timeout)
         except (OSError, TimeoutError) as error:
             raise SchedulerError(
-                f"no Dask scheduler answers at {name} within scheduler.timeout={config.timeout:g} s: {error}. Start one "
-                "with `dask scheduler` and workers with `dask worker ADDRESS`, or use --scheduler local"
+                f"no Dask scheduler answers at {name} within scheduler.timeout={config.timeout:g} s: {error}. Start "
+                "one with `dask scheduler` and workers with `dask worker ADDRESS`, or use --scheduler local"
             ) from error
         with client:
             try:

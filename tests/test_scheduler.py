@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from gpuclust import backend, measure, scheduler
+from gpuclust.config import SchedulerConfig
+from gpuclust.errors import SchedulerError
+
+NO_GPU = backend.CudaStatus(False, "no CUDA device is visible", "get one")
+GPU = backend.CudaStatus(True, "1 CUDA device(s) and RAPIDS are there")
+
+
+def test_auto_says_what_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "cuda_status", lambda: NO_GPU)
+    assert scheduler.choose("auto") == ("local", "no CUDA device is visible")
+    monkeypatch.setattr(scheduler, "cuda_status", lambda: GPU)
+    assert scheduler.choose("auto")[0] == "local-cuda"
+
+
+def test_local_cuda_without_a_gpu_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "cuda_status", lambda: NO_GPU)
+    with pytest.raises(
+        SchedulerError, match=r"no CUDA device is visible. To get it, get one; or use --scheduler local"
+    ):
+        scheduler.choose("local-cuda")
+
+
+def test_an_address_without_a_scheduler_is_refused() -> None:
+    with (
+        pytest.raises(SchedulerError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 within .*=0.5 s"),
+        scheduler.start("tcp://127.0.0.1:9", SchedulerConfig(timeout=0.5)),
+    ):
+        pass
+
+
+def test_an_address_is_joined_and_left_running() -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False, protocol="tcp"
+    ) as cluster:
+        with scheduler.start(cluster.scheduler_address, SchedulerConfig()) as joined:
+            assert joined.client.submit(lambda: 6 * 7).result() == 42
+            assert joined.device == "cpu"
+            assert len(joined.workers) == 1
+        assert cluster.status.name == "running"
+
+
+def test_scheduler_without_workers_is_refused() -> None:
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=0, dashboard_address=None, processes=False, protocol="tcp") as cluster,
+        pytest.raises(SchedulerError, match=r"has no workers after scheduler.timeout=1 s"),
+        scheduler.start(cluster.scheduler_address, SchedulerConfig(timeout=1)),
+    ):
+        pass
+
+
+def test_cuda_status_has_a_reason_and_a_fix() -> None:
+    status = backend.cuda_status()
+    assert status.reason
+    assert status.usable or status.fix
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's record of peaks")
+def test_peak_is_measured_and_reset() -> None:
+    import numpy as np
+
+    block = np.ones(40_000_000)
+    high = measure.peak_bytes()
+    del block
+    measure.reset_peak()
+    assert high - measure.peak_bytes() > 200_000_000
