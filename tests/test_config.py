@@ -34,6 +34,7 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("device.memory=lots", "device.memory is 'lots': write a positive number and a unit"),
         ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least umap.n_neighbors \(15\)"),
         ("neighbors.metric=dot", "differ: set only one"),
+        ("hdbscan.metric=cosine", "needs umap.enabled=false"),
         ("min_tokens=300", r"min_tokens \(300\) must not exceed max_tokens"),
         ("prompts=[]", "at least one source"),
         ("prompts.5.limit=1", "there is no"),

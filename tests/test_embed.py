@@ -164,6 +164,8 @@ def test_refuses_too_few_neighbours_and_features():
         embed(*graph, QUICK)
     with pytest.raises(SelectionError, match=r"8 features are too few for umap\.n_neighbors=8"):
         embed(*neighbours(planted(0, [8])[0], 8), QUICK)
+    with pytest.raises(ConfigError, match=r"umap\.min_dist is 1\.5"):
+        embed(*neighbours(planted(0, [30])[0], 8), QUICK.model_copy(update={"min_dist": 1.5}))
 
 
 def test_refuses_broken_neighbours():

@@ -54,9 +54,9 @@ def finished(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 
 def results(out: Path) -> dict[str, Any]:
     features = pd.read_parquet(out / schema.FEATURES)
-    neighbors = xr.open_zarr(out / schema.NEIGHBORS, consolidated=False)
+    neighbors = xr.open_zarr(out / schema.NEIGHBORS)
     return {
-        "activations": xr.open_zarr(out / schema.ACTIVATIONS, consolidated=False)["activations"].values,
+        "activations": xr.open_zarr(out / schema.ACTIVATIONS)["activations"].values,
         "features": features,
         "labels": features["label"].to_numpy(dtype=float, na_value=np.nan),
         "indices": neighbors["indices"].values,
@@ -80,7 +80,7 @@ def test_every_file_of_the_contract_is_there(finished: Path) -> None:
         "embedding.zarr", "clusters.parquet", "cluster_activations.zarr", "cluster_similarity.parquet", "report.html",
     ):  # fmt: skip
         assert (finished / name).exists(), name
-    stored = xr.open_zarr(finished / "activations.zarr", consolidated=False)
+    stored = xr.open_zarr(finished / "activations.zarr")
     assert stored["activations"].dims == ("prompt", "feature")
     assert stored["activations"].shape == (tiny.N_PROMPTS, tiny.D_SAE)
     assert stored["activations"].dtype == np.float16
@@ -230,13 +230,14 @@ def test_batches_and_shards_move_activations_by_rounding_at_most(
     np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=2**-10, atol=2e-3)
 
 
-def test_without_umap_hdbscan_is_exact_on_cosine_distances(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_without_umap_hdbscan_is_exact(settings: dict[str, Any], tmp_path: Path, metric: str) -> None:
     import hdbscan
     from sklearn.metrics import adjusted_rand_score
 
     changed = settings | {
         "umap": settings["umap"] | {"enabled": False},
-        "hdbscan": {"min_cluster_size": 2, "min_samples": 1},
+        "hdbscan": {"min_cluster_size": 2, "min_samples": 1, "metric": metric},
     }
     out = go(tmp_path, changed)
     assert not (out / schema.EMBEDDING).exists()
@@ -246,9 +247,11 @@ def test_without_umap_hdbscan_is_exact_on_cosine_distances(settings: dict[str, A
     unit = columns / np.linalg.norm(columns, axis=0)
     distances = np.clip(1 - unit.T @ unit, 0, None)
     np.fill_diagonal(distances, 0)
-    expected = hdbscan.HDBSCAN(
-        min_cluster_size=2, min_samples=1, cluster_selection_epsilon=0.01, metric="precomputed"
-    ).fit_predict(distances)
+    same = {"min_cluster_size": 2, "min_samples": 1, "cluster_selection_epsilon": 0.01}
+    if metric == "cosine":
+        expected = hdbscan.HDBSCAN(**same, metric="precomputed").fit_predict(distances)
+    else:
+        expected = hdbscan.HDBSCAN(**same, algorithm="prims_kdtree").fit_predict(unit.T)
     assert adjusted_rand_score(expected, got["labels"][kept]) == 1
     assert expected.max() >= 1
     assert got["features"].loc[kept, ["x", "y"]].notna().all().all()
@@ -416,7 +419,7 @@ def test_export_opens_with_the_same_values(finished: Path, tmp_path: Path) -> No
     assert export([str(finished), str(target)]) == 0
     codec = json.loads((target / "activations" / "zarr.json").read_text())["codecs"]
     assert "gpuclust" not in json.dumps(codec)
-    a, b = (xr.open_zarr(p, consolidated=False)["activations"] for p in (finished / schema.ACTIVATIONS, target))
+    a, b = (xr.open_zarr(p)["activations"] for p in (finished / schema.ACTIVATIONS, target))
     np.testing.assert_array_equal(a, b)
     assert export([str(finished), str(target)]) == 2
 

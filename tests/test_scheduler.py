@@ -21,9 +21,7 @@ def test_auto_says_what_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_local_cuda_without_a_gpu_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "cuda_status", lambda: NO_GPU)
-    with pytest.raises(
-        SchedulerError, match=r"no CUDA device is visible. To get it, get one; or use --scheduler local"
-    ):
+    with pytest.raises(SchedulerError, match=r"no CUDA device is visible. To get it, get one; or use --sch"):
         scheduler.choose("local-cuda")
 
 

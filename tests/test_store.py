@@ -32,7 +32,7 @@ def test_round_trip(tmp_path: Path, codec: str, dtype: str, shape: tuple[int, in
     data = sae_like(*shape).astype(dtype)
     config = CONFIG.model_copy(update={"codec": codec, "dtype": dtype})
     path = make(tmp_path, data, config)
-    opened = xr.open_zarr(path, consolidated=False)
+    opened = xr.open_zarr(path)
     np.testing.assert_array_equal(opened["activations"].values, data)
     assert opened["activations"].dims == ("prompt", "feature")
     assert opened.attrs["model"] == "m"
@@ -139,7 +139,7 @@ def test_zstd_store_opens_without_gpuclust(tmp_path: Path) -> None:
     path = make(tmp_path, sae_like(30, 20), CONFIG.model_copy(update={"codec": "zstd"}))
     code = (
         "import sys; sys.modules['gpuclust'] = None\n"
-        f"import xarray; print(float(xarray.open_zarr({str(path)!r}, consolidated=False)['activations'].sum()))"
+        f"import xarray; print(float(xarray.open_zarr({str(path)!r})['activations'].sum()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(float(sae_like(30, 20).sum(dtype=np.float32)), rel=1e-2)
@@ -149,5 +149,5 @@ def test_dataset_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "d.zarr"
     for size in (3, 5):
         store.write_dataset(target, {"x": (("i",), np.arange(size)), "e": (("i", "c"), np.zeros((size, 0)))}, {"a": 1})
-        opened = xr.open_zarr(target, consolidated=False)
+        opened = xr.open_zarr(target)
         assert (opened["x"].shape, opened["e"].shape, opened.attrs["a"]) == ((size,), (size, 0), 1)

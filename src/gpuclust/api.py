@@ -104,7 +104,7 @@ class Run:
     def _dataset(self, name: str) -> xr.Dataset:
         import xarray as xr
 
-        opened: xr.Dataset = xr.open_zarr(self._file(name), consolidated=False)
+        opened: xr.Dataset = xr.open_zarr(self._file(name))
         return opened
 
     def _file(self, name: str) -> Path:
@@ -182,7 +182,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     from gpuclust.embed import embed
     from gpuclust.reductions import MOMENTS
     from gpuclust.select import select
-    from gpuclust.spanning import mutual_reachability_tree
+    from gpuclust.spanning import chord_edges, mutual_reachability_tree
     from gpuclust.stages import with_clusters
 
     c = config if isinstance(config, Config) else validate(config or {}, where="config")
@@ -214,7 +214,8 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
         sides = {"sums": matrix.sums, "squares": matrix.squares}
         dense = neighbors.distances("cosine", matrix.dense(), matrix.n_prompts, sides, sides, 0.0)
         np.fill_diagonal(dense, 0)
-        result = cluster_tree(mutual_reachability_tree(dense, c.hdbscan.min_samples), c.hdbscan)
+        edges = mutual_reachability_tree(dense, c.hdbscan.min_samples)
+        result = cluster_tree(chord_edges(edges) if c.hdbscan.metric == "euclidean" else edges, c.hdbscan)
         flat, _ = embed(indices, distances, c.umap, n_components=2)
     table = with_clusters(table, result, flat)
     return FeatureClusters(

@@ -174,7 +174,7 @@ def _pack(values: NDArray[Any], words: NDArray[np.uint64], packed: NDArray[Any])
     for i in range(words.size):
         word = words[i]
         end = k + _popcount(word)
-        step = 8 if i + 1 < words.size and end + 7 <= packed.size else 1
+        step = 8 if end + 7 <= packed.size else 1
         while k < end:
             for j in range(step):
                 packed[k + j] = values[i * 64 + _popcount(~word & (word - _ONE))]
@@ -186,14 +186,14 @@ def _pack(values: NDArray[Any], words: NDArray[np.uint64], packed: NDArray[Any])
 def _expand(words: NDArray[np.uint64], packed: NDArray[Any], out: NDArray[Any]) -> None:
     """Scatter the packed values to where they are marked, and zero the rest."""
     # Eight at a time, although a word's last eight may be fewer: with no bit left, the lowest is at 64, so the rest
-    # fall on the next word's first element, written after. Twice as fast as mispredicting the last bit of each word.
+    # fall on the next word's first element, written later: seven more values follow, so there is one. Twice as fast.
     k = 0
     for i in range(words.size):
         for j in range(min(64, out.size - i * 64)):
             out[i * 64 + j] = 0
         word = words[i]
         end = k + _popcount(word)
-        step = 8 if i + 1 < words.size and end + 7 <= packed.size else 1
+        step = 8 if end + 7 <= packed.size else 1
         while k < end:
             for j in range(step):
                 out[i * 64 + _popcount(~word & (word - _ONE))] = packed[k + j]

@@ -30,8 +30,8 @@ class ModelConfig(Section):
     """The language model."""
 
     name: str = Field("demo", description="hub id, local folder, or `demo` for the embedded model")
-    loader: Literal["auto", "hooked", "bridge", "transformers"] = Field(
-        "auto", description="hooked: HookedTransformer; bridge: TransformerBridge; transformers: a plain forward hook"
+    loader: Literal["auto", "hooked", "bridge"] = Field(
+        "auto", description="hooked: HookedTransformer; bridge: TransformerBridge, for all that transformers loads"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the forward pass")
     processed: bool = Field(False, description="fold LayerNorm and centre weights (HookedTransformer.from_pretrained)")
@@ -141,7 +141,10 @@ class HdbscanConfig(Section):
     min_samples: int = Field(10, ge=1, description="features, the feature itself included")
     cluster_selection_epsilon: float = Field(0.01, ge=0, description="distance below which clusters are not split")
     cluster_selection_method: Literal["eom", "leaf"] = Field("eom", description="excess of mass, or leaves")
-    metric: Literal["euclidean"] = Field("euclidean", description="on the embedding; without UMAP always cosine")
+    metric: Literal["euclidean", "cosine"] | None = Field(
+        None,
+        description="default: euclidean on the embedding; without UMAP cosine, or euclidean of normalised features",
+    )
 
 
 class QualityConfig(Section):
@@ -218,6 +221,8 @@ class Config(Section):
             )
         if not self.umap.enabled and self.metric != "cosine":
             raise ValueError(f"umap.enabled=false clusters on cosine distances, but the metric is {self.metric}")
+        if self.umap.enabled and self.hdbscan.metric == "cosine":
+            raise ValueError("hdbscan.metric=cosine needs umap.enabled=false: an embedding is clustered by euclidean")
         if not self.umap.enabled and self.neighbors.method == "sketch":
             raise ValueError("umap.enabled=false needs exact distances: set neighbors.method=exact or auto")
         if self.neighbors.method == "sketch" and self.metric == "correlation":

@@ -18,11 +18,9 @@ from gpuclust.errors import ConfigError, InputError, SelectionError
 
 Array = NDArray[Any]
 
-OVERSAMPLE = 10
-ROUNDS = 3
-DEGREE = 20
-REACH = 10.0
-JITTER = 1e-4
+OVERSAMPLE = 10  # vectors iterated beyond those wanted
+ROUNDS, DEGREE = 3, 20  # restarts of the subspace iteration, and the degree of its polynomial
+REACH, JITTER = 10.0, 1e-4  # largest coordinate of the start, and its noise: umap-learn's own
 
 
 def embed(
@@ -50,7 +48,7 @@ def embed(
     Raises
     ------
     ConfigError
-        If there are fewer columns than `config.n_neighbors`.
+        If there are fewer columns than `config.n_neighbors`, or `config.min_dist` is above 1.
     SelectionError
         If there are not more features than `config.n_neighbors`.
     InputError
@@ -59,8 +57,8 @@ def embed(
     Notes
     -----
     Deterministic: one thread, seeded; two calls agree in every bit. Memory, beside the neighbours, about
-    ``feature * (80 * n_neighbors + 16 * n_components)`` bytes for the graph and its optimisation, and
-    ``feature * 24 * (n_components + 10)`` for the start.
+    ``feature * (90 * n_neighbors + 56 * (n_components + 10))`` bytes. The first call in a process compiles UMAP's
+    kernels: some 10 seconds.
     """
     indices, distances = _checked(indices, distances, config)
     components = config.n_components if n_components is None else n_components
@@ -117,14 +115,10 @@ def initial_layout(indices: Array, distances: Array, n_components: int, random_s
 
     Parameters
     ----------
-    indices : array, (feature, k), int32
+    indices, distances : array, (feature, k), int32 and float32
         As in `embed`.
-    distances : array, (feature, k), float32
-        As in `embed`.
-    n_components : int
-        Dimensions.
-    random_state : int
-        Seed.
+    n_components, random_state : int
+        Dimensions, and the seed.
 
     Returns
     -------
@@ -186,12 +180,11 @@ def _modes(weights: Any, n_components: int, random: np.random.Generator) -> Arra
     walk = (root @ weights @ root).tocsr()
     width = n_components + OVERSAMPLE
     if size <= 2 * width:
-        vectors = np.linalg.eigh(walk.toarray() - np.outer(trivial, trivial) * 3)[1][:, ::-1]
-        found = min(n_components, size - 1)
+        vectors = np.linalg.eigh(walk.toarray() - np.outer(trivial, trivial) * 3)[1][:, :0:-1]
     else:
         vectors = _leading(walk, trivial, random.standard_normal((size, width)))
-        found = n_components
-    vectors = vectors[:, :found]
+    vectors = vectors[:, :n_components]
+    found = vectors.shape[1]
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(found)])
     modes[:, :found] = vectors * signs / np.abs(vectors).max()
     return modes
@@ -221,6 +214,8 @@ def _checked(indices: Array, distances: Array, config: UmapConfig) -> tuple[Arra
         raise InputError(
             f"neighbour indices {indices.shape} and distances {distances.shape} must be two (feature, k) arrays alike"
         )
+    if config.min_dist > 1:
+        raise ConfigError(f"umap.min_dist is {config.min_dist:g}: at most 1, the spread of the embedding, is possible")
     size, columns = indices.shape
     if columns < k:
         raise ConfigError(

@@ -248,8 +248,6 @@ def _load_model(config: ModelConfig, kwargs: dict[str, Any], loader: str) -> Any
         if config.processed:
             return HookedTransformer.from_pretrained(source, **ours)
         return HookedTransformer.from_pretrained_no_processing(source, **{**kwargs, **ours})
-    if loader == "transformers":
-        raise ModelError("model.loader=transformers is not built: bridge runs the same transformers model, with hooks")
     kwargs = dict.fromkeys(_PROCESSING, True) if config.processed else kwargs
     if unknown := {key: value for key, value in kwargs.items() if key not in _PROCESSING}:
         raise ModelError(f"the SAE asks for {unknown}, which model.loader=bridge cannot do: set model.loader=hooked")

@@ -90,7 +90,7 @@ def mutual_reachability_tree(distances: Array, min_samples: int) -> Array:
 
     Notes
     -----
-    O(feature²) time: two passes over the matrix, on one core, without the GIL. 56 bytes a feature beside the matrix.
+    O(feature²) time: two passes over the matrix, on one core, without the GIL. 64 bytes a feature beside the matrix.
 
     Examples
     --------

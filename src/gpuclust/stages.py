@@ -294,13 +294,15 @@ def cluster_task(out: Path, config: Config) -> dict[str, Any]:
     import zarr
 
     from gpuclust.cluster import cluster_embedding, cluster_tree
+    from gpuclust.spanning import chord_edges
 
     kept, _, distances = read_neighbors(out)
     if config.umap.enabled:
         group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
         result = cluster_embedding(group["embedding"][:], config.hdbscan)
     else:
-        result = cluster_tree(np.load(out / schema.SPANNING_TREE), config.hdbscan)
+        edges = np.load(out / schema.SPANNING_TREE)
+        result = cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
     features = pd.read_parquet(out / schema.SELECTED)
     features = with_clusters(features, result, np.load(out / schema.MAP))
     mask = features["kept"].to_numpy()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, att
     )
     for name, size in (("prompt", n_prompts), ("feature", n_features)):
         group.create_array(name, data=np.arange(size, dtype=np.int64), dimension_names=(name,))
+    _consolidate(path)
 
 
 def layout(n_prompts: int, n_features: int, config: StoreConfig) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -217,6 +219,7 @@ def write_dataset(
         target = group.create_array(name, shape=data.shape, dtype=data.dtype, chunks=chunks, dimension_names=dimensions)
         if data.size:
             target[...] = data
+    _consolidate(partial)
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
 
@@ -234,6 +237,15 @@ def write_json(path: Path, data: Any) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
     partial.replace(path)
+
+
+def _consolidate(path: Path) -> None:
+    """Gather the metadata in one place, which is where `xarray.open_zarr` looks first."""
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
+        zarr.consolidate_metadata(path)
 
 
 def _files(path: Path, shards: Path, index: int) -> dict[str, Path]:
