@@ -201,6 +201,22 @@ def test_datasets_reads_wikitext(hub: Hub, root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_notebooks_configuration_runs_by_its_names(hub: Hub, tmp_path: Path) -> None:
+    config = Path(__file__).parents[1] / "configs" / "notebook.yaml"
+    small = ["n_prompts=60", "umap.n_components=4", "umap.n_epochs=30", "sae.release=pythia-70m-deduped-mlp-sm"]
+    arguments = ["--config", str(config), "--out", str(tmp_path / "run"), "--scheduler", "threads", "--quiet"]
+    command = "import sys; from gpuclust.run import main; sys.exit(main(sys.argv[1:]))"
+    run([command, *arguments, "--set", *small], hub.environment(tmp_path / "home"))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    about = record["stages"]["prompts"]["attributes"]
+    assert (about["model"], about["hook_name"]) == ("EleutherAI/pythia-70m-deduped", "blocks.3.hook_mlp_out")
+    assert (about["loader"], about["aggregate"]) == ("hooked", "mean")
+    assert record["stages"]["prompts"]["rows"] == 60
+    assert record["stages"]["reduce"]["rows"] == 256
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.slow
 def test_true_shapes(tmp_path: Path) -> None:
     build_pythia(tmp_path / "hub")
     build_pythia_sae(tmp_path / "hub")

@@ -340,6 +340,24 @@ def test_out_that_holds_another_run_is_left_alone(
     assert (finished / schema.CONFIG).read_text() == before
 
 
+def test_settings_of_stages_to_come_may_change(settings: dict[str, Any], tmp_path: Path) -> None:
+    assert attempt(tmp_path, broken(settings, "sae.path", "/nowhere")) == 2  # a typing error spoils nothing
+    assert attempt(tmp_path, broken(settings, "select.entropy_low", 14.0)) == 2
+    before = json.loads((tmp_path / "out" / schema.RECORD).read_text())["stages"]["extract"]
+    out = go(tmp_path, settings)
+    assert json.loads((out / schema.RECORD).read_text())["stages"]["extract"] == before
+
+
+def test_an_extraction_begun_with_other_settings_is_made_anew(settings: dict[str, Any], tmp_path: Path) -> None:
+    out = go(tmp_path, settings)
+    record = json.loads((out / schema.RECORD).read_text())
+    record["stages"] = {"prompts": record["stages"]["prompts"]}
+    (out / schema.RECORD).write_text(json.dumps(record))
+    changed = settings | {"store": settings["store"] | {"dtype": "float32"}}
+    stored = xr.open_zarr(go(tmp_path, changed) / schema.ACTIVATIONS)["activations"]
+    assert stored.dtype == np.float32
+
+
 def test_out_that_holds_something_else_is_left_alone(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ def test_an_address_is_joined_and_left_running() -> None:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False, protocol="tcp"
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", processes=False, protocol="tcp"
     ) as cluster:
         with scheduler.start(cluster.scheduler_address, SchedulerConfig()) as joined:
             assert joined.client.submit(lambda: 6 * 7).result() == 42
@@ -50,7 +50,7 @@ def test_scheduler_without_workers_is_refused() -> None:
     from distributed import LocalCluster
 
     with (
-        LocalCluster(n_workers=0, dashboard_address=None, processes=False, protocol="tcp") as cluster,
+        LocalCluster(n_workers=0, dashboard_address=":0", processes=False, protocol="tcp") as cluster,
         pytest.raises(SchedulerError, match=r"has no workers after scheduler.timeout=1 s"),
         scheduler.start(cluster.scheduler_address, SchedulerConfig(timeout=1)),
     ):

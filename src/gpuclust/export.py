@@ -38,8 +38,7 @@ def export(run: Path, target: Path, codec: str = "zstd") -> None:
             "chunk_prompts": array.chunks[0], "chunk_features": array.chunks[1],
         }
     )  # fmt: skip
-    attributes = dict(zarr.open_group(source, mode="r").attrs)
-    store.create(target, array.shape[0], array.shape[1], config, attributes)
+    store.create(target, array.shape[0], array.shape[1], config, store.attributes(source))
     copy = zarr.open_array(target / "activations", mode="r+")
     for first, block in store.read_rows(source, copy.shards[0] if copy.shards else array.shape[0]):
         copy[first : first + len(block)] = block

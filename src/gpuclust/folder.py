@@ -27,7 +27,26 @@ PACKAGES = (
     "umap-learn", "xarray", "zarr",
 )  # fmt: skip
 RECORD_VERSION = 1
-RESULT_FREE = ("scheduler", "device")  # sections that change how a run is computed, not what comes out
+# The first stage that a setting matters to, most special first; scheduler and device matter to no result.
+FIRST_STAGE = {
+    "scheduler": None,
+    "device": None,
+    "extract.activation_threshold": "reduce",
+    "extract.batch_tokens": None,
+    "extract.prepend_bos": "prompts",
+    "extract": "extract",
+    "store": "extract",
+    "select": "select",
+    "neighbors": "select",
+    "umap.n_neighbors": "select",
+    "umap.metric": "select",
+    "umap.enabled": "select",
+    "umap": "embed",
+    "hdbscan.min_samples": "neighbors",
+    "hdbscan": "cluster",
+    "quality": "cluster",
+    "analyse": "analyse",
+}
 
 
 def content_key(*parts: Any) -> str:
@@ -47,16 +66,18 @@ class Folder:
     Raises
     ------
     StoreError
-        If the folder holds another run, or something that is no run.
+        If the folder holds another run, or something that is no run. Settings of stages that are not done yet may
+        change: a filter that kept nothing is widened without extracting again.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
-        self.config = config
         resolved = config.resolved()
         if path.exists() and not path.is_dir():
             raise StoreError(f"--out {path} is a file; give a folder")
-        existing = path / schema.CONFIG
+        existing, record = path / schema.CONFIG, path / schema.RECORD
+        self.record: dict[str, Any] = json.loads(record.read_text(encoding="utf8")) if record.exists() else {}
+        self.record.setdefault("stages", {})
         if existing.exists():
             self._refuse_other_run(yaml.safe_load(existing.read_text(encoding="utf8")), resolved)
         elif path.exists() and any(path.iterdir()):
@@ -64,16 +85,14 @@ class Folder:
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
         existing.write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf8")
-        record = path / schema.RECORD
-        self.record: dict[str, Any] = json.loads(record.read_text(encoding="utf8")) if record.exists() else {}
-        self.record.setdefault("stages", {})
         self.record |= {"record_version": RECORD_VERSION, "versions": versions(), "python": platform.python_version()}
 
     def _refuse_other_run(self, stored: Any, resolved: Mapping[str, Any]) -> None:
+        """Refuse settings that would change a stage that is done; what comes after may still be set otherwise."""
         differing = [
             f"{key} is {there!r} there and {here!r} now"
             for key, there, here in differences(stored, resolved)
-            if key.split(".")[0] not in RESULT_FREE
+            if _first_stage(key) in self.record["stages"]
         ]
         if differing:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
@@ -103,6 +122,11 @@ class Folder:
             f"{stage}: {text}" for stage, entry in self.record["stages"].items() for text in entry.get("warnings", [])
         ]
         write_json(self.path / schema.RECORD, self.record)
+
+
+def _first_stage(key: str) -> str | None:
+    """The first stage that a setting matters to."""
+    return next((stage for name, stage in FIRST_STAGE.items() if f"{key}.".startswith(f"{name}.")), "prompts")
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

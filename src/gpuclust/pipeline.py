@@ -6,6 +6,7 @@ The driver only orchestrates: whatever computes is a task on a worker. `Pipeline
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,6 +166,10 @@ class Pipeline:
         facts = self._facts()
         self._make_plan(facts)
         path, shards = self.out / schema.ACTIVATIONS, self.out / schema.SHARDS
+        if path.exists() and store.attributes(path).get("extraction_key") != self.extract_key:
+            log.warning("extract: %s was begun with other settings and is made anew", path)
+            shutil.rmtree(path)
+            shutil.rmtree(shards, ignore_errors=True)
         if not (path / "activations" / "zarr.json").exists():
             with _removed_on_error(path):
                 attributes = {**facts["attributes"], "extraction_key": self.extract_key}
@@ -238,8 +243,6 @@ class Pipeline:
 @contextmanager
 def _removed_on_error(path: Path) -> Iterator[None]:
     """Leave no half-made template behind."""
-    import shutil
-
     try:
         yield
     except BaseException:

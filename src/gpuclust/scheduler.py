@@ -104,16 +104,16 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
             limits = {f"{lib}_NUM_THREADS": threads for lib in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
             with dask.config.set({"distributed.nanny.pre-spawn-environ": limits}):
                 cluster = LocalCluster(
-                    n_workers=n_workers, threads_per_worker=1, dashboard_address=None, memory_limit=0, processes=True
+                    n_workers=n_workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0, processes=True
                 )
         elif name == "threads":
             cluster = LocalCluster(
-                n_workers=1, threads_per_worker=1, dashboard_address=None, memory_limit=0, processes=False
+                n_workers=1, threads_per_worker=1, dashboard_address=":0", memory_limit=0, processes=False
             )
         elif name == "local-cuda":
             from dask_cuda import LocalCUDACluster
 
-            cluster = LocalCUDACluster(threads_per_worker=1, protocol="tcp", dashboard_address=None)
+            cluster = LocalCUDACluster(threads_per_worker=1, protocol="tcp", dashboard_address=":0")
             device = "cuda"
         try:
             client = Client(name if cluster is None else cluster, timeout=config.timeout)

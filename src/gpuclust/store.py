@@ -82,6 +82,13 @@ def open_array(path: Path) -> Any:
     return zarr.open_array(path / "activations", mode="r")
 
 
+def attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of a store; none where there is no store."""
+    import zarr
+
+    return dict(zarr.open_group(path, mode="r").attrs) if (path / "zarr.json").exists() else {}
+
+
 def shard_ranges(path: Path) -> list[tuple[int, int]]:
     """Return the (first, stop) prompts of every shard."""
     array: Any = open_array(path)
