@@ -39,6 +39,7 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("prompts=[]", "at least one source"),
         ("prompts.5.limit=1", "there is no"),
         ("umap", "write key=value"),
+        ("umap.metric=@x", "not valid YAML"),
     ],
 )
 def test_wrong_settings_name_the_fix(override: str, message: str) -> None:
@@ -50,6 +51,11 @@ def test_wrong_settings_name_the_fix(override: str, message: str) -> None:
 
     with pytest.raises(ConfigError, match=message):
         applied()
+
+
+def test_overrides_of_a_part_of_the_demo() -> None:
+    c = config.load(overrides=["prompts.0.limit=9", "sae.hook_name=blocks.1.hook_mlp_out"])
+    assert (c.prompts[0].limit, c.prompts[0].source_column, c.sae.path) == (9, "source", "demo")
 
 
 def test_without_umap_the_metric_is_cosine() -> None:

@@ -18,6 +18,12 @@ from tests.hub import Hub, build_gpt2, build_gpt2_sae, build_pythia, build_pythi
 
 PYTHIA = {"release": "pythia-70m-deduped-mlp-sm", "sae_id": "blocks.3.hook_mlp_out"}
 GPT2 = {"release": "gpt2-small-res-jb", "sae_id": "blocks.8.hook_resid_pre"}
+IGNORED = (
+    "The 'utils' module has been deprecated",  # SAELens imports it from TransformerLens
+    "HookedTransformer is deprecated",
+    "HookedTransformer.from_pretrained is deprecated",
+)
+STRICT = ["-W", "error", *(part for text in IGNORED for part in ("-W", f"ignore:{text}:DeprecationWarning"))]
 LOADS = {
     "pythia": {"model": {"name": "pythia-70m-deduped"}, "sae": PYTHIA},
     "pythia-bridge": {"model": {"name": "EleutherAI/pythia-70m-deduped", "loader": "bridge"}, "sae": PYTHIA},
@@ -30,7 +36,7 @@ LOADS = {
 }
 TEXT = "The telescope measured the planet in 1904 , and a comet eclipsed distant stars . The crew sailed ."
 SCRIPT = """
-import json, logging, sys
+import json, pathlib, sys
 import numpy, torch
 from gpuclust import models
 from gpuclust.config import validate
@@ -55,10 +61,10 @@ for name, data in loads.items():
     fields = ("loader", "hook_name", "d_in", "d_sae", "n_ctx", "sae_metadata", "model_bytes", "sae_bytes")
     told[name] = {field: getattr(encoder, field) for field in fields} | {"described": models.describe(config)}
 numpy.savez(out + "/arrays.npz", **arrays)
-open(out + "/told.json", "w").write(json.dumps(told))
+pathlib.Path(out, "told.json").write_text(json.dumps(told))
 """
 DATASETS = """
-import json, sys
+import json, pathlib, sys
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
@@ -71,7 +77,7 @@ info = api.dataset_info("wikitext")
 out["id"], out["files"] = info.id, sorted(api.list_repo_files("Salesforce/wikitext", repo_type="dataset"))
 (entry,) = api.get_paths_info("Salesforce/wikitext", ["README.md", "none"], repo_type="dataset")
 out["size"] = entry.size
-open(sys.argv[1], "w").write(json.dumps(out))
+pathlib.Path(sys.argv[1]).write_text(json.dumps(out))
 """
 
 
@@ -100,13 +106,14 @@ def loaded(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
 
 
 def run_loads(hub: Hub, loads: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    run([SCRIPT, json.dumps(loads), TEXT, str(folder)], hub.environment(folder / "home"))
+    run([SCRIPT, json.dumps(loads), TEXT, str(folder)], hub.environment(folder / "home"), STRICT)
     with np.load(folder / "arrays.npz") as arrays:
         return json.loads((folder / "told.json").read_text()), dict(arrays)
 
 
-def run(arguments: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-c", *arguments], env=environment, capture_output=True, text=True)
+def run(arguments: list[str], environment: dict[str, str], flags: list[str] | None = None) -> None:
+    command = [sys.executable, *(flags or []), "-c", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -180,7 +187,10 @@ def test_metadata_from_the_release(loaded: Any) -> None:
     [
         ("no-model", ["cannot load the language model EleutherAI/pythia-160m", "local folder"]),
         ("no-revision", ["cannot load the language model pythia-70m-deduped", "step7"]),
-        ("no-sae", ["cannot load the SAE pythia-70m-deduped-mlp-sm blocks.0.hook_mlp_out", "sae.path"]),
+        (
+            "no-sae",
+            ["cannot load the SAE pythia-70m-deduped-mlp-sm blocks.0.hook_mlp_out", "Entry Not Found", "sae.path"],
+        ),
     ],
 )
 def test_what_the_hub_lacks_is_said(loaded: Any, name: str, words: list[str]) -> None:
@@ -192,7 +202,7 @@ def test_what_the_hub_lacks_is_said(loaded: Any, name: str, words: list[str]) ->
 
 @pytest.mark.slow
 def test_datasets_reads_wikitext(hub: Hub, root: Path, tmp_path: Path) -> None:
-    run([DATASETS, str(tmp_path / "out.json")], hub.environment(tmp_path / "home"))
+    run([DATASETS, str(tmp_path / "out.json")], hub.environment(tmp_path / "home"), STRICT)
     out = json.loads((tmp_path / "out.json").read_text())
     assert out["True"] == out["False"] == wikitext_rows(20, seed=1)
     assert out["id"] == "Salesforce/wikitext"

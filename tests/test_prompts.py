@@ -118,13 +118,26 @@ def test_sources_are_labelled(tmp_path: Path) -> None:
         ("p.jsonl", "", {}, "holds no text"),
         ("p.jsonl", "{not json\n", {}, "line 1 is not valid JSON"),
         ("p.jsonl", "[1]\n", {}, "line 1 is a list"),
+        ("p.txt", "caf\xe9".encode("latin-1"), {}, "is not UTF-8 text"),
+        ("p.jsonl", b'{"text": "caf\xe9"}', {}, "is not UTF-8 text"),
+        ("p.csv", 'text\n"a', {}, "no valid CSV"),
+        ("p.parquet", "x", {}, "no valid Parquet"),
         ("p.docx", "x", {}, "files of type .docx are not read; use one of .txt"),
     ],
 )
-def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, source: dict[str, Any], message: str) -> None:
-    (tmp_path / name).write_text(content)
+def test_bad_files_are_refused(
+    tmp_path: Path, name: str, content: str | bytes, source: dict[str, Any], message: str
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(PromptsError, match=message):
         prompts.build(config({"path": str(tmp_path / name), **source}), Words())
+
+
+def test_missing_values_are_blanks(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pd.DataFrame({"text": ["one two", None, "three four"], "who": ["a", "b", None]}).to_parquet(path)
+    table, _ = prompts.build(config({"path": str(path), "source_column": "who"}, n_prompts=2), Words())
+    assert sorted(zip(table["text"], table["source"], strict=True)) == [("one two", "a"), ("three four", "p")]
 
 
 def test_missing_file_and_nothing_left(tmp_path: Path) -> None:

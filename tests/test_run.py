@@ -169,10 +169,7 @@ def test_two_runs_are_equal(finished: Path, settings: dict[str, Any], tmp_path: 
 def test_a_killed_extraction_goes_on_where_it_was(finished: Path, settings: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    (out / schema.SHARDS / "00001.json").unlink()  # the marker is written last
-    record = json.loads((out / schema.RECORD).read_text())
-    record["stages"] = {"prompts": record["stages"]["prompts"]}
-    (out / schema.RECORD).write_text(json.dumps(record))
+    half_extracted(out)
     go(tmp_path, settings)
     after = json.loads((out / schema.RECORD).read_text())["stages"]["extract"]
     assert (after["shards"], after["shards_computed"]) == (4, 1)
@@ -310,7 +307,11 @@ def broken(settings: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
         ("sae.path", "/nowhere", ["/nowhere"]),
         ("model.name", "/nowhere/model", ["/nowhere/model"]),
         ("prompts", [{"path": "/nowhere.txt"}], ["there is no prompt file /nowhere.txt"]),
-        ("select.entropy_low", 14.0, ["keeps 0 of 96 features; at least 7 are needed", "entropy > 14 removes 96"]),
+        (
+            "select.entropy_low",
+            14.0,
+            ["keeps 0 of 96 features", "need at least 7", "entropy > 14 removes 96"],
+        ),
         ("device.memory", "1GB", ["stage extract needs", "device.memory allows 1.00 GB", "Raise device.memory"]),
     ],
 )
@@ -348,23 +349,54 @@ def test_settings_of_stages_to_come_may_change(settings: dict[str, Any], tmp_pat
     assert json.loads((out / schema.RECORD).read_text())["stages"]["extract"] == before
 
 
-def test_an_extraction_begun_with_other_settings_is_made_anew(settings: dict[str, Any], tmp_path: Path) -> None:
-    out = go(tmp_path, settings)
+def half_extracted(out: Path) -> None:
+    """Make a finished run look as if its extraction had been killed."""
+    (out / schema.SHARDS / "00001.json").unlink()
     record = json.loads((out / schema.RECORD).read_text())
     record["stages"] = {"prompts": record["stages"]["prompts"]}
     (out / schema.RECORD).write_text(json.dumps(record))
-    changed = settings | {"store": settings["store"] | {"dtype": "float32"}}
-    stored = xr.open_zarr(go(tmp_path, changed) / schema.ACTIVATIONS)["activations"]
-    assert stored.dtype == np.float32
+
+
+@pytest.mark.parametrize("how", ["setting", "weights"])
+def test_shards_of_another_extraction_are_neither_mixed_nor_lost(
+    settings: dict[str, Any], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sae = tmp_path / "sae"
+    shutil.copytree(settings["sae"]["path"], sae)
+    mine = settings | {"sae": {"path": str(sae)}}
+    out = go(tmp_path, mine)
+    half_extracted(out)
+    if how == "setting":
+        mine = mine | {"store": settings["store"] | {"dtype": "float32"}}
+    else:
+        weights = sae / "sae_weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert attempt(tmp_path, mine) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "holds 3 shards that were computed with other settings, prompts or weights" in said
+    assert store.shards_done(out / schema.SHARDS) == 3
+
+
+def test_a_stage_made_anew_takes_the_later_ones_with_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    out = go(tmp_path, settings)
+    record = json.loads((out / schema.RECORD).read_text())
+    record["stages"]["select"]["key"] = "old"
+    (out / schema.RECORD).write_text(json.dumps(record))
+    shutil.rmtree(out / schema.NEIGHBORS)
+    go(tmp_path, settings)
+    after = json.loads((out / schema.RECORD).read_text())["stages"]
+    assert list(after) == list(schema.STAGES)
+    assert after["extract"] == record["stages"]["extract"]
 
 
 def test_out_that_holds_something_else_is_left_alone(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("x")
+    (tmp_path / "out" / "config.yaml").write_text("mine: 1")
     assert attempt(tmp_path, settings) == 2
-    assert "is not empty and holds no run (it has thesis.tex)" in " ".join(capsys.readouterr().err.split())
+    assert "is not empty and holds no run (it has config.yaml)" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "out" / "config.yaml").read_text() == "mine: 1"
 
 
 def test_more_prompts_than_data_warns(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -501,10 +533,10 @@ def test_unknown_scheduler_and_missing_gpu(capsys: pytest.CaptureFixture[str], t
     from gpuclust.backend import cuda_status
 
     assert command.main(["--scheduler", "slurm", "--out", str(tmp_path / "o")]) == 2
-    assert "must be one of auto, local-cuda, local, threads" in " ".join(capsys.readouterr().out.split())
+    assert "must be one of auto, local-cuda, local, threads" in " ".join(capsys.readouterr().err.split())
     if not cuda_status().usable:
         assert command.main(["--scheduler", "local-cuda", "--out", str(tmp_path / "o")]) == 2
-        said = " ".join(capsys.readouterr().out.split())
+        said = " ".join(capsys.readouterr().err.split())
         assert "--scheduler local-cuda cannot start here" in said
         assert "gpuclust[cuda13]" in said
     assert not (tmp_path / "o").exists()

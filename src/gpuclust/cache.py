@@ -62,7 +62,11 @@ def import_cache(
     data = store.to_stored(acts, c.store.dtype, str(path))
     choose(scheduler)
     folder = Folder(target, c)
-    key = content_key("imported", prompts_digest(texts), data.shape, path.name)
+    digest = hashlib.sha256(data.tobytes()).hexdigest()
+    key = content_key("imported", prompts_digest(texts), data.shape, str(data.dtype), digest)
+    recorded = folder.record["stages"].get("extract")
+    if recorded is not None and recorded["key"] != key:
+        raise StoreError(f"{target} holds another cache's run; give another `out`, or delete that folder")
     if not folder.done("extract", key, [schema.ACTIVATIONS]):
         table = pd.DataFrame(
             {"prompt": np.arange(len(texts), dtype=np.int64), "text": texts, "n_tokens": -1, "source": path.name}

@@ -210,7 +210,7 @@ class Config(Section):
             raise ValueError("prompts: at least one source is needed")
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})")
-        if self.n_neighbors < self.umap.n_neighbors and self.umap.enabled:
+        if self.n_neighbors < self.umap.n_neighbors:  # without UMAP the map still needs them
             raise ValueError(
                 f"neighbors.n_neighbors ({self.n_neighbors}) must be at least umap.n_neighbors "
                 f"({self.umap.n_neighbors})"
@@ -235,6 +235,11 @@ class Config(Section):
     def n_neighbors(self) -> int:
         """Neighbours computed per feature, itself included."""
         return self.neighbors.n_neighbors or self.umap.n_neighbors
+
+    @property
+    def fewest_features(self) -> int:
+        """The fewest kept features that every stage can work with."""
+        return max(self.n_neighbors, self.hdbscan.min_samples, self.hdbscan.min_cluster_size) + 1
 
     @property
     def metric(self) -> str:
@@ -290,6 +295,8 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
             text = Path(path).read_text(encoding="utf8")
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"cannot read the configuration {path}: it is not UTF-8 text") from error
         try:
             loaded = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -322,6 +329,12 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {override!r}: write key=value, such as umap.n_components=10")
     *parents, last = key.strip().split(".")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML; quote it") from error
+    if parents[:1] == ["prompts"] or key.strip() == "sae.hook_name":  # these change a part of the demo's
+        data.setdefault(parents[0], Config().resolved()[parents[0]])
     place: Any = data
     for name in parents:
         if isinstance(place, list) and name.isdigit() and int(name) < len(place):
@@ -331,9 +344,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
         else:
             raise ConfigError(f"--set {override!r}: there is no {name!r} to set a value in")
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = yaml.safe_load(value)
+        place[int(last)] = parsed
     elif isinstance(place, dict):
-        place[last] = yaml.safe_load(value)
+        place[last] = parsed
     else:
         raise ConfigError(f"--set {override!r}: there is no section to set {last!r} in")
 

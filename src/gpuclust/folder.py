@@ -20,33 +20,19 @@ import yaml
 from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
-from gpuclust.store import write_json
+from gpuclust.store import write_json, write_text
 
 PACKAGES = (
     "gpuclust", "dask", "datasets", "hdbscan", "numpy", "sae-lens", "torch", "transformer-lens", "transformers",
     "umap-learn", "xarray", "zarr",
 )  # fmt: skip
 RECORD_VERSION = 1
-# The first stage that a setting matters to, most special first; scheduler and device matter to no result.
-FIRST_STAGE = {
-    "scheduler": None,
-    "device": None,
-    "extract.activation_threshold": "reduce",
-    "extract.batch_tokens": None,
-    "extract.prepend_bos": "prompts",
-    "extract": "extract",
-    "store": "extract",
-    "select": "select",
-    "neighbors": "select",
-    "umap.n_neighbors": "select",
-    "umap.metric": "select",
-    "umap.enabled": "select",
-    "umap": "embed",
-    "hdbscan.min_samples": "neighbors",
-    "hdbscan": "cluster",
-    "quality": "cluster",
-    "analyse": "analyse",
-}
+# Settings that change how a run is computed, not what comes out, and settings that the first two stages depend on.
+RESULT_FREE = ("scheduler", "device", "extract.batch_tokens")
+AFTER_EXTRACTION = (
+    "extract.activation_threshold", "select", "neighbors", "umap", "hdbscan", "quality", "analyse",
+)  # fmt: skip
+EXTRACTION = ("extract", "store", "sae")
 
 
 def content_key(*parts: Any) -> str:
@@ -66,8 +52,8 @@ class Folder:
     Raises
     ------
     StoreError
-        If the folder holds another run, or something that is no run. Settings of stages that are not done yet may
-        change: a filter that kept nothing is widened without extracting again.
+        If the folder holds another run, or something that is no run. While the run is not finished,
+        settings of what comes after the extraction may change: a filter that kept nothing is widened.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -76,23 +62,25 @@ class Folder:
         if path.exists() and not path.is_dir():
             raise StoreError(f"--out {path} is a file; give a folder")
         existing, record = path / schema.CONFIG, path / schema.RECORD
-        self.record: dict[str, Any] = json.loads(record.read_text(encoding="utf8")) if record.exists() else {}
-        self.record.setdefault("stages", {})
-        if existing.exists():
+        self.record: dict[str, Any] = {"stages": {}}
+        if record.exists() and existing.exists():
+            self.record = json.loads(record.read_text(encoding="utf8"))
             self._refuse_other_run(yaml.safe_load(existing.read_text(encoding="utf8")), resolved)
         elif path.exists() and any(path.iterdir()):
             some = ", ".join(sorted(p.name for p in path.iterdir())[:3])
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
-        existing.write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf8")
         self.record |= {"record_version": RECORD_VERSION, "versions": versions(), "python": platform.python_version()}
+        write_text(existing, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        if not record.exists():
+            self.save()
 
     def _refuse_other_run(self, stored: Any, resolved: Mapping[str, Any]) -> None:
-        """Refuse settings that would change a stage that is done; what comes after may still be set otherwise."""
+        """Refuse settings that what is there was made with; an unfinished run may be set otherwise further on."""
         differing = [
             f"{key} is {there!r} there and {here!r} now"
             for key, there, here in differences(stored, resolved)
-            if _first_stage(key) in self.record["stages"]
+            if self._made(key)
         ]
         if differing:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
@@ -100,6 +88,21 @@ class Folder:
                 f"--out {self.path} holds another run: {'; '.join(differing[:3])}{more}. Give another --out, or delete "
                 "that folder; nothing in it was changed"
             )
+
+    def _made(self, key: str) -> bool:
+        """Whether something that is done depends on a setting."""
+        stages = self.record["stages"]
+        if _within(key, RESULT_FREE):
+            return False
+        if _within(key, AFTER_EXTRACTION):
+            return "analyse" in stages
+        return "extract" in stages or (not _within(key, EXTRACTION) and "prompts" in stages)
+
+    def begin(self, stage: str) -> None:
+        """Forget a stage and all after it: they are about to be computed anew."""
+        for name in schema.STAGES[schema.STAGES.index(stage) :]:
+            self.record["stages"].pop(name, None)
+        self.save()
 
     def done(self, stage: str, key: str, files: Sequence[str]) -> bool:
         """Whether a stage was completed under this key and its files are still there."""
@@ -112,10 +115,6 @@ class Folder:
         self.record["stages"][stage] = {"key": key, **facts, "finished": finished}
         self.save()
 
-    def fact(self, stage: str, name: str) -> Any:
-        """Return one recorded fact of a completed stage, or None."""
-        return self.record["stages"].get(stage, {}).get(name)
-
     def save(self) -> None:
         """Write ``run.json``."""
         self.record["warnings"] = [
@@ -124,9 +123,26 @@ class Folder:
         write_json(self.path / schema.RECORD, self.record)
 
 
-def _first_stage(key: str) -> str | None:
-    """The first stage that a setting matters to."""
-    return next((stage for name, stage in FIRST_STAGE.items() if f"{key}.".startswith(f"{name}.")), "prompts")
+def _within(key: str, sections: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{name}.") for name in sections)
+
+
+def fingerprint(path: Path) -> Any:
+    """Tell local files apart by size and content: all of a file, or both ends of those above 256 MiB; None if missing.
+
+    A folder is the fingerprints of its files. Times do not count, so a copied folder is the same.
+    """
+    if path.is_dir():
+        return {p.name: fingerprint(p) for p in sorted(path.iterdir()) if p.is_file()}
+    if not path.is_file():
+        return None
+    size, whole = path.stat().st_size, 256 << 20
+    with path.open("rb") as file:
+        if size <= whole:
+            return [size, hashlib.file_digest(file, "sha256").hexdigest()[:24]]
+        ends = file.read(1 << 20)
+        file.seek(-(1 << 20), 2)
+        return [size, hashlib.sha256(ends + file.read()).hexdigest()[:24]]
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

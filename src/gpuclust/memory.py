@@ -61,13 +61,13 @@ class Plan:
     stages: tuple[StagePlan, ...]
 
 
-def budget(config: Config) -> int:
-    """Return the bytes a worker may use: ``device.memory``, or a share of what is free now."""
+def budget(config: Config, n_workers: int = 1) -> int:
+    """Return the bytes a worker may use: ``device.memory``, or its part of a share of what is free on this machine."""
     if config.device.memory is not None:
         return parse_bytes(config.device.memory)
     import psutil
 
-    return int(psutil.virtual_memory().available * RESERVE)
+    return int(psutil.virtual_memory().available * RESERVE / n_workers)
 
 
 def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) -> Plan:
@@ -103,7 +103,7 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
     else:
         peak = PROCESS + rows * per_row + per_pass * tile_bytes + _gram_extra(tile)
         if not config.umap.enabled:
-            peak += shapes.n_kept**2 * 4
+            peak += shapes.n_kept**2 * (4 + 2)  # the matrix of distances, and the tiles it is made from
         stages.append(StagePlan("neighbors", passes, passes * store, peak, "device.memory or select.*"))
     if config.umap.enabled:
         dims = max(config.umap.n_components, 2)
@@ -116,7 +116,7 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
     else:
         stages.append(StagePlan("cluster", 0, 0, PROCESS + shapes.n_kept * 400, "select.*"))
     clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
-    analyse = PROCESS + rows * per_row + 2 * clusters * 8 * (shapes.n_prompts + shapes.n_kept)
+    analyse = PROCESS + rows * per_row + 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept)
     stages.append(StagePlan("analyse", 1, store, analyse, "hdbscan.min_cluster_size or n_prompts"))
     result = Plan(allowed, rows, tile, per_pass, tuple(stages))
     worst = max((s for s in stages if only in (None, s.stage)), key=lambda stage: stage.peak)

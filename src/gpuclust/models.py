@@ -379,7 +379,7 @@ def _explained(what: str, key: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ModelError | MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
             raise
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+        reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"cannot load {what} ({type(error).__name__}: {reason}). Without a connection to the hub, set {key} to a "
             "local folder, HF_HOME to a cache that holds it, or HF_ENDPOINT to a mirror"

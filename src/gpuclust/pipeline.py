@@ -9,7 +9,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import pandas as pd
 
 from gpuclust import extract, measure, memory, schema, stages, store
 from gpuclust.config import DEMO, Config
-from gpuclust.folder import Folder, content_key
+from gpuclust.errors import StoreError
+from gpuclust.folder import Folder, content_key, fingerprint
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler
 
@@ -66,12 +66,19 @@ class Pipeline:
 
     def _activations(self, c: Config) -> str:
         key = content_key(
-            "prompts", c.model.name, c.model.revision, [_file_state(source) for source in c.prompts], c.n_prompts,
+            "prompts", c.model.name, c.model.revision, [_source_state(source) for source in c.prompts], c.n_prompts,
             c.min_tokens, c.max_tokens, c.seed, c.deduplicate, c.extract.prepend_bos,
         )  # fmt: skip
         self.stage("prompts", key, [schema.PROMPTS], self.prompts)
+        weights = [
+            fingerprint(DEMO / part if name == "demo" else Path(name))
+            for part, name in (("model", c.model.name), ("sae", c.sae.path or ""))
+        ]
         extraction = c.extract.model_dump(exclude={"batch_tokens", "activation_threshold"})
-        key = content_key("extract", key, c.model.model_dump(), c.sae.model_dump(), extraction, c.store.model_dump())
+        read = self._facts()["attributes"]["prompts_sha256"]
+        key = content_key(
+            "extract", key, read, weights, c.model.model_dump(), c.sae.model_dump(), extraction, c.store.model_dump()
+        )
         self.extract_key = key
         self.stage("extract", key, [schema.ACTIVATIONS, schema.SHARDS], self.extract)
         return key
@@ -79,7 +86,7 @@ class Pipeline:
     def _clusters(self, c: Config, key: str) -> None:
         key = content_key("reduce", key, c.extract.activation_threshold)
         self.stage("reduce", key, [schema.MOMENTS, schema.EXAMPLES], self.reduce)
-        key = content_key("select", key, c.select.model_dump(), c.n_neighbors)
+        key = content_key("select", key, c.select.model_dump(), c.fewest_features)
         self.stage("select", key, [schema.SELECTED], self.select)
         tree = None if c.umap.enabled else c.hdbscan.min_samples
         key = content_key("neighbors", key, c.neighbors.model_dump(), c.n_neighbors, c.metric, tree)
@@ -99,6 +106,7 @@ class Pipeline:
         if self.folder.done(name, key, files):
             self.progress.skipped(name)
             return
+        self.folder.begin(name)
         scheduler = self._scheduler()
         self.client.run(measure.reset_peak)
         measure.reset_peak()
@@ -153,7 +161,7 @@ class Pipeline:
         shapes = memory.Shapes(
             facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"]
         )
-        allowed = memory.budget(self.config)
+        allowed = memory.budget(self.config, len(self._scheduler().workers))
         # Until the filter has run, the number of kept features is not known: only extraction is held to the budget.
         self.plan = memory.plan(self.config, shapes, allowed, only=None if n_kept else "extract")
         return self.plan
@@ -167,13 +175,21 @@ class Pipeline:
         self._make_plan(facts)
         path, shards = self.out / schema.ACTIVATIONS, self.out / schema.SHARDS
         if path.exists() and store.attributes(path).get("extraction_key") != self.extract_key:
-            log.warning("extract: %s was begun with other settings and is made anew", path)
+            if done := store.shards_done(shards):
+                raise StoreError(
+                    f"{path} holds {done} shards that were computed with other settings, prompts or weights. Give "
+                    "another --out, restore what was changed, or delete that folder; nothing in it was changed"
+                )
+            log.warning("extract: %s was begun with other settings, has no shards yet, and is made anew", path)
             shutil.rmtree(path)
-            shutil.rmtree(shards, ignore_errors=True)
-        if not (path / "activations" / "zarr.json").exists():
-            with _removed_on_error(path):
-                attributes = {**facts["attributes"], "extraction_key": self.extract_key}
-                store.create(path, facts["rows"], facts["d_sae"], self.config.store, attributes)
+        if not path.exists():
+            attributes = {
+                **facts["attributes"],
+                "aggregate": self.config.extract.aggregate,
+                "exclude_special_tokens": self.config.extract.exclude_special_tokens,
+                "extraction_key": self.extract_key,
+            }
+            store.create(path, facts["rows"], facts["d_sae"], self.config.store, attributes)
         tokens = pd.read_parquet(self.out / schema.PROMPTS, columns=["tokens"])["tokens"].tolist()
         items = []
         again: dict[str, int] = {}
@@ -192,7 +208,7 @@ class Pipeline:
             total = {name: total[name] + done[name] for name in total}
         stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return {
-            "rows": total["prompts"], "tokens": total["tokens"], "bytes": total["bytes"], "stored_bytes": stored,
+            "rows": facts["rows"], "tokens": facts["tokens"], "computed": total, "stored_bytes": stored,
             "shards": n_shards, "shards_computed": len(items),
         }  # fmt: skip
 
@@ -206,7 +222,7 @@ class Pipeline:
         return (self.plan or self._make_plan(self._facts())).rows
 
     def select(self) -> dict[str, Any]:
-        return dict(self._submit(stages.select_task, self.out, self.config.select, self.config.n_neighbors + 1))
+        return dict(self._submit(stages.select_task, self.out, self.config.select, self.config.fewest_features))
 
     def neighbors(self) -> dict[str, Any]:
         kept = self.kept()
@@ -240,21 +256,9 @@ class Pipeline:
         return dict(self._submit(stages.report_task, self.out))
 
 
-@contextmanager
-def _removed_on_error(path: Path) -> Iterator[None]:
-    """Leave no half-made template behind."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-
-
-def _file_state(source: Any) -> Any:
-    """A source and, for a local file, its size and time of change: an edited file is another input."""
+def _source_state(source: Any) -> Any:
+    """A source of prompts and, for a local file, its content: an edited file is another input."""
     data = source.model_dump()
     if source.path is not None:
-        path = DEMO / "prompts.jsonl" if source.path == "demo" else Path(source.path)
-        if path.exists():
-            data["file"] = [path.stat().st_size, 0 if source.path == "demo" else path.stat().st_mtime_ns]
+        data["file"] = fingerprint(DEMO / "prompts.jsonl" if source.path == "demo" else Path(source.path))
     return data

@@ -99,8 +99,11 @@ def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
         )
     warnings = []
     if len(rows) < config.n_prompts:
+        streamed = any(s.dataset is not None and s.streaming and s.limit is None for s in config.prompts)
+        more = f"; of streamed datasets only the first {STREAM_FACTOR} x n_prompts rows with text were read: set limit"
         warnings.append(
             f"n_prompts is {config.n_prompts}, but the data has {len(rows)} usable prompts; all of them are used"
+            + (more if streamed else "")
         )
         log.warning(warnings[-1])
     text, n_tokens, source_names, tokens_list = zip(*rows, strict=True)
@@ -144,7 +147,12 @@ def read(source: PromptSource, n_prompts: int) -> Iterator[tuple[str, str]]:
     for row in islice(rows, source.limit):
         named = None if source.source_column is None else row.get(source.source_column)
         value = row.get(source.column)
-        yield "" if value is None else str(value), label if named is None else str(named)
+        yield "" if _missing(value) else str(value), label if _missing(named) else str(named)
+
+
+def _missing(value: Any) -> bool:
+    """None, or the NaN that pandas puts in its place."""
+    return value is None or value != value
 
 
 def _read_file(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
@@ -152,7 +160,7 @@ def _read_file(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
         raise PromptsError(f"there is no prompt file {path}; give the path of a {', '.join(SUFFIXES)} file")
     suffix = path.suffix.lower()
     if suffix == ".txt":
-        paragraphs = re.split(r"\n\s*\n", path.read_text(encoding="utf8"))
+        paragraphs = re.split(r"\n\s*\n", _decoded(path))
         return iter({source.column: " ".join(paragraph.split())} for paragraph in paragraphs)
     if suffix == ".jsonl":
         return _checked(_read_jsonl(path), source, str(path))
@@ -161,8 +169,13 @@ def _read_file(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
         except pd.errors.EmptyDataError:
             raise PromptsError(f"{path} is empty") from None
+        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+            raise PromptsError(f"{path} is no valid CSV file in UTF-8: {error}") from error
     elif suffix == ".parquet":
-        table = pd.read_parquet(path)
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+            raise PromptsError(f"{path} is no valid Parquet file: {error}") from error
     else:
         raise PromptsError(f"{path}: files of type {suffix or '(none)'} are not read; use one of {', '.join(SUFFIXES)}")
     _check_columns(list(table.columns), source, str(path))
@@ -170,9 +183,17 @@ def _read_file(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
     return (dict(zip(names, values, strict=True)) for values in table[names].itertuples(index=False, name=None))
 
 
+def _decoded(path: Path, raw: bytes | None = None) -> str:
+    try:
+        return (path.read_bytes() if raw is None else raw).decode("utf8")
+    except UnicodeDecodeError as error:
+        raise PromptsError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+
+
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf8") as lines:
-        for number, line in enumerate(lines, 1):
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, 1):
+            line = _decoded(path, raw)
             if not line.strip():
                 continue
             try:

@@ -79,14 +79,14 @@ def write(out: Path) -> int:
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>
 <script>{get_plotlyjs()}</script></head><body>
 <h1>Feature clusters of {escape(title)}</h1>
-{_overview(record, features, clusters)}
+{_overview(record, features, clusters, _settings(out)["extract"]["aggregate"])}
 <h2>Map</h2><p class="quiet">A point per kept feature; noise is grey. Distances on the map are a sketch only.</p>
 <div id="map" class="plot"></div>
 <h2>Entropy and varentropy</h2><p class="quiet">Kept features, by quadrant; lines at the medians.</p>
 <div id="entropy" class="plot"></div>
 <h2>Clusters</h2><div class="wide">{_cluster_table(clusters)}</div>
 <h2>Strongest prompts</h2>{_prompts(clusters)}
-<h2>Clusters that go together</h2>{_similar(similarity, _threshold(out))}
+<h2>Clusters that go together</h2>{_similar(similarity, _settings(out)["analyse"]["similarity_threshold"])}
 <h2>Stages</h2><div class="wide">{_stages(record)}</div>
 <script type="application/json" id="figures">{data}</script><script>{SCRIPT}</script></body></html>"""
     target = out / schema.REPORT
@@ -94,11 +94,11 @@ def write(out: Path) -> int:
     return target.stat().st_size
 
 
-def _threshold(out: Path) -> float:
+def _settings(out: Path) -> dict[str, Any]:
     import yaml
 
-    config = yaml.safe_load((out / schema.CONFIG).read_text(encoding="utf8"))
-    return float(config["analyse"]["similarity_threshold"])
+    settings: dict[str, Any] = yaml.safe_load((out / schema.CONFIG).read_text(encoding="utf8"))
+    return settings
 
 
 def _map(kept: pd.DataFrame, words: dict[int, str]) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ def _entropy(kept: pd.DataFrame) -> list[dict[str, Any]]:
     return [*traces, {**line, "x": [h, h], "y": span_v}, {**line, "x": span_h, "y": [v, v]}]
 
 
-def _overview(record: dict[str, Any], features: pd.DataFrame, clusters: pd.DataFrame) -> str:
+def _overview(record: dict[str, Any], features: pd.DataFrame, clusters: pd.DataFrame, aggregate: str) -> str:
     stages = record["stages"]
     attributes = stages["prompts"].get("attributes", {})
     noise = int(clusters.loc[clusters["cluster"] == NOISE, "size"].sum())
@@ -152,7 +152,7 @@ def _overview(record: dict[str, Any], features: pd.DataFrame, clusters: pd.DataF
     removed = stages["select"]["removed"]
     rows = [
         ("SAE", attributes.get("sae", "")),
-        ("Aggregate over tokens", attributes.get("aggregate", "")),
+        ("Aggregate over tokens", aggregate),
         ("Prompts", f"{stages['prompts']['rows']:,}"),
         ("Features", f"{len(features):,}, {stages['reduce']['dead_features']:,} never fire"),
         ("Kept", f"{kept:,}; " + ", ".join(f"{name} removes {count:,}" for name, count in removed.items())),

@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Folder(out, config)
         execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
     except GpuclustError as error:
-        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        said = Console(stderr=True, highlight=False)
+        said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("[yellow]stopped; the same command goes on from here[/yellow]")

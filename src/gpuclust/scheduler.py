@@ -94,7 +94,7 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
     logging.getLogger("distributed").setLevel(logging.WARNING)
     name, reason = choose(name)
     log.info("scheduler: %s (%s)", name, reason)
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cluster: Any = None
     device = "cpu"
     try:
@@ -117,7 +117,7 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
             device = "cuda"
         try:
             client = Client(name if cluster is None else cluster, timeout=config.timeout)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             raise SchedulerError(
                 f"no Dask scheduler answers at {name} within scheduler.timeout={config.timeout:g} s: {error}. Start "
                 "one with `dask scheduler` and workers with `dask worker ADDRESS`, or use --scheduler local"

@@ -25,7 +25,7 @@ def select(statistics: dict[str, Any], config: SelectConfig, needed: int) -> tup
         As from ``MOMENTS.finalize``.
     config : SelectConfig
     needed : int
-        The fewest features that can be clustered (n_neighbors + 1).
+        The fewest features that the later stages can work with.
 
     Returns
     -------
@@ -53,8 +53,8 @@ def select(statistics: dict[str, Any], config: SelectConfig, needed: int) -> tup
     if n_kept < needed:
         each = ", ".join(f"{name} removes {count}" for name, count in removed.items())
         raise SelectionError(
-            f"the filter keeps {n_kept} of {len(table)} features; at least {needed} are needed (n_neighbors + 1). Of "
-            f"all features, {each}. Widen select.* or lower umap.n_neighbors and neighbors.n_neighbors"
+            f"the filter keeps {n_kept} of {len(table)} features; n_neighbors, min_samples and "
+            f"min_cluster_size need at least {needed}. Of all features, {each}. Widen select.*, or lower those three"
         )
     table["quadrant"] = quadrants(table)
     return table, {**removed, "kept": n_kept}

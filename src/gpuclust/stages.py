@@ -55,9 +55,7 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         "loader": encoder.loader,
         "sae": config.sae.path or f"{config.sae.release} / {config.sae.sae_id}",
         "hook_name": encoder.hook_name,
-        "aggregate": config.extract.aggregate,
         "prepend_bos": bool(n_bos),
-        "exclude_special_tokens": config.extract.exclude_special_tokens,
         "prompts_sha256": prompts.digest(table),
         "neuronpedia_id": encoder.sae_metadata.get("neuronpedia_id"),
     }
@@ -191,7 +189,7 @@ def exact_neighbors(
                 for worker, share in zip(workers, shares, strict=False)
             ]  # fmt: skip
             totals = gram.combine(client.gather([client.submit(gram_sums, part, pure=False) for part in partial]))
-            routes = {name: routes.get(name, 0) + count for name, count in {**routes, **totals.routes}.items()}
+            routes |= {name: routes.get(name, 0) + count for name, count in totals.routes.items()}
             for tile in tiles:
                 held = [client.submit(gram_tile, part, tile, pure=False) for part in partial]
                 done = client.submit(tile_task, totals, tile, config.metric, k - 1, dense, *held, pure=False)
@@ -202,6 +200,7 @@ def exact_neighbors(
                     parts = [found[block], keys] if block in found else [keys]
                     found[block] = neighbors.merge(parts, k - 1)
                 advance()
+    del partial, held, done  # the workers let go of their tiles
     if dense:
         keys = list(dense_parts)
         client.submit(

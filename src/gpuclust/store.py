@@ -40,7 +40,9 @@ def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, att
     if path.exists():
         raise StoreError(f"{path} exists already; a template is created once. Remove it to start the extraction again")
     chunks, shards = layout(n_prompts, n_features, config)
-    group = zarr.create_group(path, attributes=dict(attributes))
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    group = zarr.create_group(partial, attributes=dict(attributes))
     bitmap = config.codec == "bitmap"
     group.create_array(
         "activations",
@@ -55,7 +57,8 @@ def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, att
     )
     for name, size in (("prompt", n_prompts), ("feature", n_features)):
         group.create_array(name, data=np.arange(size, dtype=np.int64), dimension_names=(name,))
-    _consolidate(path)
+    _consolidate(partial)
+    partial.rename(path)
 
 
 def layout(n_prompts: int, n_features: int, config: StoreConfig) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -87,6 +90,11 @@ def attributes(path: Path) -> dict[str, Any]:
     import zarr
 
     return dict(zarr.open_group(path, mode="r").attrs) if (path / "zarr.json").exists() else {}
+
+
+def shards_done(shards: Path) -> int:
+    """Count the shards that have a marker, whatever they were computed with."""
+    return len(list(shards.glob("*.json")))
 
 
 def shard_ranges(path: Path) -> list[tuple[int, int]]:
@@ -241,8 +249,13 @@ def write_table(path: Path, table: Any) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that readers see either the old file or the whole new one."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that readers see either the old file or the whole new one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+    partial.write_text(text, encoding="utf8")
     partial.replace(path)
 
 
