@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=2, default=(6000, 6000), help="at most so many prompts and features")
     parser.add_argument("--density", type=float, default=0.27, help="of the synthetic activations")
     parser.add_argument(
-        "--chunk", type=int, nargs=2, default=(256, 8192), help="prompts and features of an inner chunk"
+        "--chunk", type=int, nargs=2, default=(512, 8192), help="prompts and features of an inner chunk"
     )
     parser.add_argument("--shard", type=int, default=512, help="prompts of a shard; 0 for no shards")
     parser.add_argument("--read-rows", type=int, default=512, help="prompts of one read; 0 for all at once")

@@ -15,8 +15,6 @@ from gpuclust.config import HdbscanConfig, UmapConfig
 from gpuclust.embed import embed, initial_layout
 from gpuclust.errors import ConfigError, InputError, SelectionError
 
-pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")  # umap-learn, on import
-
 QUICK = UmapConfig(n_components=3, n_neighbors=8, n_epochs=60)
 
 

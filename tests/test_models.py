@@ -20,8 +20,6 @@ from gpuclust.config import Config, ModelConfig, load, validate
 from gpuclust.errors import ModelError
 from tests.hub import build_tokenizer
 
-pytestmark = pytest.mark.filterwarnings("ignore:The 'utils' module has been deprecated:DeprecationWarning")
-
 WIDTH, LAYERS, D_SAE, VOCAB = 64, 4, 48, 400
 HOOKS = ("blocks.1.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.1.attn.hook_z")
 CONFIGS = Path(__file__).parents[1] / "configs"

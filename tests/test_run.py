@@ -19,13 +19,6 @@ from gpuclust import schema, store
 from gpuclust.export import main as export
 from tests import tiny
 
-pytestmark = pytest.mark.filterwarnings(
-    # torch's own use of ast.Str and friends, and distributed's of a private zict name
-    "ignore::DeprecationWarning",
-    "ignore::FutureWarning",
-    "ignore:.*dashboard.*:UserWarning",
-)
-
 
 def go(folder: Path, settings: dict[str, Any], *arguments: str, name: str = "out", scheduler: str = "threads") -> Path:
     code = attempt(folder, settings, *arguments, name=name, scheduler=scheduler)

@@ -91,7 +91,7 @@ class StoreConfig(Section):
 
     dtype: Literal["float16", "float32"] = Field("float16", description="stored dtype")
     shard_prompts: int = Field(512, ge=1, description="prompts of a shard: one Dask task, one file")
-    chunk_prompts: int = Field(256, ge=1, description="prompts of a chunk within a shard")
+    chunk_prompts: int = Field(512, ge=1, description="prompts of a chunk within a shard")
     chunk_features: int = Field(8192, ge=1, description="features of a chunk within a shard")
     codec: Literal["bitmap", "zstd"] = Field("bitmap", description="zstd opens without gpuclust and is slower")
 
@@ -102,7 +102,7 @@ class SelectConfig(Section):
     entropy_low: float = Field(0.0, description="nats; kept above")
     entropy_high: float = Field(15.0, description="nats; kept below")
     sparsity_min: float = Field(0.005, description="share of prompts where active; kept above")
-    sparsity_max: float = Field(1.0, description="share of prompts where active; kept below")
+    sparsity_max: float = Field(0.5, description="share of prompts where active; kept below")
     min_active_prompts: int = Field(2, ge=0, description="prompts; kept at or above")
 
     @model_validator(mode="after")
@@ -126,9 +126,9 @@ class UmapConfig(Section):
     """The embedding."""
 
     enabled: bool = Field(True, description="false clusters on exact cosine distances, without an embedding")
-    n_components: int = Field(50, ge=1, description="dimensions of the embedding that is clustered")
+    n_components: int = Field(10, ge=1, description="dimensions of the embedding that is clustered")
     n_neighbors: int = Field(15, ge=2, description="neighbours, the feature itself included")
-    min_dist: float = Field(0.1, ge=0, description="embedding units")
+    min_dist: float = Field(0.0, ge=0, description="embedding units")
     metric: Literal["cosine", "correlation", "euclidean", "dot"] = Field("cosine", description="between features")
     n_epochs: int | None = Field(None, ge=1, description="default: UMAP's own")
     random_state: int = Field(42, ge=0, description="seed of initialisation and optimisation")
@@ -138,7 +138,7 @@ class HdbscanConfig(Section):
     """The clustering."""
 
     min_cluster_size: int = Field(10, ge=2, description="features")
-    min_samples: int = Field(10, ge=1, description="features, the feature itself included")
+    min_samples: int = Field(5, ge=1, description="features, the feature itself included")
     cluster_selection_epsilon: float = Field(0.01, ge=0, description="distance below which clusters are not split")
     cluster_selection_method: Literal["eom", "leaf"] = Field("eom", description="excess of mass, or leaves")
     metric: Literal["euclidean", "cosine"] | None = Field(
@@ -180,7 +180,7 @@ class Config(Section):
     Examples
     --------
     >>> Config().umap.n_components
-    50
+    10
     >>> load(overrides=["umap.n_components=5"]).umap.n_components
     5
     """

@@ -389,10 +389,13 @@ def _explained(what: str, key: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Send what TransformerLens prints to the log; leave out SAELens's warnings about what is seen to or refused."""
+    from transformers.utils import logging as hf_logging
+
     printed = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
         warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
         warnings.filterwarnings("ignore", message=r"norm_scaling_factor not found for")
+        hf_logging.disable_progress_bar()  # of loading, not of downloading
         yield
     for line in printed.getvalue().splitlines():
         log.debug("%s", line)

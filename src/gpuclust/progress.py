@@ -49,6 +49,8 @@ class Progress:
         if self.quiet:
             log.info("%s: %s", name, DOING[name])
             yield
+        elif not self.console.is_terminal:
+            yield
         else:
             columns = (
                 SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),

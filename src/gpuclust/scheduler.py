@@ -92,6 +92,7 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
     from distributed import Client, LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.WARNING)
+    logging.getLogger("distributed.nanny").setLevel(logging.ERROR)  # a worker that is slow to close is no news
     name, reason = choose(name)
     log.info("scheduler: %s (%s)", name, reason)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
