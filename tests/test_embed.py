@@ -15,7 +15,7 @@ from gpuclust.config import HdbscanConfig, UmapConfig
 from gpuclust.embed import embed, initial_layout
 from gpuclust.errors import ConfigError, InputError, SelectionError
 
-QUICK = UmapConfig(n_components=3, n_neighbors=8, n_epochs=60)
+QUICK = UmapConfig(n_components=3, n_neighbors=8, min_dist=0.1, n_epochs=60)
 
 
 def neighbours(points, k):
@@ -92,6 +92,7 @@ def test_is_what_the_umap_class_does():
             n_neighbors=8,
             n_components=3,
             n_epochs=60,
+            min_dist=0.1,
             init=initial_layout(indices, distances, 3, 42),
             random_state=42,
             n_jobs=1,

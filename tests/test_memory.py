@@ -30,7 +30,7 @@ def test_neighbours_fit_the_budget_whatever_the_shape(prompts: int, features: in
 
 def test_less_memory_means_more_passes_and_no_fewer_bytes() -> None:
     config = validate({})
-    shapes = memory.Shapes(100_000, 131_072, 131_072, 4096)
+    shapes = memory.Shapes(100_000, 131_072, 131_072, 512)
     few, many = (memory.plan(config, shapes, allowed * GB, only="neighbors") for allowed in (80, 6))
     passes = [next(s for s in plan.stages if s.stage == "neighbors").passes for plan in (few, many)]
     assert passes[0] < passes[1]

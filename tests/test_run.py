@@ -185,7 +185,7 @@ def test_missing_or_other_states_are_recomputed(finished: Path, settings: dict[s
     assert_same(results(finished), results(out))
 
 
-@pytest.mark.parametrize("memory", ["2.6GB", "40GB"])
+@pytest.mark.parametrize("memory", ["3.4GB", "40GB"])
 @pytest.mark.parametrize("chunks", [{"chunk_prompts": 5, "chunk_features": 7, "shard_prompts": 10}, {"codec": "zstd"}])
 def test_chunks_and_memory_change_no_number(
     finished: Path, settings: dict[str, Any], tmp_path: Path, memory: str, chunks: dict[str, Any]

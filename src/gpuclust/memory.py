@@ -12,7 +12,7 @@ from typing import Any
 from gpuclust.config import Config, parse_bytes
 from gpuclust.errors import MemoryBudgetError
 
-PROCESS = 1_500_000_000  # a worker with torch, transformers, TransformerLens and SAELens imported
+PROCESS = 1_800_000_000  # a worker with its libraries imported, and what malloc keeps
 SLABS = 6 * 8 * (1 << 20)  # float64 slabs of the moments
 ENCODE = 3 * (256 << 20)  # float32 SAE activations of a slice of tokens and their temporaries
 TILE = 4096
@@ -80,7 +80,8 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
     """
     item = 2 if config.store.dtype == "float16" else 4
     store = shapes.n_prompts * shapes.n_features * item
-    room = max(allowed - PROCESS, 0)
+    base = PROCESS + _weights(shapes)  # the encoder stays loaded
+    room = max(allowed - base, 0)
     per_row = shapes.n_features * item * 2 + shapes.n_kept * (item + 8)
     rows = max(1, min(MAX_ROWS, shapes.n_prompts, room // 8 // max(per_row, 1)))
     if rows > config.store.chunk_prompts:
@@ -95,13 +96,13 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
     passes = -(-n_tiles // per_pass)
     stages = [
         StagePlan("extract", 1, store, _extract(config, shapes, item), "store.shard_prompts or extract.batch_tokens"),
-        StagePlan("reduce", 0, 0, PROCESS + SLABS + 20 * shapes.n_features * 8, "store.shard_prompts"),
+        StagePlan("reduce", 0, 0, base + SLABS + 20 * shapes.n_features * 8, "store.shard_prompts"),
     ]
     if config.neighbors.method == "sketch":
-        peak = PROCESS + rows * per_row + shapes.n_kept * config.neighbors.sketch_size * 24
+        peak = base + rows * per_row + shapes.n_kept * config.neighbors.sketch_size * 24
         stages.append(StagePlan("neighbors", 1, store, peak + _gram_extra(tile), "neighbors.sketch_size"))
     else:
-        peak = PROCESS + rows * per_row + per_pass * tile_bytes + _gram_extra(tile)
+        peak = base + rows * per_row + per_pass * tile_bytes + _gram_extra(tile)
         if not config.umap.enabled:
             peak += shapes.n_kept**2 * (4 + 2)  # the matrix of distances, and the tiles it is made from
         stages.append(StagePlan("neighbors", passes, passes * store, peak, "device.memory or select.*"))
@@ -109,31 +110,34 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
         dims = max(config.umap.n_components, 2)
         graph = shapes.n_kept * config.n_neighbors * 2 * 48
         points = shapes.n_kept * dims * 8
-        stages.append(StagePlan("embed", 0, 0, PROCESS + graph + 12 * points, "umap.n_components or select.*"))
+        stages.append(StagePlan("embed", 0, 0, base + graph + 12 * points, "umap.n_components or select.*"))
         stages.append(
-            StagePlan("cluster", 0, 0, PROCESS + 6 * points + shapes.n_kept * 400, "umap.n_components or select.*")
+            StagePlan("cluster", 0, 0, base + 6 * points + shapes.n_kept * 400, "umap.n_components or select.*")
         )
     else:
-        stages.append(StagePlan("cluster", 0, 0, PROCESS + shapes.n_kept * 400, "select.*"))
+        stages.append(StagePlan("cluster", 0, 0, base + shapes.n_kept * 400, "select.*"))
     clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
-    analyse = PROCESS + rows * per_row + 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept)
+    analyse = base + rows * per_row + 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept)
     stages.append(StagePlan("analyse", 1, store, analyse, "hdbscan.min_cluster_size or n_prompts"))
     result = Plan(allowed, rows, tile, per_pass, tuple(stages))
     worst = max((s for s in stages if only in (None, s.stage)), key=lambda stage: stage.peak)
     if worst.peak > allowed:
         raise MemoryBudgetError(
-            f"stage {worst.stage} needs {gigabytes(worst.peak)} ({gigabytes(PROCESS)} of them for the process itself), "
-            f"but device.memory allows {gigabytes(allowed)}. Raise device.memory, or change {worst.setting}"
+            f"stage {worst.stage} needs {gigabytes(worst.peak)} ({gigabytes(base)} of them for the process and its "
+            f"weights), but device.memory allows {gigabytes(allowed)}. Raise device.memory, or change {worst.setting}"
         )
     return result
 
 
 def _extract(config: Config, shapes: Shapes, item: int) -> int:
     shard = min(config.store.shard_prompts, shapes.n_prompts) * shapes.n_features
-    weights = shapes.model_bytes + 2 * shapes.d_in * shapes.n_features * 4
     forward = config.extract.batch_tokens * shapes.d_in * 4 * 24
     examples = shapes.n_features * config.extract.top_examples * 14 * 2
-    return PROCESS + weights + forward + ENCODE + SLABS + shard * (4 + 2 + 2 * item) + examples
+    return PROCESS + _weights(shapes) + forward + ENCODE + SLABS + shard * (4 + 2 + 2 * item) + examples
+
+
+def _weights(shapes: Shapes) -> int:
+    return shapes.model_bytes + 2 * shapes.d_in * shapes.n_features * 4
 
 
 def _gram_extra(tile: int) -> int:
