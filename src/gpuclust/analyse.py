@@ -13,6 +13,7 @@ from gpuclust.config import AnalyseConfig
 from gpuclust.schema import CLUSTER_COLUMNS, NOISE
 
 KEYWORD_PROMPTS = 30  # strongest prompts whose words describe a cluster
+WORD_STARTS = ("Ġ", "▁")  # how byte-level BPE and SentencePiece mark a token that begins a word
 HEADING = re.compile(r"\s*((?:=\s+)+)(\S.*?)\s+((?:=\s*)+)\s*")
 
 
@@ -194,10 +195,10 @@ def keywords(texts: Sequence[str], activations: np.ndarray[Any, Any], n: int) ->
 def peak_tokens(
     features: pd.DataFrame, examples: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any, n: int = 8
 ) -> dict[int, list[str]]:
-    """Name the tokens at which the features of each cluster peak, in their strongest prompts.
+    """Name the words at which the features of each cluster peak, in their strongest prompts.
 
-    A token counts once per feature and by the share of the feature's examples that peak there, so that one loud
-    feature does not speak for its cluster.
+    A word is the peak token with the tokens that continue it on either side. It counts once per feature and by the share
+    of the feature's examples that peak there, so that one loud feature does not speak for its cluster.
 
     Returns
     -------
@@ -208,15 +209,32 @@ def peak_tokens(
     label = label[label["label"] >= 0]
     rows = examples[examples["position"] >= 0].merge(label, on="feature")
     tokens = prompts["tokens"].to_numpy()
-    ids = [int(tokens[p][i]) for p, i in zip(rows["prompt"], rows["position"], strict=True)]
-    spelled = {i: tokenizer.decode([i]).strip() for i in set(ids)}
+    words = [_word_at(tokens[p], int(i), tokenizer) for p, i in zip(rows["prompt"], rows["position"], strict=True)]
     per_feature = rows.groupby("feature")["rank"].transform("count")
     found: dict[int, dict[str, float]] = {}
-    for cluster, token, total in zip(rows["label"], ids, per_feature, strict=True):
-        if spelled[token]:
+    for cluster, word, total in zip(rows["label"], words, per_feature, strict=True):
+        if word:
             share = found.setdefault(int(cluster), {})
-            share[spelled[token]] = share.get(spelled[token], 0) + 1 / int(total)
+            share[word] = share.get(word, 0) + 1 / int(total)
     return {cluster: sorted(share, key=lambda token: (-share[token], token))[:n] for cluster, share in found.items()}
+
+
+def _word_at(ids: Any, position: int, tokenizer: Any) -> str:
+    """The word that holds a token: back to a token that begins one, on to the next that does."""
+    window = [int(i) for i in ids[max(0, position - 6) : position + 7]]
+    at = position - max(0, position - 6)
+    pieces = tokenizer.convert_ids_to_tokens(window)
+
+    def continues(i: int) -> bool:
+        return 0 < i < len(pieces) and pieces[i].isalpha() and not pieces[i].startswith(WORD_STARTS)
+
+    first, stop = at, at + 1
+    while continues(first):
+        first -= 1
+    while pieces[at].strip("".join(WORD_STARTS)).isalpha() and continues(stop):
+        stop += 1
+    word: str = tokenizer.decode(window[first:stop])
+    return word.strip()
 
 
 def similarity(activations: np.ndarray[Any, Any]) -> pd.DataFrame:

@@ -84,7 +84,7 @@ CLUSTER_COLUMNS: Final = {
     "features": ("list<int64>", "feature numbers"),
     "top_prompts": ("list<struct>", "prompt, activation (mean |a| of the cluster's features), n_chars, n_tokens, text"),
     "keywords": ("list<string>", "words that mark the prompts of the cluster, null for noise"),
-    "tokens": ("list<string>", "tokens at which the features peak, null for noise"),
+    "tokens": ("list<string>", "words at which the features peak, null for noise"),
 }
 SIMILARITY_COLUMNS: Final = {
     "cluster_a": ("int64", ""),
