@@ -197,7 +197,7 @@ def peak_tokens(
 ) -> dict[int, list[str]]:
     """Name the words at which the features of each cluster peak, in their strongest prompts.
 
-    A word is the peak token with the tokens that continue it on either side. It counts once per feature and by the share
+    A word is the peak token with the tokens that continue it on either side. It counts once per feature, by the share
     of the feature's examples that peak there, so that one loud feature does not speak for its cluster.
 
     Returns
