@@ -29,7 +29,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--fg); background: var(-
   margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .6rem .25rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--quiet); font-weight: 500; }
+  border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--quiet); font-weight: 500; overflow-wrap: normal; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .wide { overflow-x: auto; } .quiet { color: var(--quiet); } .plot { height: 34rem; } .warn { color: #b35900; }
 details { border-bottom: 1px solid var(--line); padding: .4rem 0; } summary { cursor: pointer; }
@@ -39,7 +39,7 @@ SCRIPT = """
 const dark = matchMedia('(prefers-color-scheme: dark)').matches;
 for (const [id, figure] of Object.entries(JSON.parse(document.getElementById('figures').textContent))) {
   const ink = dark ? '#eee' : '#1c1c1e', line = dark ? '#3a3a3e' : '#e4e4e8';
-  const axis = title => ({title, gridcolor: line, zerolinecolor: line});
+  const axis = title => ({title: {text: title}, gridcolor: line, zerolinecolor: line});
   Plotly.newPlot(id, figure.data, {paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: ink},
     margin: {l: 50, r: 10, t: 10, b: 40}, hovermode: 'closest', showlegend: false,
     xaxis: axis(figure.x), yaxis: axis(figure.y)}, {responsive: true, displaylogo: false, scrollZoom: true});
