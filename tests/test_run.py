@@ -283,6 +283,20 @@ def test_special_tokens_are_left_out_unless_asked(settings: dict[str, Any]) -> N
     np.testing.assert_allclose(without[0], acts[[1, 3, 4]].max(0).values, rtol=1e-5, atol=1e-5)
 
 
+def test_text_of_prompts_is_escaped_in_the_report(settings: dict[str, Any], tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)> & </body>"
+    rows = [json.loads(line) for line in Path(settings["prompts"][0]["path"]).read_text().splitlines()]
+    file = tmp_path / "hostile.jsonl"
+    file.write_text("".join(json.dumps({**row, "text": f"{hostile} {row['text']}"}) + "\n" for row in rows))
+    loose = {"min_cluster_size": 2, "min_samples": 1}
+    out = go(tmp_path, settings | {"prompts": [{"path": str(file), "label": "<b>"}], "hdbscan": loose})
+    page = (out / schema.REPORT).read_text()
+    assert (gpuclust.open_run(out).clusters["cluster"] >= 0).any()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=alert(2)&gt; &amp; &lt;/body&gt;" in page
+    assert "<script>alert(1)" not in page
+    assert "<img src=x" not in page
+
+
 # ---------------------------------------------------------------- bad input
 
 
