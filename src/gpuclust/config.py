@@ -138,7 +138,7 @@ class HdbscanConfig(Section):
     """The clustering."""
 
     min_cluster_size: int = Field(10, ge=2, description="features")
-    min_samples: int = Field(5, ge=1, description="features, the feature itself included")
+    min_samples: int = Field(5, ge=1, description="neighbours of a core distance, the feature itself not counted")
     cluster_selection_epsilon: float = Field(0.01, ge=0, description="distance below which clusters are not split")
     cluster_selection_method: Literal["eom", "leaf"] = Field("eom", description="excess of mass, or leaves")
     metric: Literal["euclidean", "cosine"] | None = Field(

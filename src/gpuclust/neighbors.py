@@ -19,6 +19,7 @@ Array = Any
 
 ZERO = 1e-12  # cosine and correlation distances below this are rounding of exact duplicates
 SLAB_ROWS = 1024
+DISTANCE_ROWS = 256
 
 
 def distances(
@@ -46,6 +47,17 @@ def distances(
     -------
     array, (row, column), float32, not negative
     """
+    result = xp.empty(tile.shape, dtype=xp.float32)
+    for start in range(0, len(tile), DISTANCE_ROWS):  # temporaries that stay in the cache
+        rows = slice(start, start + DISTANCE_ROWS)
+        part = {name: values[rows] for name, values in a.items()}
+        result[rows] = _distances(metric, tile[rows], n, part, b, largest, xp)
+    return result
+
+
+def _distances(
+    metric: str, tile: Array, n: int, a: dict[str, Array], b: dict[str, Array], largest: float, xp: Any
+) -> Array:
     squares_a, squares_b = a["squares"][:, None], b["squares"][None, :]
     if metric == "dot":
         result = largest - tile
