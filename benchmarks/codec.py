@@ -7,8 +7,9 @@ Each repeat writes and then reads a whole store per codec, in turn, so that a no
 another; the medians are of the repeats after one warm-up. Reads come from the page cache: they time decoding, no disk.
 CPU seconds are of all threads, and tell more than the clock on a machine that has other work.
 
-The row "bitmap, direct" reads the store of "bitmap" without zarr's pipeline, which copies each chunk into its shard and
-each shard into the result on one thread: it unpacks each chunk where it belongs.
+The row "bitmap, direct" reads the store of "bitmap" through zarr with the codec pipeline that gpuclust opens its stores
+with: it decodes whole shards where they belong, where zarr's own copies each chunk into its shard and each shard into
+the result on one thread.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
+from gpuclust import reading
 from gpuclust.codec import BitmapCodec, decode, encode
 
 CODECS: dict[str, dict[str, Any]] = {
@@ -84,39 +85,12 @@ def read(path: Path, step: int) -> Iterator[NDArray[Any]]:
         yield np.asarray(array[start : start + (step or array.shape[0])])
 
 
-def read_direct(path: Path, step: int, pool: ThreadPoolExecutor) -> Iterator[NDArray[Any]]:
-    """Read a bitmap store as `read` does, each chunk unpacked straight into the result."""
-    array = zarr.open_array(path, mode="r")
-    prompts, width = array.shape
-    rows = (array.shards or array.chunks)[0]
-    grid = [s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True)]
-    step = step or prompts
-
-    def unpack(raw: bytes, offset: int, size: int, chunk_top: int, left: int, out: NDArray[Any]) -> None:
-        top, bottom = max(chunk_top, 0), min(chunk_top + array.chunks[0], len(out))
-        if top >= bottom:
-            return
-        target = out[top:bottom, left : left + array.chunks[1]]
-        whole = target.shape == array.chunks and target.flags.c_contiguous
-        encoded = memoryview(raw)[offset : offset + size]
-        chunk = decode(encoded, array.chunks, out.dtype, out=target if whole else None)
-        if not whole:
-            target[...] = chunk[top - chunk_top : bottom - chunk_top, : target.shape[1]]
-
-    for start in range(0, prompts, step):
-        out = np.empty((min(step, prompts - start), width), array.dtype)
-        jobs = []
-        for shard in range(start // rows, -(-(start + len(out)) // rows)):
-            raw = (path / "c" / str(shard) / "0").read_bytes()
-            index = np.array([[[0, len(raw)]]], np.uint64)
-            if array.shards:  # a shard ends with the offset and length of each chunk, and a checksum of these
-                index = np.frombuffer(raw[-(16 * grid[0] * grid[1] + 4) : -4], "<u8").reshape(*grid, 2)
-            for i, j in np.ndindex(*grid):
-                place = (shard * rows + i * array.chunks[0] - start, j * array.chunks[1])
-                jobs.append(pool.submit(unpack, raw, *index[i, j].tolist(), *place, out))
-        for job in jobs:
-            job.result()
-        yield out
+def read_direct(path: Path, step: int) -> Iterator[NDArray[Any]]:
+    """Read a bitmap store as `read` does, through zarr with gpuclust's own codec pipeline."""
+    with reading.direct():
+        array: Any = zarr.open_array(path, mode="r")
+    for start in range(0, array.shape[0], step or array.shape[0]):
+        yield array[start : start + (step or array.shape[0])]
 
 
 def timed(name: str, function: Any, *args: Any) -> dict[str, float]:
@@ -135,7 +109,6 @@ def measure(data: NDArray[Any], args: argparse.Namespace, folder: Path) -> list[
     """Time every codec, interleaved; check that each returns the very bits."""
     repeats: dict[str, list[dict[str, float]]] = {codec: [] for codec in CODECS} | {DIRECT: []}
     stored: dict[str, int] = {}
-    pool = ThreadPoolExecutor(args.workers or os.cpu_count())
     for repeat in range(args.repeats + 1):
         for codec in CODECS:
             path = folder / codec.replace(" ", "")
@@ -144,13 +117,13 @@ def measure(data: NDArray[Any], args: argparse.Namespace, folder: Path) -> list[
             times |= timed("read", lambda path=path: deque(read(path, args.read_rows), maxlen=1))
             repeats[codec].append(times)
             if codec == "bitmap":
-                direct = timed("read", lambda path=path: deque(read_direct(path, args.read_rows, pool), maxlen=1))
+                direct = timed("read", lambda path=path: deque(read_direct(path, args.read_rows), maxlen=1))
                 repeats[DIRECT].append(direct)
             if repeat == 0:
                 stored[codec] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
                 check(codec, data, read(path, args.read_rows))
                 if codec == "bitmap":
-                    check(DIRECT, data, read_direct(path, args.read_rows, pool))
+                    check(DIRECT, data, read_direct(path, args.read_rows))
     stored[DIRECT] = stored["bitmap"]
     return [
         {"codec": codec, "bytes": stored[codec], "ratio": data.nbytes / stored[codec]}

@@ -16,6 +16,7 @@ LAYERS = [
     {"errors"},
     {"schema", "config", "topk", "measure", "backend"},
     {"memory", "codec", "reductions"},
+    {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report"},
     {"stages", "summary"},

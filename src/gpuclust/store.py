@@ -73,7 +73,7 @@ def layout(n_prompts: int, n_features: int, config: StoreConfig) -> tuple[tuple[
 
 
 def open_array(path: Path) -> Any:
-    """Open `activations` as a zarr array.
+    """Open `activations` as a zarr array that decodes whole shards in place (see `reading`).
 
     Raises
     ------
@@ -82,9 +82,12 @@ def open_array(path: Path) -> Any:
     """
     import zarr
 
+    from gpuclust import reading
+
     if not (path / "activations" / "zarr.json").exists():
         raise StoreError(f"{path} is not a gpuclust store: it has no array `activations`")
-    return zarr.open_array(path / "activations", mode="r")
+    with reading.direct():
+        return zarr.open_array(path / "activations", mode="r")
 
 
 def attributes(path: Path) -> dict[str, Any]:
