@@ -1,4 +1,4 @@
-"""Where the sparse product overtakes the dense one, and what float64 costs: seconds of one Gram pass.
+"""Where the sparse product overtakes the dense one: seconds of one Gram pass.
 
     python -m benchmarks.gram [--prompts 4096] [--features 4096]
 

@@ -247,6 +247,18 @@ def test_without_umap_hdbscan_is_exact(settings: dict[str, Any], tmp_path: Path,
     assert got["features"].loc[kept, ["x", "y"]].notna().all().all()
 
 
+def test_sketched_neighbors_keep_the_contract(finished: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    sketched = settings | {"neighbors": {"method": "sketch", "sketch_size": 512}}
+    out = go(tmp_path, sketched, "--no-report")
+    exact, got = results(finished), results(out)
+    assert json.loads((out / schema.RECORD).read_text())["stages"]["neighbors"]["method"] == "sketch"
+    assert got["indices"].shape == exact["indices"].shape
+    np.testing.assert_array_equal(got["indices"][:, 0], exact["indices"][:, 0])
+    assert (np.diff(got["distances"][:, 1:], axis=1) >= 0).all()
+    shared = [len(set(a[1:]) & set(b[1:])) / 5 for a, b in zip(got["indices"], exact["indices"], strict=True)]
+    assert np.mean(shared) > 0.3  # chance is 5/95
+
+
 @pytest.mark.parametrize("how", ["mean", "sum", "last"])
 def test_aggregates(settings: dict[str, Any], tmp_path: Path, how: str) -> None:
     import torch

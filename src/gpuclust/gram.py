@@ -22,7 +22,7 @@ Tile = tuple[int, int]
 
 log = logging.getLogger("gpuclust")
 
-SPARSE_DENSITY = 0.03  # below this share of non-zero entries, the sparse product is the faster one
+SPARSE_DENSITY = 0.015  # below this share of non-zero entries the sparse product is faster (benchmarks/gram.py)
 
 
 @dataclass

@@ -80,15 +80,15 @@ def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any
         states = store.read_states(shards, index)
         if states is None or float(states["threshold"]) != threshold:
             read_again += 1
-            fresh = [MOMENTS.chunk(block, threshold) for _, block in store.read_rows(path, rows, first, stop)]
+            fresh, unknown = [], []
+            for start, block in store.read_rows(path, rows, first, stop):
+                fresh.append(MOMENTS.chunk(block, threshold))
+                if states is None:  # where in a prompt a feature peaks cannot be known any more
+                    unknown.append(EXAMPLES.chunk(block, np.full(block.shape, -1, np.int16), start, k))
             moment = MOMENTS.merge(fresh)
         else:
             moment = {name: states[f"moments.{name}"] for name in MOMENTS.fields}
         if states is None:
-            unknown = [
-                EXAMPLES.chunk(block, np.full(block.shape, -1, np.int16), start, k)
-                for start, block in store.read_rows(path, rows, first, stop)
-            ]
             example = EXAMPLES.merge(unknown)
         else:
             example = {name: states[f"examples.{name}"] for name in EXAMPLES.fields}
