@@ -50,7 +50,6 @@ class Pipeline:
         self.progress = progress
         self.report = report
         self.plan: memory.Plan | None = None
-        self.computed: list[str] = []
 
     @property
     def client(self) -> Any:
@@ -123,7 +122,6 @@ class Pipeline:
         self.folder.record["scheduler"] = {"name": scheduler.name, "reason": scheduler.reason}
         self.folder.record["device"] = scheduler.device
         self.folder.complete(name, key, **facts)
-        self.computed.append(name)
 
     def _projected(self, name: str) -> int | None:
         if self.plan is None:
