@@ -19,9 +19,9 @@ LAYERS = [
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report"},
-    {"stages", "summary"},
+    {"stages", "summary", "matching", "page"},
     {"pipeline", "api", "export"},
-    {"run"},
+    {"run", "compare"},
     {"cache"},
 ]
 OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}

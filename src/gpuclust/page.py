@@ -1,0 +1,63 @@
+"""The bare bones of an HTML page that works offline: head, tables, figures. Text is escaped here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from gpuclust.report import HUES, SCRIPT, STYLE
+
+__all__ = ["HUES", "page", "table", "text"]
+
+
+def text(value: Any) -> str:
+    """Write a value for people, escaped: numbers short, lists with commas, nothing for null."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(text(item) for item in value)
+    return escape(str(value))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Make a table; a column is set as numbers when its first value is one."""
+    body = [list(row) for row in rows]
+    numeric = [bool(body) and isinstance(value, int | float) for value in (body[0] if body else columns)]
+    marks = [' class="n"' if number else "" for number in numeric]
+    head = "".join(f"<th{mark}>{escape(name)}</th>" for name, mark in zip(columns, marks, strict=True))
+    lines = "".join(
+        "<tr>" + "".join(f"<td{mark}>{text(value)}</td>" for value, mark in zip(row, marks, strict=True)) + "</tr>"
+        for row in body
+    )
+    return f'<div class="wide"><table><tr>{head}</tr>{lines}</table></div>'
+
+
+def page(title: str, body: str, figures: Mapping[str, Any] | None = None) -> str:
+    """Make the page; with figures, Plotly is in it.
+
+    Parameters
+    ----------
+    title : str
+    body : str
+        HTML, escaped already; a figure goes where a ``<div id="NAME" class="plot">`` is.
+    figures : mapping of str to dict, optional
+        Each with ``data`` (Plotly's traces) and the axis titles ``x`` and ``y``.
+    """
+    scripts = head = ""
+    if figures:
+        from plotly.offline import get_plotlyjs
+
+        data = json.dumps(figures, allow_nan=False).replace("<", "\\u003c")
+        head = f"<script>{get_plotlyjs()}</script>"
+        scripts = f'<script type="application/json" id="figures">{data}</script><script>{SCRIPT}</script>'
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>{head}</head>'
+        f"<body><h1>{escape(title)}</h1>{body}{scripts}</body></html>"
+    )
