@@ -19,6 +19,7 @@ LAYERS = [
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report"},
+    {"tiles"},
     {"stages", "summary"},
     {"pipeline", "api", "export"},
     {"run"},
