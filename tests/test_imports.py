@@ -19,14 +19,16 @@ LAYERS = [
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report"},
-    {"stages", "summary", "matching", "page"},
+    {"tiles", "grid", "subsets"},
+    {"stages", "summary", "matching", "page", "effects"},
     {"pipeline", "api", "export"},
-    {"run", "compare"},
-    {"cache"},
+    {"run", "compare", "trials"},
+    {"cache", "experiment", "answers"},
+    {"sweep"},
 ]
 OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}
 # Only these open a scheduler
-OPENERS = {"run", "cache"}
+OPENERS = {"run", "cache", "experiment"}
 HEAVY = {
     "cupy", "cuml", "dask_cuda", "rmm", "torch", "transformers", "transformer_lens", "sae_lens", "datasets", "umap",
     "hdbscan", "numba", "sklearn", "scipy", "distributed", "dask", "plotly",

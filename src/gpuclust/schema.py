@@ -28,6 +28,7 @@ MOMENTS: Final = "state/moments.npz"
 SELECTED: Final = "state/selected.parquet"
 MAP: Final = "state/map.npy"
 PERSISTENCE: Final = "state/persistence.npy"
+VIEWS: Final = "state/views"  # a folder a view of the prompts: its neighbours and spanning tree
 
 # Stages, in the order in which data flows
 STAGES: Final = ("prompts", "extract", "reduce", "select", "neighbors", "embed", "cluster", "analyse", "report")
