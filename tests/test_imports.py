@@ -21,9 +21,9 @@ LAYERS = [
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report"},
     {"tiles", "grid", "subsets"},
     {"stages", "summary", "matching", "page", "effects"},
-    {"pipeline", "api", "export"},
-    {"run", "compare", "trials"},
-    {"cache", "experiment", "answers"},
+    {"pipeline", "api", "export", "trials"},
+    {"run", "compare", "computation", "answers"},
+    {"cache", "experiment"},
     {"sweep"},
 ]
 OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}

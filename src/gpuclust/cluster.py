@@ -76,10 +76,43 @@ def cluster_embedding(embedding: Array, config: HdbscanConfig) -> Clustering:
     Exact (Prim's algorithm, no approximate tree) and deterministic: one thread. O(feature² component) time, about
     ``feature * (16 * component + 24 * min_samples + 300)`` bytes.
     """
+    _check_size(len(embedding), config)
+    model = _fitted(embedding, config, keep_tree=False)
+    tree = model.condensed_tree_.to_numpy()
+    return _clustering(model.labels_, model.probabilities_, model.cluster_persistence_, tree, config)
+
+
+def embedding_tree(embedding: Array, min_samples: int) -> Array:
+    """Return the minimum spanning tree of mutual reachability on an embedding, for `cluster_tree`.
+
+    Settings that differ in anything but `min_samples` share it: ``cluster_tree(embedding_tree(e, m), config)`` has the
+    labels of ``cluster_embedding(e, config)``.
+
+    Parameters
+    ----------
+    embedding : array, (feature, component), float32
+    min_samples : int
+
+    Returns
+    -------
+    array, (feature - 1, 3), float64
+
+    Raises
+    ------
+    SelectionError, InputError
+        As `cluster_embedding`.
+    """
+    config = HdbscanConfig(min_cluster_size=2, min_samples=min_samples)
+    _check_size(len(embedding), config)
+    tree: Array = _fitted(embedding, config, keep_tree=True).minimum_spanning_tree_.to_numpy()
+    return tree
+
+
+def _fitted(embedding: Array, config: HdbscanConfig, keep_tree: bool) -> Any:
+    """The library's model of an embedding."""
     embedding = np.asarray(embedding)
     if embedding.ndim != 2:
         raise InputError(f"the embedding has shape {embedding.shape}; (feature, component) is expected")
-    _check_size(len(embedding), config)
     bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
     if len(bad):
         raise InputError(
@@ -89,7 +122,7 @@ def cluster_embedding(embedding: Array, config: HdbscanConfig) -> Clustering:
     import hdbscan
 
     # Prim's algorithm breaks ties as `spanning` does; Borůvka's does not, and is half to 1.3 times as fast.
-    model = hdbscan.HDBSCAN(
+    return hdbscan.HDBSCAN(
         min_cluster_size=config.min_cluster_size,
         min_samples=config.min_samples,
         cluster_selection_epsilon=float(config.cluster_selection_epsilon),
@@ -98,9 +131,8 @@ def cluster_embedding(embedding: Array, config: HdbscanConfig) -> Clustering:
         algorithm="prims_kdtree",
         approx_min_span_tree=False,
         core_dist_n_jobs=1,
+        gen_min_span_tree=keep_tree,
     ).fit(embedding)
-    tree = model.condensed_tree_.to_numpy()
-    return _clustering(model.labels_, model.probabilities_, model.cluster_persistence_, tree, config)
 
 
 def cluster_distances(distances: Array, config: HdbscanConfig, *, chord: bool = False) -> Clustering:

@@ -58,9 +58,7 @@ class Grid(Section):
         else:
             chosen = list(range(total))
         places = [np.unravel_index(index, shape) for index in chosen]
-        return [
-            {key: values[i] for (key, values), i in zip(self.vary.items(), place, strict=True)} for place in places
-        ]
+        return [{key: values[i] for (key, values), i in zip(self.vary.items(), place, strict=True)} for place in places]
 
 
 class SweepConfig(Section):
@@ -247,9 +245,7 @@ def _setting(number: int, values: Mapping[str, Any], base: Mapping[str, Any], fi
         data = config.resolved()
     except ConfigError as problem:
         error = str(problem)
-    shown = {
-        key: value_of(data, key) if key not in (SOURCE, LENGTH) else values.get(key) for key in fields
-    }
+    shown = {key: value_of(data, key) if key not in (SOURCE, LENGTH) else values.get(key) for key in fields}
     return Setting(
         number, shown, config, error,
         None if source is None else str(source), None if length is None else (int(length[0]), int(length[1])),

@@ -1,7 +1,7 @@
 """Which prompts a setting uses, and how one pass over the store serves all of them.
 
-A subset is the first `n` prompts of a group: of all prompts, of a source, of a range of lengths. Its halves are its even
-and its odd prompts, so a half of the first thousand is the first part of that half of all. Subsets are cut into
+A subset is the first `n` prompts of a group: of all prompts, of a source, of a range of lengths. Its halves are its
+even and its odd prompts, so a half of the first thousand is the first part of that half of all. Subsets are cut into
 *atoms*, one Gram matrix each, that add up to them: the prompts between one prefix and the next, in one half. Groups
 that share prompts go into different layers, and each layer puts every prompt into one atom at most.
 """
@@ -59,9 +59,7 @@ class Layer:
     members: dict[Subset, tuple[list[int], list[int]]]
 
 
-def group_members(
-    prompts: pd.DataFrame, pattern: str, source: str | None, length: tuple[int, int] | None
-) -> Array:
+def group_members(prompts: pd.DataFrame, pattern: str, source: str | None, length: tuple[int, int] | None) -> Array:
     """Return the prompts of a group, in order.
 
     Parameters
@@ -147,7 +145,7 @@ def _with_group(layer: Layer, members: Array, nested: Sequence[Subset]) -> Layer
     odd: list[int] = []
     start = 0
     for subset in nested:
-        codes[members[start : subset.n : 1]] = n_atoms + np.arange(start, len(members[: subset.n])) % 2
+        codes[members[start : subset.n]] = n_atoms + np.arange(start, len(members[: subset.n])) % 2
         even, odd = [*even, n_atoms], [*odd, n_atoms + 1]
         known[subset] = (even, odd)
         n_atoms += 2
