@@ -23,7 +23,7 @@ LAYERS = [
     {"stages", "summary", "matching", "page", "effects"},
     {"pipeline", "api", "export", "trials"},
     {"run", "compare", "computation", "answers"},
-    {"cache", "experiment"},
+    {"cache", "experiment", "sweep_report"},
     {"sweep"},
 ]
 OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}

@@ -136,23 +136,23 @@ class Computation:
         thresholds = sorted({trial.config.extract.activation_threshold for trial in own})
         for trial in own:
             trial.moments = f"moments-{content_key(_prompts(trial), thresholds)}"
+        known = all(self.path(trial.moments).exists() for trial in own)
+        requests = self._requests(own) if known else []
+        if known and not requests:
+            return
         cut: list[Layer] = []
         for pattern in sorted({trial.pattern for trial in own}):
             cut += layers({t.subset for t in own if t.pattern == pattern and t.subset}, extraction.prompts, pattern)
         ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
         fewest = min(_fewest_active(trial) for trial in own)
         universe = self._submit(trials.universe_task, extraction.run, len(ranges), fewest).result()
-        batches = self._batches(extraction, cut, len(universe))
-        for batch in batches:
+        for batch in self._batches(extraction, cut, len(universe)):
             subsets = {subset for layer in batch for subset in layer.members}
             members = [trial for trial in own if trial.subset in subsets]
-            requests: list[Request] = []
-            known = all(self.path(trial.moments).exists() for trial in members)
-            if known:
-                requests = self._requests(members)
-                if not requests:
-                    continue
-            self._read(extraction, batch, members, universe, thresholds, None if not known else requests)
+            wanted = [request for request in requests if request.subset in subsets]
+            if wanted or not known:
+                self._read(extraction, batch, members, universe, thresholds, wanted if known else None)
+                self.client.run(trials.release_memory)
 
     def _batches(self, extraction: Extraction, cut: Sequence[Layer], n: int) -> list[list[Layer]]:
         """Layers to accumulate together: all, if memory allows."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from gpuclust import grid
+from gpuclust import grid, store, sweep_report
+from gpuclust.answers import answers
 from gpuclust.errors import GpuclustError
-from gpuclust.experiment import Experiment
+from gpuclust.experiment import PAIRS, RECORD, TABLE, Experiment
 from gpuclust.scheduler import NAMES, choose
 
-log = logging.getLogger("gpuclust")
+PAGE, MARKDOWN = "sweep.html", "sweep.md"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = args.out or Path("runs") / args.sweep.stem
         choose(args.scheduler)
         Experiment(sweep, base, out, args.scheduler, console, args.quiet, args.reuse).run()
+        report(out, args.markdown, console, args.quiet)
     except GpuclustError as error:
         said = Console(stderr=True, highlight=False)
         said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
@@ -63,6 +67,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("[yellow]stopped; the same command goes on from here[/yellow]")
         return 130
     return 0
+
+
+def report(out: Path, markdown: Path | None, console: Console, quiet: bool) -> None:
+    """Answer from a sweep's tables: the page, the Markdown, and a summary.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of a finished sweep.
+    markdown : Path, optional
+        Another place for the Markdown.
+    console : Console
+    quiet : bool
+        No summary.
+    """
+    table, pairs = pd.read_parquet(out / TABLE), pd.read_parquet(out / PAIRS)
+    record = json.loads((out / RECORD).read_text(encoding="utf8"))
+    found = answers(table, pairs, record)
+    written = sweep_report.markdown(found, record)
+    for path in filter(None, (out / MARKDOWN, markdown)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.write_text(path, written)
+    store.write_text(out / PAGE, sweep_report.html(found, table, record))
+    if quiet:
+        return
+    for answer in found:
+        console.print(f"\n[bold]{escape(answer.title)}[/bold] {answer.verdict}")
+        for line in (*answer.sentences, *answer.notes):
+            console.print(f"  {escape(line)}")
+    console.print(f"\ntables, {PAGE} and {MARKDOWN} are in {escape(str(out))}")
 
 
 if __name__ == "__main__":

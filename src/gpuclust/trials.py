@@ -7,6 +7,8 @@ its prompts and of each half.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -229,19 +231,32 @@ def trial_task(
     with np.load(near) as file:
         kept, indices = file["kept"], file["indices"]
     statistics = read_statistics(moments, threshold)
-    halves = {f"{name}_halves": value for name, value in matching.agreement(labels[1], labels[2]).items()}
     facts = {
         "n_kept": len(kept),
         **shape_of(labels[0]),
         "clusters_half": float(np.mean([result.n_clusters for result in found[1:]])),
         "noise_half": float(np.mean([(label < 0).mean() for label in labels[1:]])),
-        **{name: value for name, value in halves.items() if name != "common_halves"},
+        **stability(labels[1], labels[2]),
         "persistence": float(found[0].persistence.mean()) if found[0].n_clusters else np.nan,
         "purity": purity(labels[0], indices),
         **{f"shared_{name}": shared(labels[0], statistics[name][kept]) for name in SHARED},
     }
     packed = {part: label.astype(np.int32) for part, label in zip(PARTS, labels, strict=True)}
     write_arrays(target, kept=kept.astype(np.int32), facts=np.array(json.dumps(facts)), **packed)
+
+
+def stability(first: Array, second: Array) -> dict[str, float]:
+    """Agreement of the clusters of the two halves; NaN where neither has any: nothing that could be stable.
+
+    `recovered_halves` is the share of clusters, of both halves, whose match has a Jaccard index of at least one half.
+    """
+    found = matching.agreement(first, second)
+    names = [name for name in found if name != "common"]
+    if (first < 0).all() and (second < 0).all():
+        return dict.fromkeys((*(f"{name}_halves" for name in names), "recovered_halves"), np.nan)
+    matched = matching.relate(first, second).clusters["jaccard"]
+    recovered = float((matched >= matching.HALF).mean())
+    return {**{f"{name}_halves": found[name] for name in names}, "recovered_halves": recovered}
 
 
 def shape_of(labels: Array) -> dict[str, float]:
@@ -285,6 +300,12 @@ def shared(labels: Array, values: Array) -> float:
     return 1 - (within / total) * (n - 1) / (n - c)
 
 
+def release_memory() -> None:
+    """Give the freed Gram matrices back to the system (glibc keeps arrays of some MB for itself)."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 # ---------------------------------------------------------------- files of trials
 
 
@@ -315,7 +336,10 @@ def agreement_task(trials: Sequence[Path], references: Sequence[Path], d_sae: in
         facts, labels = own[path]
         others = [own[other][1][0] for place, other in enumerate(trials) if place != number]
         row = dict(facts)
-        row["ari_seeds"] = float(np.mean([matching.agreement(labels[0], other)["ari"] for other in others] or [np.nan]))
+        clustered = facts["clusters"] > 0
+        row["ari_seeds"] = float(
+            np.mean([matching.agreement(labels[0], other)["ari"] for other in others if clustered] or [np.nan])
+        )
         if references:
             found = matching.agreement(labels[0], read_trial(references[number], d_sae)[1][0])
             row |= {f"{name}_default": found[name] for name in ("ari", "ami", "ari_clustered", "common")}
