@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
 LAYERS = [
     {"errors"},
     {"schema", "config", "topk", "measure", "backend"},
-    {"memory", "codec", "reductions"},
+    {"memory", "codec", "reductions", "texts", "labels", "keywords", "decoder"},
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report"},
