@@ -15,10 +15,11 @@ SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
 LAYERS = [
     {"errors"},
     {"schema", "config", "topk", "measure", "backend", "kernels"},
-    {"memory", "codec", "reductions"},
+    {"memory", "codec", "reductions", "texts", "labels", "keywords", "decoder"},
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report"},
+    {"tiles"},
     {"stages", "summary"},
     {"pipeline", "api", "export"},
     {"run"},

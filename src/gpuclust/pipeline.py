@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import extract, measure, memory, schema, stages, store
+from gpuclust import extract, measure, memory, schema, stages, store, tiles
 from gpuclust.config import DEMO, Config
 from gpuclust.errors import StoreError
 from gpuclust.folder import Folder, content_key, fingerprint
@@ -95,7 +95,7 @@ class Pipeline:
         key = content_key("cluster", key, c.hdbscan.model_dump(), c.quality.model_dump())
         self.stage("cluster", key, [schema.FEATURES, schema.CONDENSED_TREE, schema.PERSISTENCE], self.cluster)
         key = content_key("analyse", key, c.analyse.model_dump())
-        tables = [schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY]
+        tables = [schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.EXAMPLE_SPANS]
         self.stage("analyse", key, tables, self.analyse)
 
     # ------------------------------------------------------------ how a stage runs
@@ -232,7 +232,7 @@ class Pipeline:
         if method == "sketch":
             facts = self._submit(stages.sketch_task, self.out, kept, self.config, plan)
         else:
-            facts = stages.exact_neighbors(self.client, workers, self.out, kept, self.config, plan, self.progress)
+            facts = tiles.exact_neighbors(self.client, workers, self.out, kept, self.config, plan, self.progress)
         return {"method": method, "metric": self.config.metric, **facts}
 
     def kept(self) -> np.ndarray[Any, Any]:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuclust import config as configuration
-from gpuclust import memory
+from gpuclust import labels, memory
 from gpuclust.config import Config
 from gpuclust.errors import GpuclustError
 from gpuclust.folder import Folder, claim
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.plan:
             show_plan(config, console)
             return 0
+        if config.analyse.labeller is not None:
+            labels.find(config.analyse.labeller)
         choose(args.scheduler)  # refuses what cannot be had before anything is written
         with claim(out):
             folder = Folder(out, config)
