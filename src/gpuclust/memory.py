@@ -127,7 +127,9 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
     else:
         stages.append(StagePlan("cluster", 0, 0, base + shapes.n_kept * 400, "select.*"))
     clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
+    examples = shapes.n_features * config.extract.top_examples * 8 * 7
     analyse = base + rows * per_row + 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept)
+    analyse += _weights(shapes) + examples  # SAE and unembedding are loaded once more
     stages.append(StagePlan("analyse", 1, store, analyse, "hdbscan.min_cluster_size or n_prompts"))
     result = Plan(allowed, rows, tile, per_pass, tuple(stages))
     worst = max((s for s in stages if only in (None, s.stage)), key=lambda stage: stage.peak)

@@ -96,7 +96,7 @@ class Pipeline:
         key = content_key("cluster", key, c.hdbscan.model_dump(), c.quality.model_dump())
         self.stage("cluster", key, [schema.FEATURES, schema.CONDENSED_TREE, schema.PERSISTENCE], self.cluster)
         key = content_key("analyse", key, c.analyse.model_dump())
-        tables = [schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY]
+        tables = [schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.EXAMPLE_SPANS]
         self.stage("analyse", key, tables, self.analyse)
 
     # ------------------------------------------------------------ how a stage runs

@@ -219,22 +219,31 @@ def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFr
 
 def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     """Make the cluster tables; one pass over the store for the clusters' activations."""
-    from gpuclust import analyse, models
+    from gpuclust import analyse, keywords, labels, models, texts
 
     features = pd.read_parquet(out / schema.FEATURES)
     prompts = pd.read_parquet(out / schema.PROMPTS)
+    examples = pd.read_parquet(out / schema.EXAMPLES)
     kept = features[features["kept"]]
-    labels = kept["label"].to_numpy(dtype=np.int64)
+    label = kept["label"].to_numpy(dtype=np.int64)
     blocks = store.read_rows(out / schema.ACTIVATIONS, rows)
-    activations = analyse.prompt_activations((block for _, block in blocks), kept["feature"].to_numpy(), labels)
-    tokens: dict[int, list[str]] = {}
-    if "tokens" in prompts:
+    activations = analyse.prompt_activations((block for _, block in blocks), kept["feature"].to_numpy(), label)
+    more: dict[str, Any] = {"tree_node": analyse.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), label)}
+    notes: list[str] = []
+    spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
+    spans[["feature", "rank"]] = examples[["feature", "rank"]]
+    if "tokens" in prompts:  # not of imported activations
         tokenizer = models.load_tokenizer(config)
-        tokens = analyse.peak_tokens(features, pd.read_parquet(out / schema.EXAMPLES), prompts, tokenizer)
+        tokens = keywords.peak_tokens(features, examples, prompts, tokenizer)
+        more["tokens"] = [tokens.get(c, []) for c in range(activations.shape[1])]
+        spans = texts.peak_spans(examples, prompts, tokenizer)
+        columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
+        more |= columns
+    store.write_table(out / schema.EXAMPLE_SPANS, spans)
+    marks = analyse.peak_marks(features, examples, spans)
     clusters = analyse.cluster_table(
-        features, prompts, activations, np.load(out / schema.PERSISTENCE), config.analyse, tokens
+        features, prompts, activations, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
     )
-    store.write_table(out / schema.CLUSTERS, clusters)
     variables = {
         "activation": (("prompt", "cluster"), activations),
         "prompt": (("prompt",), prompts["prompt"].to_numpy()),
@@ -242,7 +251,33 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     }
     store.write_dataset(out / schema.CLUSTER_ACTIVATIONS, variables, {"unit": "mean |a| of the cluster's features"})
     store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(activations))
-    return {"rows": activations.shape[1]}
+    if config.analyse.labeller is not None:
+        real = clusters["cluster"] != schema.NOISE
+        clusters.loc[real, "name"] = labels.apply(config.analyse.labeller, clusters[real].reset_index(drop=True))
+    store.write_table(out / schema.CLUSTERS, clusters)
+    return {"rows": activations.shape[1], "notes": notes}
+
+
+def decoder_columns(
+    config: Config, kept: Array, label: Array, tokenizer: Any
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Compute what the decoder says about each cluster, and why something could not be had."""
+    from gpuclust import decoder, models
+
+    members = [kept[label == c] for c in range(int(label.max(initial=schema.NOISE)) + 1)]
+    if not members:
+        return {}, []
+    weights, unembedding, why = models.load_directions(config, config.analyse.promoted_tokens > 0)
+    unit = decoder.unit_rows(weights)
+    columns: dict[str, list[Any]] = {
+        name: values.tolist() for name, values in decoder.cohesion(unit, members, kept, config.seed).items()
+    }
+    if unembedding is None:
+        log.info("analyse: no promoted tokens: %s", why)
+        return columns, [f"no promoted tokens: {why}"]
+    ids = decoder.promoted(unit, members, unembedding, config.analyse.promoted_tokens)
+    columns["promoted_tokens"] = [[tokenizer.decode([i]) for i in row] for row in ids.tolist()]
+    return columns, []
 
 
 def report_task(out: Path) -> dict[str, Any]:
