@@ -1,12 +1,16 @@
 # make run    the main job on the embedded demo     make test   all tests
+# make questions  the five questions on the embedded demo: minutes
 # make lint   ruff and mypy                         make clean  remove what the others made
 # Each makes .venv when it is missing. PYTHON=python3.12 make run takes another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format clean
+.PHONY: run test lint format clean questions
 run: .venv/ready
 	$(BIN)/python -m gpuclust.run
+
+questions: .venv/ready
+	$(BIN)/python -m gpuclust.sweep configs/questions.yaml
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile

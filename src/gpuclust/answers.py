@@ -164,7 +164,8 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
         f"Recommended, the most stable of {tried} settings ({rule}): {', '.join(changed)}, with ARI "
         f"{number(own[OUTCOME].mean())} between halves, {own['clusters'].mean():.0f} clusters and "
         f"{own['noise'].mean():.0%} noise against {number(before)}, {default['clusters'].mean():.0f} and "
-        f"{default['noise'].mean():.0%}; {lost} {gain}, an upper estimate as it is the best of many."
+        f"{default['noise'].mean():.0%}; {lost} {str(gain).removeprefix('+')}, an upper estimate as it is the "
+        "best of many."
     )
 
 
@@ -198,11 +199,9 @@ def _groups(answer: Answer, name: str, rows: pd.DataFrame, pairs: pd.DataFrame) 
     if pairs.empty:
         return
     inside = rows.set_index(["setting", "seed"])[OUTCOME]
-    within = [
-        np.nanmean([inside.get((s, seed), np.nan) for s in (a, b)] or [np.nan])
-        for a, b, seed in zip(pairs["setting_a"], pairs["setting_b"], pairs["seed"], strict=True)
-    ]
-    shown = pairs.assign(within=within, gap=np.array(within) - pairs["ari"].to_numpy())
+    ends = zip(pairs["setting_a"], pairs["setting_b"], pairs["seed"], strict=True)
+    within = pd.DataFrame([[inside.get((s, seed), np.nan) for s in (a, b)] for a, b, seed in ends]).mean(axis=1)
+    shown = pairs.assign(within=within.to_numpy(), gap=within.to_numpy() - pairs["ari"].to_numpy())
     gap = effects.over_seeds(shown.groupby("seed")["gap"].mean().tolist())
     answer.pairs = shown if answer.pairs is None else pd.concat([answer.pairs, shown])
     answer.parts.append(Part(name, gap.clear, gap, "ARI within less between"))

@@ -25,7 +25,7 @@ from gpuclust.api import Run
 from gpuclust.computation import Computation, Counts, Extraction, Trial
 from gpuclust.config import Config
 from gpuclust.errors import GpuclustError, StoreError
-from gpuclust.folder import Folder, content_key, differences
+from gpuclust.folder import Folder, claim, content_key, differences, others
 from gpuclust.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
 from gpuclust.pipeline import Pipeline
 from gpuclust.progress import Progress
@@ -75,8 +75,12 @@ class Experiment:
             If the folder holds something else, or the activations of the base cannot be had. What goes wrong with other
             settings is in their rows.
         """
+        with claim(self.out, SWEEP):
+            return self._run()
+
+    def _run(self) -> pd.DataFrame:
         began = time.perf_counter()
-        self._claim_folder()
+        self._begin_folder()
         settings = expand(self.sweep, self.base)
         extractions = self._extract(settings)
         found = self._trials(settings, extractions)
@@ -98,15 +102,15 @@ class Experiment:
             "failed": int(table["error"].notna().sum()), "seconds": round(time.perf_counter() - began, 1),
             "computed": vars(self.counts), "fields": self.sweep.fields, "default": settings[0].values,
             "prompts": len(first.prompts), "d_sae": first.d_sae, "attributes": first.attributes,
-            "questions": {name: [grid.vary for grid in grids] for name, grids in self.sweep.grids.items()},
+            "questions": {name: [grid.vary for grid in grids] for name, grids in self.sweep.questions.items()},
         }  # fmt: skip
         store.write_json(self.out / RECORD, record)
         return table
 
-    def _claim_folder(self) -> None:
+    def _begin_folder(self) -> None:
         """A folder of a sweep goes on, also with a changed sweep: files are named by what they depend on."""
         self.out = self.out.resolve()
-        if self.out.is_file() or (self.out.exists() and any(self.out.iterdir()) and not (self.out / SWEEP).exists()):
+        if self.out.is_file() or (others(self.out) and not (self.out / SWEEP).exists()):
             raise StoreError(f"--out {self.out} is not empty and holds no sweep; give a new or empty folder")
         self.out.mkdir(parents=True, exist_ok=True)
         data = {**self.sweep.model_dump(mode="json"), "base": self.base}
@@ -147,7 +151,7 @@ class Experiment:
     def _extraction(self, identity: str, config: Config) -> Extraction:
         path = self.out / EXTRACTIONS / content_key(identity, config.n_prompts)
         if not path.exists() and self.reuse is not None and _same_texts(Run(self.reuse).config, config):
-            _link(self.reuse, path)
+            link(self.reuse, path)
         folder = Folder(path, config)
         with contextlib.ExitStack() as stack:
             pipeline = Pipeline(
@@ -245,7 +249,7 @@ class Experiment:
         by_key = {(trial.setting.number, trial.seed): trial for trial in found if trial.error is None}
         seeds = sorted({trial.seed for trial in found})
         wanted = []
-        for question, grids in self.sweep.grids.items():
+        for question, grids in self.sweep.questions.items():
             for number, grid in enumerate(grids):
                 for name in (SOURCE, LENGTH):
                     if name in grid.vary:
@@ -303,8 +307,8 @@ def _same_texts(a: Config, b: Config) -> bool:
     return _texts(a) == _texts(b) and a.n_prompts == b.n_prompts
 
 
-def _link(run: Path, path: Path) -> None:
-    """Make a folder whose activations are those of another run, and whose record says no more."""
+def link(run: Path, path: Path) -> None:
+    """Make a folder whose activations are those of another run, and whose record says no more; the run is only read."""
     path.mkdir(parents=True)
     for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS):
         (path / name).symlink_to((run / name).resolve())

@@ -65,27 +65,31 @@ class SweepConfig(Section):
     """A whole sweep; see the module."""
 
     base: str | dict[str, Any] | None = Field(None, description="configuration file, or mapping; default the demo")
-    vary: dict[str, list[Any]] | None = Field(None, description="one grid; instead of `questions`")
-    search: Literal["grid", "random"] = Field("grid", description="of `vary`")
-    samples: int = Field(20, ge=1, description="of `vary`")
-    questions: dict[str, list[Grid]] = Field({}, description="grids by name; a single grid needs no list")
+    questions: dict[str, list[Grid]] = Field(description="grids by name; a single grid needs no list")
     seeds: int = Field(3, ge=1, description="values of umap.random_state that every setting is computed with")
     seed: int = Field(0, ge=0, description="of search: random")
     source_pattern: str = Field(
         "(.*)", description="regular expression; the first group of its match in a prompt's source is its `source`"
     )
 
-    @field_validator("questions", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _listed(cls, questions: Any) -> Any:
-        if not isinstance(questions, Mapping):
-            return questions
-        return {name: [grids] if isinstance(grids, Mapping) else grids for name, grids in questions.items()}
+    def _named(cls, data: Any) -> Any:
+        """One grid at the top level is a question named `sweep`; a question with one grid is a list of it."""
+        if not isinstance(data, Mapping):
+            return data
+        given = dict(data)
+        if ("vary" in given) == ("questions" in given):
+            raise ValueError("give either vary (one grid) or questions (grids by name)")
+        if "vary" in given:
+            given["questions"] = {"sweep": {key: given.pop(key) for key in Grid.model_fields if key in given}}
+        if isinstance(given["questions"], Mapping):
+            listed = given["questions"].items()
+            given["questions"] = {name: [grids] if isinstance(grids, Mapping) else grids for name, grids in listed}
+        return given
 
     @model_validator(mode="after")
-    def _complete(self) -> SweepConfig:
-        if (self.vary is None) == (not self.questions):
-            raise ValueError("give either vary (one grid) or questions (grids by name)")
+    def _pattern(self) -> SweepConfig:
         try:
             groups = re.compile(self.source_pattern).groups
         except re.error as error:
@@ -95,16 +99,9 @@ class SweepConfig(Section):
         return self
 
     @property
-    def grids(self) -> dict[str, list[Grid]]:
-        """All grids by the name of their question."""
-        if self.vary is None:
-            return self.questions
-        return {"sweep": [Grid(vary=self.vary, search=self.search, samples=self.samples)]}
-
-    @property
     def fields(self) -> list[str]:
         """All varied names, in order of appearance."""
-        return list(dict.fromkeys(key for grids in self.grids.values() for grid in grids for key in grid.vary))
+        return list(dict.fromkeys(key for grids in self.questions.values() for grid in grids for key in grid.vary))
 
 
 @dataclass(eq=False)
@@ -173,7 +170,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
         raise ConfigError(f"{path}: {problems}") from None
     for key in sweep.fields:
         _check_field(key, str(path))
-    for grids in sweep.grids.values():
+    for grids in sweep.questions.values():
         for grid in grids:
             _check_lengths(grid.vary.get(LENGTH, []), str(path))
     if isinstance(sweep.base, str):
@@ -221,7 +218,7 @@ def expand(sweep: SweepConfig, base: Mapping[str, Any]) -> list[Setting]:
     fields = sweep.fields
     settings = [_setting(0, {}, base, fields)]
     found = {_identity(settings[0]): settings[0]}
-    for question, grids in sweep.grids.items():
+    for question, grids in sweep.questions.items():
         for number, grid in enumerate(grids):
             for values in grid.combinations(random):
                 made = _setting(len(settings), values, base, fields)

@@ -66,8 +66,8 @@ def pair_table(answer: Answer) -> tuple[list[str], Rows]:
     keys = ["field", "level_a", "level_b"]
     means = answer.pairs.groupby(keys, sort=False)[["ari", "within", "ari_clustered", "common"]].mean().reset_index()
     rows = [
-        [str(row["field"]), str(row["level_a"]), str(row["level_b"]), f"{row['ari']:.2f}", f"{row['within']:.2f}",
-         _cell("ari", row["ari_clustered"]), f"{row['common']:.0f}"]
+        [str(row["field"]), str(row["level_a"]), str(row["level_b"]),
+         *(_cell(name, row[name]) for name in ("ari", "within", "ari_clustered")), f"{row['common']:.0f}"]
         for row in means.to_dict("records")
     ]  # fmt: skip
     return ["varied", "group", "group", "ARI across", "ARI within", "ARI across, both clustered", "common"], rows
@@ -161,7 +161,7 @@ def _figure(answer: Answer) -> dict[str, Any] | None:
             }
         )  # fmt: skip
     if answer.pairs is not None:
-        means = answer.pairs.groupby(["level_a", "level_b"], sort=False)[["ari", "within"]].mean()
+        means = answer.pairs.groupby(["level_a", "level_b"], sort=False)[["ari", "within"]].mean().dropna()
         names = [f"{a} and {b}" for a, b in means.index]
         for column, said, hue in (("within", "within", 0), ("ari", "across", 1)):
             traces.append(
