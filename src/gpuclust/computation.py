@@ -346,11 +346,11 @@ class Computation:
         for trial in found:
             if trial.error is None:
                 by_setting.setdefault(trial.setting.number, []).append(trial)
-        reference = [self.trial_path(trial) for trial in by_setting.get(0, [])]
+        reference = {trial.seed: self.trial_path(trial) for trial in by_setting.get(0, [])}
         futures = [
             self._submit(
                 trials.agreement_task, [self.trial_path(trial) for trial in own],
-                reference if len(reference) == len(own) else [], _d_sae(own[0]),
+                [reference.get(trial.seed) for trial in own], _d_sae(own[0]),
             )
             for own in by_setting.values()
         ]  # fmt: skip
@@ -389,7 +389,7 @@ def _fewest_active(trial: Trial) -> int:
     """The fewest prompts that a feature fires on in any subset, if a filter keeps it there."""
     assert trial.subset is not None
     select = trial.config.select
-    return max(select.min_active_prompts, int(np.floor(select.sparsity_min * trial.subset.n)) + 1)
+    return max(select.min_active_prompts, int(np.floor(select.sparsity_min * trial.subset.n)))
 
 
 def _d_sae(trial: Trial) -> int:

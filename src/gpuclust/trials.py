@@ -318,15 +318,15 @@ def read_trial(path: Path, d_sae: int) -> tuple[dict[str, Any], Array]:
     return facts, labels
 
 
-def agreement_task(trials: Sequence[Path], references: Sequence[Path], d_sae: int) -> list[dict[str, Any]]:
+def agreement_task(trials: Sequence[Path], references: Sequence[Path | None], d_sae: int) -> list[dict[str, Any]]:
     """Facts of every seed of a setting, with its agreement with the default and with the other seeds.
 
     Parameters
     ----------
     trials : sequence of Path
         By seed.
-    references : sequence of Path
-        The default's trials by seed; none where the default failed.
+    references : sequence of Path or None
+        The default's trials with the same seeds; None where that failed.
     d_sae : int
         Features of the SAE.
     """
@@ -340,8 +340,9 @@ def agreement_task(trials: Sequence[Path], references: Sequence[Path], d_sae: in
         row["ari_seeds"] = float(
             np.mean([matching.agreement(labels[0], other)["ari"] for other in others if clustered] or [np.nan])
         )
-        if references:
-            found = matching.agreement(labels[0], read_trial(references[number], d_sae)[1][0])
+        reference = references[number]
+        if reference is not None:
+            found = matching.agreement(labels[0], read_trial(reference, d_sae)[1][0])
             row |= {f"{name}_default": found[name] for name in ("ari", "ami", "ari_clustered", "common")}
         rows.append(row)
     return rows
