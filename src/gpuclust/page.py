@@ -7,9 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from gpuclust.report import HUES, STYLE
+# Hues that colour-blind readers can tell apart on light and dark ground (after Tol and Okabe-Ito)
+HUES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b5a300", "#882255")
 
-__all__ = ["HUES", "page", "table", "text"]
+STYLE = """
+:root { color-scheme: light dark; --fg: #1c1c1e; --bg: #fff; --quiet: #6b6b70; --line: #d8d8dc; }
+@media (prefers-color-scheme: dark) { :root { --fg: #eee; --bg: #18181a; --quiet: #a0a0a6; --line: #3a3a3e; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg); max-width: 72rem;
+  margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .6rem .25rem 0;
+  border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--quiet); font-weight: 500; overflow-wrap: normal; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.wide { overflow-x: auto; } .quiet { color: var(--quiet); } .plot { height: 34rem; } .warn { color: #b35900; }
+details { border-bottom: 1px solid var(--line); padding: .4rem 0; } summary { cursor: pointer; }
+"""
 
 SCRIPT = """
 const dark = matchMedia('(prefers-color-scheme: dark)').matches;
