@@ -105,8 +105,8 @@ def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, p
     if len(doubtful):
         worst = doubtful.assign(ratio=(doubtful["most"] + 1) / (doubtful["fewest"] + 1)).nlargest(1, "ratio").iloc[0]
         answer.notes.append(
-            f"{len(doubtful)} settings at least double their number of clusters from one seed to another, at worst "
-            f"setting {worst['setting']:.0f}: {worst['fewest']:.0f} to {worst['most']:.0f}."
+            f"From one seed to another the number of clusters at least doubles in {len(doubtful)} of the settings, at "
+            f"worst in setting {worst['setting']:.0f}: {worst['fewest']:.0f} to {worst['most']:.0f}."
         )
     return answer
 

@@ -73,6 +73,8 @@ def by_seed(table: pd.DataFrame, field: str, outcome: str) -> pd.DataFrame:
     """Mean outcome of every level with every seed: rows seeds, columns levels in order, those with every seed."""
     cells = table.pivot_table(index="seed", columns=field, values=outcome, aggfunc="mean", sort=False)
     order = [value for value in table[field].unique() if value in cells.columns]
+    if pd.api.types.is_numeric_dtype(table[field]) and not pd.api.types.is_bool_dtype(table[field]):
+        order.sort()
     return cells.reindex(columns=order).dropna(axis="columns")  # columns may be truth values
 
 
