@@ -54,6 +54,16 @@ def test_tables_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "2 same" in capsys.readouterr().out
 
 
+def test_the_terminal_lists_what_is_not_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = finished(tmp_path / "a", [0] * 20 + [1] * 10, {}, "[red]")
+    b = finished(tmp_path / "b", [0] * 10 + [1] * 10 + [-1] * 10, {})
+    assert compare.main([str(a), str(b)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "split (0, 1): cluster 0 of" in said
+    assert "vanished: cluster 1 of" in said
+    assert "[red]" in said  # words are data, not markup
+
+
 def test_csv(tmp_path: Path) -> None:
     a = finished(tmp_path / "a", [0, 0, 1], {})
     b = finished(tmp_path / "b", [0, 1, 1], {})

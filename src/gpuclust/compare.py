@@ -27,6 +27,7 @@ from gpuclust.folder import differences, fingerprint
 
 PAIRS, CLUSTERS, FEATURES, PAGE = "pairs", "clusters", "features", "compare.html"
 SHOWN = 200  # features listed on the page
+LISTED = 8  # clusters listed in the terminal
 NOISE_RULE = (
     "ARI and AMI are over the features that both runs keep, noise counted as one cluster; “clustered” leaves out the "
     "features that are noise in either run."
@@ -169,10 +170,10 @@ def _words(run: Run) -> dict[int, str]:
 
 
 def show(tables: dict[str, pd.DataFrame], console: Console) -> None:
-    """Print agreement of every pair, and the clusters of the reference that are not the same."""
+    """Print agreement of every pair, and the largest clusters that are not the same as in the reference."""
     grid = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("runs", *AGREEMENT):
-        grid.add_column(name, justify="left" if name == "runs" else "right")
+        grid.add_column(name, justify="left" if name == "runs" else "right", overflow="fold")
     for row in tables[PAIRS].to_dict("records"):
         grid.add_row(f"{row['run_a']}\n{row['run_b']}", *(page.text(row[key]) for key in AGREEMENT.values()))
     console.print(grid)
@@ -183,6 +184,17 @@ def show(tables: dict[str, pd.DataFrame], console: Console) -> None:
             f"{escape(row['run_b'])}: {row['clusters_a']} clusters of {escape(row['run_a'])} became "
             f"{row['clusters_b']}: {fates}; {row['moved']:,} features moved"
         )
+        here = tables[CLUSTERS]
+        own = here[(here["run_a"] == row["run_a"]) & (here["run_b"] == row["run_b"]) & (here["fate"] != "same")]
+        for cluster in own.sort_values("size", ascending=False).head(LISTED).to_dict("records"):
+            where = row["run_a"] if cluster["side"] == "a" else row["run_b"]
+            into = f" ({page.text(cluster['others'])})" if len(cluster["others"]) else ""
+            console.print(
+                f"  {cluster['fate']}{into}: cluster {cluster['cluster']} of {escape(where)}, {cluster['size']} features"
+                f"  [dim]{escape(cluster['tokens'])}[/dim]"
+            )
+        if len(own) > LISTED:
+            console.print(f"  [dim]and {len(own) - LISTED} more that are not the same[/dim]")
     console.print(f"[dim]{MATCH_RULE}[/dim]")
 
 
