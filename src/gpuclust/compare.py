@@ -190,8 +190,8 @@ def show(tables: dict[str, pd.DataFrame], console: Console) -> None:
             where = row["run_a"] if cluster["side"] == "a" else row["run_b"]
             into = f" ({page.text(cluster['others'])})" if len(cluster["others"]) else ""
             console.print(
-                f"  {cluster['fate']}{into}: cluster {cluster['cluster']} of {escape(where)}, {cluster['size']} features"
-                f"  [dim]{escape(cluster['tokens'])}[/dim]"
+                f"  {cluster['fate']}{into}: cluster {cluster['cluster']} of {escape(where)}, {cluster['size']} "
+                f"features  [dim]{escape(cluster['tokens'])}[/dim]"
             )
         if len(own) > LISTED:
             console.print(f"  [dim]and {len(own) - LISTED} more that are not the same[/dim]")
