@@ -17,8 +17,8 @@ METHOD = (
     "Stability is the adjusted Rand index (ARI) between the clusters of the even and of the odd prompts, noise counted "
     "as one cluster. Intervals are 95%, over seeds of UMAP (two-way analysis of variance, Student's t; differences "
     "between the best and the worst level are corrected for the choice, Bonferroni): they speak of the seed, not of "
-    f"other prompts. “Clear” means that the interval excludes 0, the difference is at least {LEAST}, and the better level "
-    f"does not leave {NOISE_GAP:.0%} more of the features as noise, on which halves agree easily. A setting is "
+    f"other prompts. “Clear” means that the interval excludes 0, the difference is at least {LEAST}, and the better "
+    f"level does not leave {NOISE_GAP:.0%} more of the features as noise, on which halves agree easily. A setting is "
     f"recommended only if it leaves at most {COVERAGE_LOSS:.0%} more features as noise than the default and has half "
     "to twice as many clusters."
 )
