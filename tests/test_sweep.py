@@ -12,7 +12,7 @@ import pytest
 import yaml
 import zarr
 
-from gpuclust import cluster_features, computation, embed, matching, memory, neighbors, run, schema, store, trials
+from gpuclust import cluster_features, computation, consensus, matching, memory, neighbors, run, schema, store, trials
 from gpuclust import sweep as command
 from tests import tiny
 
@@ -73,11 +73,12 @@ def test_48_settings_share_what_they_can(
 ) -> None:
     reads = counted(monkeypatch, store, "read_rows")
     searches = counted(monkeypatch, neighbors, "exact")
-    layouts = counted(monkeypatch, embed, "embed")
+    layouts = counted(monkeypatch, consensus, "embed")
     vary = {
         **N_NEIGHBORS, "hdbscan.min_cluster_size": [3, 4, 5, 6], "hdbscan.min_samples": [2, 3, 4],
         "hdbscan.cluster_selection_method": ["eom", "leaf"],
     }  # fmt: skip
+    base = base | {"consensus": {"members": 1}}
     table = go(tmp_path, {"base": base, "vary": vary, "seeds": 1}, finished)
     assert len(table) == 48
     assert table["error"].isna().all()
@@ -106,7 +107,10 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
         "prompts": [{"vary": {"n_prompts": [30, 60]}}, {"vary": {"length": [[20, 40], [40, 40]]}}],
         "dataset": {"vary": {"source": ["a", "b"]}}, "filters": {"vary": {"select.sparsity_max": [0.9, 1.01]}},
         "umap": {"vary": {"umap.enabled": [True, False], "hdbscan.min_samples": [2, 3]}},
+        "consensus": {"vary": {"consensus.members": [1, 2]}},
     }  # fmt: skip
+    assert base["consensus"]["members"] == 2
+    base = base | {"consensus": base["consensus"] | {"members": 1}}
     table = go(tmp_path, {"base": base, "questions": questions, "seeds": 2}, finished)
     assert table["error"].isna().all()
     assert computed(tmp_path)["store_reads"] == 1
@@ -128,10 +132,14 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
         ("select.sparsity_max", 0.9, everything, {"select": {"sparsity_max": 0.9}}, 42),
         ("umap.enabled", False, everything, {"umap": base["umap"] | {"enabled": False}}, 42),
     ]
+    features = pd.read_parquet(finished / schema.FEATURES)  # of a consensus, as by default
+    several = int(table.loc[table["consensus.members"] == 2, "setting"].iloc[0])
+    labels = features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
+    np.testing.assert_array_equal(stored[several, 42][0], labels)
     for column, value, rows, changed, seed in cases:
         setting = int(table.loc[table[column] == value, "setting"].max())
         own = table[table["setting"] == setting].iloc[0]
-        settings = {key: base[key] for key in ("select", "umap", "hdbscan")} | changed
+        settings = {key: base[key] for key in ("select", "umap", "hdbscan", "consensus")} | changed
         settings["hdbscan"] = settings["hdbscan"] | {"min_samples": int(own["hdbscan.min_samples"])}
         expected = cluster_features(activations[rows], settings)
         labels = expected.features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)

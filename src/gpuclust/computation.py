@@ -257,7 +257,7 @@ class Computation:
             key = content_key(_prompts(trial), hashlib.sha256(trial.kept.tobytes()).hexdigest(), c.metric)
             trial.near = tuple(f"neighbors-{key}-{part}" for part in trials.PARTS)
             request = requests.setdefault(trial.near, Request(trial.subset, trial.kept, c.metric, trial.near))
-            request.k = max(request.k, c.n_neighbors)
+            request.k = min(max(request.k, c.n_neighbors), len(trial.kept))
             if not c.umap.enabled:
                 request.min_samples.add(c.hdbscan.min_samples)
         return [request for request in requests.values() if not self._have(request)]
@@ -283,17 +283,20 @@ class Computation:
         futures: dict[str, Any] = {}
         for trial in found:
             c = trial.config
-            parts = self._parts(trial)
+            parts = [self._names(trial, near) for near in trial.near]
             threshold = c.extract.activation_threshold
-            trial.key = content_key(parts, threshold, c.hdbscan.model_dump())
+            how = [c.consensus.agreement] if c.n_members > 1 else []
+            trial.key = content_key(parts, threshold, c.hdbscan.model_dump(), *how)
             if self.trial_path(trial).exists():
                 continue
             if trial.key not in futures:
-                edges = [self._tree(trial, near, name, embeddings, trees)
-                         for near, name in zip(trial.near, parts, strict=True)]  # fmt: skip
+                edges = [
+                    [self._tree(trial, part, number, name, embeddings, trees) for number, name in enumerate(names)]
+                    for part, names in enumerate(parts)
+                ]
                 futures[trial.key] = self._submit(
                     trials.trial_task, self.trial_path(trial), self.path(trial.near[0]), self.path(trial.moments),
-                    threshold, c.hdbscan, edges,
+                    threshold, c, edges,
                 )  # fmt: skip
             waiting.setdefault(trial.key, []).append(trial)
         self.counts.embeddings += len(embeddings)
@@ -313,17 +316,20 @@ class Computation:
                         trial.error = _said(error)
                 advance()
 
-    def _parts(self, trial: Trial) -> list[str]:
-        """Names of what the three parts of a trial are clustered on."""
+    def _names(self, trial: Trial, near: str) -> list[str]:
+        """Names of what one part of a trial is clustered on: an embedding a member of the consensus, or a tree."""
         c = trial.config
-        if c.umap.enabled:
-            umap = c.umap.model_dump()
-            return [f"embedding-{content_key(near, umap)}" for near in trial.near]
-        return [tree_name(near, c.hdbscan.min_samples) for near in trial.near]
+        if not c.umap.enabled:
+            return [tree_name(near, c.hdbscan.min_samples)]
+        names = [f"embedding-{content_key(near, c.umap.model_dump())}"]
+        redrawn = [near, c.umap.model_dump(), c.n_neighbors, c.consensus.n_epochs]
+        return names + [f"embedding-{content_key(*redrawn, number)}" for number in range(1, c.n_members)]
 
-    def _tree(self, trial: Trial, near: str, name: str, embeddings: dict[str, Any], trees: dict[Any, Any]) -> Any:
-        """The spanning tree of one part, from its embedding or from exact cosine distances."""
-        c = trial.config
+    def _tree(
+        self, trial: Trial, part: int, number: int, name: str, embeddings: dict[str, Any], trees: dict[Any, Any]
+    ) -> Any:
+        """The spanning tree of one part and member, from its embedding or from exact cosine distances."""
+        c, near = trial.config, trial.near[part]
         key = (name, c.hdbscan.min_samples, c.hdbscan.metric)
         if key in trees:
             return trees[key]
@@ -333,7 +339,11 @@ class Computation:
             return trees[key]
         after = embeddings.get(name)
         if after is None and not self.path(name).exists():
-            after = self._submit(trials.embed_task, self.path(near), self.path(name), c.umap, self._near.get(near))
+            assert trial.subset is not None
+            n_prompts = len(range(max(part - 1, 0), trial.subset.n, 2 if part else 1))
+            after = self._submit(
+                trials.embed_task, self.path(near), self.path(name), c, n_prompts, number, self._near.get(near)
+            )
             embeddings[name] = after
         trees[key] = self._submit(trials.tree_task, self.path(name), c.hdbscan.min_samples, after)
         return trees[key]

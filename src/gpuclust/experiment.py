@@ -35,6 +35,7 @@ log = logging.getLogger("gpuclust")
 
 SWEEP, TABLE, PAIRS, LABELS, RECORD = "sweep.yaml", "sweep.parquet", "pairs.parquet", "labels.zarr", "sweep.json"
 EXTRACTIONS = "extractions"
+APART = 1000  # between the seeds of a consensus, whose members count on from there
 TEXTS = ("model", "sae", "prompts", "min_tokens", "max_tokens", "seed", "deduplicate", "extract", "store")
 
 
@@ -195,7 +196,8 @@ class Experiment:
                     continue
                 trial.extraction, trial.subset = used
                 trial.pattern = self.sweep.source_pattern if setting.source is not None else ""
-                umap = setting.config.umap.model_copy(update={"random_state": seed})
+                apart = APART if setting.config.n_members > 1 else 1
+                umap = setting.config.umap.model_copy(update={"random_state": first + apart * (seed - first)})
                 trial.config = setting.config.model_copy(update={"umap": umap})
         return found
 

@@ -121,13 +121,20 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
         graph = shapes.n_kept * config.n_neighbors * 2 * 48
         points = shapes.n_kept * dims * 8
         stages.append(StagePlan("embed", 0, 0, base + graph + 12 * points, "umap.n_components or select.*"))
-        stages.append(
-            StagePlan("cluster", 0, 0, base + 6 * points + shapes.n_kept * 400, "umap.n_components or select.*")
-        )
+        pairs = 9 * shapes.n_kept**2 if config.n_members > 1 else 0
+        setting = "umap.n_components or select.*" if config.n_members == 1 else "consensus.members to 1, or select.*"
+        stages.append(StagePlan("cluster", 0, 0, base + 6 * points + shapes.n_kept * 400 + pairs, setting))
     else:
         stages.append(StagePlan("cluster", 0, 0, base + shapes.n_kept * 400, "select.*"))
     clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
     examples = shapes.n_features * config.extract.top_examples * 8 * 7
+    null = config.quality.null and config.neighbors.method != "sketch"
+    peak = base + max(
+        rows * (per_row + 8 * shapes.n_kept) + 3 * 8 * clusters * (rows + shapes.n_kept),
+        rows * per_row + per_pass * tile_bytes + extra if null else 0,
+        9 * shapes.n_kept**2 if config.n_members > 1 else 0,
+    )
+    stages.append(StagePlan("quality", 1 + null * passes, (1 + null * passes) * store, peak, "quality.* or select.*"))
     analyse = base + rows * per_row + 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept)
     analyse += _weights(shapes) + examples  # SAE and unembedding are loaded once more
     stages.append(StagePlan("analyse", 1, store, analyse, "hdbscan.min_cluster_size or n_prompts"))

@@ -7,6 +7,7 @@ tile (neighbours, distances) is computed for every view.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from gpuclust.config import Config
 Array = np.ndarray[Any, Any]
 
 WHOLE = "whole"  # the view of all prompts
+HALVES = ("half0", "half1")
+NULL = "null"  # the view of permuted activations
+PERMUTED_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +35,13 @@ class PromptGroups:
         Group of every prompt, from 0; -1 none.
     views : dict of str to array, (group,)
         Weight of every group in each view: all ones the whole, ones and zeros some groups, whole numbers a bootstrap.
+    permute : int, optional
+        Seed: permute each feature's activations over the prompts of each block (`permuted`).
     """
 
     groups: Array
     views: dict[str, Array]
+    permute: int | None = None
 
     @property
     def n_groups(self) -> int:
@@ -42,13 +49,35 @@ class PromptGroups:
         return len(next(iter(self.views.values())))
 
 
+def halves(n_prompts: int, seed: int) -> PromptGroups:
+    """Two random halves of the prompts, and the views `whole`, `half0` and `half1`."""
+    groups = np.random.default_rng(seed).permutation(n_prompts) % 2
+    return PromptGroups(groups, {WHOLE: np.array([1, 1]), HALVES[0]: np.array([1, 0]), HALVES[1]: np.array([0, 1])})
+
+
+def permuted(block: Array, first: int, seed: int) -> Array:
+    """Permute each feature's activations over the prompts of a block; the same for the same first prompt and seed.
+
+    Whatever each feature does by itself stays as it is, and what features do together goes.
+    """
+    return np.random.default_rng([seed, first]).permuted(block, axis=0)
+
+
 def gram_task(
     out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: memory.Plan, groups: PromptGroups
 ) -> list[gram.Gram]:
     """Accumulate the tiles of one pass over a range of prompts, a Gram a group."""
-    blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows, first, stop)
-    chunks = (block[:, kept] for _, block in blocks)
-    return gram.accumulate_groups(chunks, groups.groups[first:stop], groups.n_groups, len(kept), tiles, plan.tile)
+    blocks = read_blocks(out, kept, plan, groups.permute, first, stop)
+    return gram.accumulate_groups(blocks, groups.groups[first:stop], groups.n_groups, len(kept), tiles, plan.tile)
+
+
+def read_blocks(
+    out: Path, kept: Array, plan: memory.Plan, permute: int | None = None, first: int = 0, stop: int | None = None
+) -> Iterator[Array]:
+    """Yield blocks of the kept features; permuted ones are as small as a permutation that memory must not change."""
+    rows = plan.rows if permute is None else min(plan.rows, PERMUTED_ROWS)
+    for start, block in store.read_rows(out / schema.ACTIVATIONS, rows, first, stop):
+        yield block[:, kept] if permute is None else permuted(block[:, kept], start, permute)
 
 
 def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
@@ -112,7 +141,7 @@ def exact_neighbors(
     weights = [groups.views[name] for name in views]
     shares = [part for part in np.array_split(np.asarray(ranges), len(workers)) if len(part)]
     passes = gram.plan_passes(len(kept), plan.tile, plan.tiles_per_pass * plan.tile**2 * 8)
-    k = config.n_neighbors
+    k = min(config.n_neighbors, len(kept))
     dense = not config.umap.enabled
     found: dict[tuple[str, int], Array] = {}
     dense_parts: dict[tuple[str, gram.Tile], Any] = {}

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from gpuclust import gram, matching, neighbors, schema, store
-from gpuclust.config import HdbscanConfig, SelectConfig, UmapConfig
+from gpuclust import consensus, gram, matching, neighbors, schema, store
+from gpuclust.cluster import Clustering, cluster_tree, embedding_tree
+from gpuclust.config import Config, SelectConfig
 from gpuclust.reductions import MOMENTS, State, moments_empty
 from gpuclust.select import select
 from gpuclust.spanning import chord_edges, mutual_reachability_tree
@@ -184,19 +185,15 @@ def _chosen(parts: Sequence[gram.Gram], place: Array) -> gram.Gram:
     return gram.Gram(n, n, {(0, 0): tile}, whole.sums[place], whole.squares[place], whole.n_prompts, whole.routes)
 
 
-def embed_task(source: Path, target: Path, config: UmapConfig, after: Any) -> None:
-    """Embed the features of one part of a subset. `after` is the task that writes `source`."""
-    from gpuclust.embed import embed
-
+def embed_task(source: Path, target: Path, config: Config, n_prompts: int, number: int, after: Any) -> None:
+    """Embed the features of one part of a subset, for one member of the consensus. `after` is what writes `source`."""
     with np.load(source) as file:
-        indices, distances = file["indices"], file["distances"]
-    write_arrays(target, embedding=embed(indices, distances, config)[0])
+        indices, distances = (file[name][:, : config.n_neighbors] for name in ("indices", "distances"))
+    write_arrays(target, embedding=consensus.member_embedding(indices, distances, n_prompts, config, number))
 
 
 def tree_task(source: Path, min_samples: int, after: Any) -> Array:
     """Spanning tree of mutual reachability on an embedding; settings that differ further on share it."""
-    from gpuclust.cluster import embedding_tree
-
     with np.load(source) as file:
         return embedding_tree(file["embedding"], min_samples)
 
@@ -209,7 +206,7 @@ def saved_tree(source: Path, chord: bool, after: Any) -> Array:
 
 
 def trial_task(
-    target: Path, near: Path, moments: Path, threshold: float, config: HdbscanConfig, trees: Sequence[Array]
+    target: Path, near: Path, moments: Path, threshold: float, config: Config, trees: Sequence[Sequence[Array]]
 ) -> None:
     """Cluster the three parts of a trial, measure, and write labels and facts.
 
@@ -220,13 +217,12 @@ def trial_task(
         Neighbours of the kept features over the whole subset, and moments of the subset.
     threshold : float
         Of activation, for the statistics.
-    config : HdbscanConfig
-    trees : sequence of array, (edge, 3)
-        In the order of `PARTS`.
+    config : Config
+        Sections hdbscan and, with several members, consensus.
+    trees : sequence of sequence of array, (edge, 3)
+        In the order of `PARTS`, a tree a member of the consensus.
     """
-    from gpuclust.cluster import cluster_tree
-
-    found = [cluster_tree(edges, config) for edges in trees]
+    found = [_clustered(members, config) for members in trees]
     labels = [np.asarray(result.labels, dtype=np.int64) for result in found]
     with np.load(near) as file:
         kept, indices = file["kept"], file["indices"]
@@ -243,6 +239,11 @@ def trial_task(
     }
     packed = {part: label.astype(np.int32) for part, label in zip(PARTS, labels, strict=True)}
     write_arrays(target, kept=kept.astype(np.int32), facts=np.array(json.dumps(facts)), **packed)
+
+
+def _clustered(trees: Sequence[Array], config: Config) -> Clustering:
+    members = [cluster_tree(edges, config.hdbscan) for edges in trees]
+    return members[0] if len(members) == 1 else consensus.combine([found.labels for found in members], config)
 
 
 def stability(first: Array, second: Array) -> dict[str, float]:
