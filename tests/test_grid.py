@@ -22,7 +22,9 @@ def load(tmp_path: Path, data: Any, *overrides: str) -> tuple[grid.SweepConfig, 
 
 def test_a_grid_is_all_combinations_on_top_of_the_base(tmp_path: Path) -> None:
     vary = {"umap.n_neighbors": [5, 15], "hdbscan.min_cluster_size": [5, 10, 20]}
-    sweep, base = load(tmp_path, {"base": {"umap": {"min_dist": 0.2}}, "vary": vary}, "n_prompts=7")
+    sweep, base = load(
+        tmp_path, {"base": {"umap": {"min_dist": 0.3}}, "fixed": {"umap.min_dist": 0.2}, "vary": vary}, "n_prompts=7"
+    )
     settings = grid.expand(sweep, base)
     assert len(settings) == 6  # the default, 15 and 10, is one of them
     assert settings[0].grids == {("sweep", 0)}
@@ -78,6 +80,7 @@ def test_groups_of_prompts_and_lists(tmp_path: Path) -> None:
         ({"vary": {"source": ["a"]}, "seed": -1}, "seed"),
         ({"vary": {"source": ["a"]}, "base": {"umap": {"n_neighbor": 3}}}, "did you mean umap.n_neighbors"),
         ({"vary": {"source": ["a"]}, "base": "nowhere.yaml"}, "cannot read"),
+        ({"vary": {"source": ["a"]}, "fixed": {"umap.n_neighbor": 3}}, "did you mean umap.n_neighbors"),
         (["vary"], "no mapping"),
     ],
 )

@@ -21,6 +21,7 @@ TITLES = {
     "umap": "How useful is UMAP, and with which parameters?",
     "hdbscan": "How good is HDBSCAN, and with which parameters?",
     "dataset": "How does the clustering change with the data set?",
+    "consensus": "Is a consensus of several clusterings more stable than one?",
 }
 COMMON = "What do features of a cluster have in common, and does it vary?"
 GROUPS = ("source", "length")

@@ -286,7 +286,8 @@ class Computation:
             parts = [self._names(trial, near) for near in trial.near]
             threshold = c.extract.activation_threshold
             how = [c.consensus.agreement] if c.n_members > 1 else []
-            trial.key = content_key(parts, threshold, c.hdbscan.model_dump(), *how)
+            made_of = [names if len(names) > 1 else names[0] for names in parts]
+            trial.key = content_key(made_of, threshold, c.hdbscan.model_dump(), *how)
             if self.trial_path(trial).exists():
                 continue
             if trial.key not in futures:

@@ -3,6 +3,7 @@
 A sweep's file is YAML::
 
     base: configs/local.yaml        # a configuration file, a mapping, or nothing: the embedded demo
+    fixed: {consensus.members: 1}   # on top of the base
     seeds: 3                        # values of umap.random_state, from the base's on
     vary:                           # any field of the configuration: values
       umap.n_neighbors: [5, 15, 30]
@@ -65,6 +66,7 @@ class SweepConfig(Section):
     """A whole sweep; see the module."""
 
     base: str | dict[str, Any] | None = Field(None, description="configuration file, or mapping; default the demo")
+    fixed: dict[str, Any] = Field({}, description="fields of the configuration and values, on top of the base")
     questions: dict[str, list[Grid]] = Field(description="grids by name; a single grid needs no list")
     seeds: int = Field(3, ge=1, description="values of umap.random_state that every setting is computed with")
     seed: int = Field(0, ge=0, description="of search: random")
@@ -174,13 +176,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
         for grid in grids:
             _check_lengths(grid.vary.get(LENGTH, []), str(path))
     if isinstance(sweep.base, str):
-        base = configuration.load(sweep.base, overrides)
+        base = configuration.load(sweep.base).resolved()
     else:
-        inline = dict(sweep.base or {})
-        for override in overrides:
-            configuration.override(inline, override)
-        base = configuration.validate(inline, where=f"{path}, base")
-    return sweep, base.resolved()
+        base = configuration.validate(dict(sweep.base or {}), where=f"{path}, base").resolved()
+    for key, value in sweep.fixed.items():
+        configuration.assign(base, key, value)
+    for override in overrides:
+        configuration.override(base, override)
+    return sweep, configuration.validate(base, where=f"{path}, base").resolved()
 
 
 def _check_field(key: str, where: str) -> None:
