@@ -4,7 +4,8 @@
 
 The activations of a finished run are reused by all. Measured, one after the other, as separate processes: one run from
 the activations on (its own record says what UMAP and HDBSCAN took), and one sweep of 6 embeddings x 8 clusterings with
-one seed, halves of the prompts and report included. CPU seconds are of all processes of a command.
+one seed, halves of the prompts and report included. Both cluster once a setting, without a consensus, and the run is
+made without the checks of its quality stage. CPU seconds are of all processes of a command.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ VARY = {
     "hdbscan.min_cluster_size": [5, 10, 20, 40],
     "hdbscan.cluster_selection_method": ["eom", "leaf"],
 }
+FIXED = ("consensus.members=1", "quality.halves=false", "quality.null=false", "quality.decoder=false",
+         "quality.random_sets=0")  # fmt: skip
 
 
 def timed(*command: str) -> dict[str, float]:
@@ -51,10 +54,12 @@ def main() -> None:
         config = folder / "base.yaml"
         config.write_text((args.run / "config.yaml").read_text())
         link(args.run, folder / "one")
-        one = timed("gpuclust.run", "--config", str(config), "--out", str(folder / "one"), "--quiet")
+        one = timed("gpuclust.run", "--config", str(config), "--out", str(folder / "one"), "--quiet", "--set", *FIXED)
         record = json.loads((folder / "one" / "run.json").read_text())["stages"]
         sweep = folder / "sweep.yaml"
-        sweep.write_text(yaml.safe_dump({"base": str(config), "vary": VARY, "seeds": 1}))
+        sweep.write_text(
+            yaml.safe_dump({"base": str(config), "fixed": {"consensus.members": 1}, "vary": VARY, "seeds": 1})
+        )
         many = timed(
             "gpuclust.sweep", str(sweep), "--out", str(folder / "many"), "--reuse", str(args.run), "--quiet"
         )  # fmt: skip
