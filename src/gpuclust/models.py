@@ -133,8 +133,9 @@ def load_encoder(config: Config, device: str = "cpu") -> Encoder:
 
     Notes
     -----
-    Memory on the device: the weights up to the hook's layer and the embedding, in `model.dtype`, and 8 x d_in x d_sae
-    bytes of SAE. The whole model passes through host memory. Code that a model's repository holds is never run.
+    Memory on the device: the weights up to the hook's layer and the embedding, in `model.dtype`, and 4 x d_in x d_sae
+    bytes of SAE (8 where encoding reads the decoder). The whole model and SAE pass through host memory.
+    Code that a model's repository holds is never run.
     """
     sections = {name: getattr(config, name).model_dump(mode="json") for name in ("model", "sae")}
     with _LOADING:
@@ -326,9 +327,9 @@ def _load_sae(config: SaeConfig, device: str) -> tuple[Any, dict[str, Any]]:
         from sae_lens import SAE
 
         if folder is not None:
-            sae = SAE.load_from_disk(str(folder), device=device, dtype="float32")
+            sae = SAE.load_from_disk(str(folder), device="cpu", dtype="float32")
         else:
-            sae = SAE.from_pretrained(config.release, config.sae_id, device=device, dtype="float32")
+            sae = SAE.from_pretrained(config.release, config.sae_id, device="cpu", dtype="float32")
     if (scaling := sae.cfg.normalize_activations) in ("expected_average_only_in", "covariance_whitening"):
         raise ModelError(
             f"the SAE {_label(config)} was trained on scaled activations (normalize_activations={scaling}), but the "
@@ -338,7 +339,27 @@ def _load_sae(config: SaeConfig, device: str) -> tuple[Any, dict[str, Any]]:
     if sae.cfg.architecture() == "temporal":
         raise ModelError(f"the SAE {_label(config)} is temporal: it reads whole sequences, not token by token")
     sae.turn_off_forward_pass_hook_z_reshaping()  # heads arrive joined
+    _drop_decoder(sae)
+    sae.to(device)
     return sae.eval().requires_grad_(False), json.loads(json.dumps(sae.cfg.metadata.to_dict(), default=str))
+
+
+def _drop_decoder(sae: Any) -> None:
+    """Let go of the decoder, half of the weights, where encoding does not read it (most architectures)."""
+    import torch
+
+    decoder = sae.W_dec
+    del sae.W_dec
+    try:
+        sae.encode(torch.ones(1, sae.cfg.d_in))
+    except AttributeError:
+        log.info("the SAE's decoder is kept: %s reads it to encode", type(sae).__name__)
+        sae.W_dec = decoder
+
+
+def release() -> None:
+    """Let go of the model and SAE that this process keeps."""
+    _load.cache_clear()
 
 
 def _sae_folder(config: SaeConfig) -> Path | None:

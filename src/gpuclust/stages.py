@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import gram, memory, neighbors, schema, store
+from gpuclust import gram, memory, neighbors, schema, store, transfer
+from gpuclust.backend import on_host, resolve, to_host
 from gpuclust.config import Config, SelectConfig
+from gpuclust.device import guarded
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.reductions import EXAMPLES, MOMENTS, State
 
 log = logging.getLogger("gpuclust")
 
 Array = np.ndarray[Any, Any]
+METHODS = {"cpu": "umap-learn", "cuda": "cuml"}
 
 
 def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any], list[str]]:
@@ -65,13 +68,16 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         "d_sae": encoder.d_sae,
         "d_in": encoder.d_in,
         "model_bytes": encoder.model_bytes,
+        "sae_bytes": encoder.sae_bytes,
         "attributes": attributes,
     }, warnings + more
 
 
-def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any]:
+def reduce_task(out: Path, threshold: float, rows: int, k: int, device: str = "cpu") -> dict[str, Any]:
     """Merge the shards' moments and examples; recompute from the store what is missing or had another threshold."""
     path, shards = out / schema.ACTIVATIONS, out / schema.SHARDS
+    backend = resolve(device)
+    xp = backend.xp
     ranges = store.shard_ranges(path)
     moments: State | None = None
     examples: State | None = None
@@ -81,10 +87,11 @@ def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any
         if states is None or float(states["threshold"]) != threshold:
             read_again += 1
             fresh, unknown = [], []
-            for start, block in store.read_rows(path, rows, first, stop):
-                fresh.append(MOMENTS.chunk(block, threshold))
+            for start, block in transfer.rows(path, rows, backend, first, stop):
+                fresh.append(on_host(MOMENTS.chunk(block, threshold, xp)))
                 if states is None:  # where in a prompt a feature peaks cannot be known any more
-                    unknown.append(EXAMPLES.chunk(block, np.full(block.shape, -1, np.int16), start, k))
+                    nowhere = xp.full(block.shape, -1, xp.int16)
+                    unknown.append(on_host(EXAMPLES.chunk(block, nowhere, start, k, xp)))
             moment = MOMENTS.merge(fresh)
         else:
             moment = {name: states[f"moments.{name}"] for name in MOMENTS.fields}
@@ -121,32 +128,39 @@ def select_task(out: Path, config: SelectConfig, needed: int) -> dict[str, Any]:
 # ---------------------------------------------------------------- neighbours
 
 
-def gram_task(out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: memory.Plan) -> gram.Gram:
+def gram_task(
+    out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: memory.Plan, device: str = "cpu"
+) -> gram.Gram:
     """Accumulate the tiles of one pass over a range of prompts."""
-    blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows, first, stop)
-    return gram.accumulate((block[:, kept] for _, block in blocks), len(kept), tiles, plan.tile)
+    backend = resolve(device)
+    blocks = transfer.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
+    return gram.accumulate((block for _, block in blocks), len(kept), tiles, plan.tile, backend.xp)
 
 
 def gram_sums(part: gram.Gram) -> gram.Gram:
-    """A Gram without its tiles: the column sums, small enough to travel."""
-    return gram.Gram(part.n_features, part.tile, {}, part.sums, part.squares, part.n_prompts, part.routes)
+    """A Gram without its tiles: the column sums, in host memory, small enough to travel."""
+    sums, squares = to_host(part.sums), to_host(part.squares)
+    return gram.Gram(part.n_features, part.tile, {}, sums, squares, part.n_prompts, part.routes)
 
 
-def gram_tile(part: gram.Gram, tile: gram.Tile) -> Array:
-    """One tile, where the Gram is."""
+def gram_tile(part: gram.Gram, tile: gram.Tile, travels: bool = False) -> Array:
+    """One tile, where the Gram is; in host memory if it `travels` to another worker."""
     held: Array = part.tiles[tile]
-    return held
+    return to_host(held) if travels else held
 
 
 def tile_task(
-    totals: gram.Gram, tile: gram.Tile, metric: str, k: int, dense: bool, *parts: Array
+    totals: gram.Gram, tile: gram.Tile, metric: str, k: int, dense: bool, device: str, *parts: Array
 ) -> tuple[dict[int, Array], Array | None]:
     """Add up one tile over the workers; return its nearest candidates and, if `dense`, its distances."""
+    xp = resolve(device).xp
     whole = gram_sums(totals)
-    whole.tiles[tile] = parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
+    whole.sums, whole.squares = xp.asarray(whole.sums), xp.asarray(whole.squares)
+    summed = parts[0] if len(parts) == 1 else np.sum(parts, axis=0, dtype=np.float64).astype(parts[0].dtype)
+    whole.tiles[tile] = xp.asarray(summed)
     largest = float(totals.squares.max())
-    distance = neighbors.tile_distances(whole, *tile, metric, largest) if dense else None
-    return neighbors.candidates(whole, *tile, metric, k, largest), distance
+    distance = to_host(neighbors.tile_distances(whole, *tile, metric, largest, xp)) if dense else None
+    return on_host(neighbors.candidates(whole, *tile, metric, k, largest, xp)), distance
 
 
 def tree_task(out: Path, n: int, tile: int, min_samples: int, keys: list[gram.Tile], parts: list[Array]) -> None:
@@ -164,8 +178,9 @@ def tree_task(out: Path, n: int, tile: int, min_samples: int, keys: list[gram.Ti
 
 
 def exact_neighbors(
-    client: Any, workers: list[str], out: Path, kept: Array, config: Config, plan: memory.Plan, progress: Any
-) -> dict[str, Any]:
+    client: Any, workers: list[str], out: Path, kept: Array, config: Config, plan: memory.Plan, progress: Any,
+    device: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
     """Neighbours from Gram tiles, accumulated in place on every worker over its share of the shards.
 
     Tiles are combined one by one: a worker's Gram never travels as a whole. Without UMAP the tiles' distances also make
@@ -183,16 +198,28 @@ def exact_neighbors(
         for tiles in passes:
             partial = [
                 client.submit(
-                    gram_task, out, kept, int(share[0][0]), int(share[-1][1]), tiles, plan,
-                    workers=[worker], allow_other_workers=True, pure=False,
+                    guarded, "neighbors", gram_task, out, kept, int(share[0][0]), int(share[-1][1]), tiles, plan,
+                    device, workers=[worker], allow_other_workers=True, pure=False,
                 )
                 for worker, share in zip(workers, shares, strict=False)
             ]  # fmt: skip
             totals = gram.combine(client.gather([client.submit(gram_sums, part, pure=False) for part in partial]))
             routes |= {name: routes.get(name, 0) + count for name, count in totals.routes.items()}
             for tile in tiles:
-                held = [client.submit(gram_tile, part, tile, pure=False) for part in partial]
-                done = client.submit(tile_task, totals, tile, config.metric, k - 1, dense, *held, pure=False)
+                held = [client.submit(gram_tile, part, tile, len(partial) > 1, pure=False) for part in partial]
+                done = client.submit(
+                    guarded,
+                    "neighbors",
+                    tile_task,
+                    totals,
+                    tile,
+                    config.metric,
+                    k - 1,
+                    dense,
+                    device,
+                    *held,
+                    pure=False,
+                )
                 candidates = client.submit(_first, done, pure=False).result()
                 if dense:
                     dense_parts[tile] = client.submit(_second, done, pure=False)
@@ -200,12 +227,12 @@ def exact_neighbors(
                     parts = [found[block], keys] if block in found else [keys]
                     found[block] = neighbors.merge(parts, k - 1)
                 advance()
-    del partial, held, done  # the workers let go of their tiles
+            del partial, held, done  # the workers let go of their tiles before the next pass
     if dense:
         keys = list(dense_parts)
         client.submit(
-            tree_task, out, len(kept), plan.tile, config.hdbscan.min_samples, keys, [dense_parts[t] for t in keys],
-            pure=False,
+            guarded, "neighbors", tree_task, out, len(kept), plan.tile, config.hdbscan.min_samples, keys,
+            [dense_parts[t] for t in keys], pure=False,
         ).result()  # fmt: skip
     indices, distances = neighbors.finish(np.concatenate([found[block] for block in sorted(found)]), k)
     write_neighbors(out, kept, indices, distances, config.metric)
@@ -264,31 +291,33 @@ def read_neighbors(out: Path) -> tuple[Array, Array, Array]:
 # ---------------------------------------------------------------- embedding, clusters, tables
 
 
-def embed_task(out: Path, config: Config) -> dict[str, Any]:
+def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
     """Embed the features for clustering, and in two dimensions for the map."""
     from gpuclust.embed import embed
 
+    backend = resolve(device).name
     kept, indices, distances = read_neighbors(out)
     notes: tuple[str, ...] = ()
     flat = None
     if config.umap.enabled:
-        embedding, notes = embed(indices, distances, config.umap)
+        embedding, notes = embed(indices, distances, config.umap, backend=backend)
         variables = {
             "embedding": (("feature", "component"), embedding),
             "feature": (("feature",), kept),
             "component": (("component",), np.arange(embedding.shape[1])),
         }
-        store.write_dataset(out / schema.EMBEDDING, variables, {"method": "umap-learn"})
+        store.write_dataset(out / schema.EMBEDDING, variables, {"method": METHODS[backend]})
         flat = embedding if embedding.shape[1] == 2 else None
     if flat is None:
-        flat, more = embed(indices, distances, config.umap, n_components=2)
+        flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
         notes = tuple(dict.fromkeys((*notes, *more)))
     (out / schema.MAP).parent.mkdir(exist_ok=True)
     np.save(out / schema.MAP, flat)
-    return {"rows": len(kept), "components": config.umap.n_components, "warnings": list(notes)}
+    facts = {"rows": len(kept), "components": config.umap.n_components, "method": METHODS[backend]}
+    return facts | {"warnings": list(notes)}
 
 
-def cluster_task(out: Path, config: Config) -> dict[str, Any]:
+def cluster_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
     """Cluster on the embedding, or without UMAP on the spanning tree of exact cosine distances."""
     import zarr
 
@@ -298,7 +327,7 @@ def cluster_task(out: Path, config: Config) -> dict[str, Any]:
     kept, _, distances = read_neighbors(out)
     if config.umap.enabled:
         group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
-        result = cluster_embedding(group["embedding"][:], config.hdbscan)
+        result = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
     else:
         edges = np.load(out / schema.SPANNING_TREE)
         result = cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
