@@ -82,7 +82,7 @@ def resolve(device: str) -> Backend:
 
 def to_host(array: Any) -> Any:
     """Return an array in host memory; arrays that are there already are returned as they are."""
-    return array if isinstance(array, np.ndarray | np.generic) else array.get()
+    return array.get() if hasattr(array, "get") else array
 
 
 def on_host(arrays: Mapping[Any, Any]) -> dict[Any, Any]:

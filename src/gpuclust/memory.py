@@ -19,7 +19,7 @@ from gpuclust.device import RESERVE as CONTEXT
 from gpuclust.errors import MemoryBudgetError
 
 PROCESS = 1_800_000_000  # a worker with its libraries imported, and what malloc keeps
-PROCESS_CUDA = 3_500_000_000  # the same with CUDA and RAPIDS: an estimate, no GPU worker was measured
+PROCESS_CUDA = 3_000_000_000  # the same, 0.4 GB of RAPIDS once imported, and an allowance for CUDA's own on the host
 SLABS = 6 * 8 * (1 << 20)  # float64 slabs of the moments
 ENCODE = 3 * (256 << 20)  # float32 SAE activations of a slice of tokens and their temporaries
 DEVICE_ENCODE = 3 * (128 << 20)  # the same on a GPU, where slices are smaller

@@ -17,7 +17,8 @@ from gpuclust.gram import Gram
 
 Array = Any
 
-# Cosine and correlation distances below this are rounding of exact duplicates, by the precision of the tile
+# Cosine and correlation distances, and relative squared euclidean ones, below this are rounding of exact duplicates, by
+# the precision of the tile
 ZERO = {"d": 1e-12, "f": 4e-6}
 SLAB_ROWS = 1024
 DISTANCE_ROWS = 256
@@ -64,7 +65,8 @@ def _distances(
     if metric == "dot":
         result = largest - tile
     elif metric == "euclidean":
-        result = xp.sqrt(xp.maximum(squares_a + squares_b - 2 * tile, 0))
+        gap = squares_a + squares_b - 2 * tile
+        result = xp.sqrt(xp.where(gap < zero * (squares_a + squares_b), 0, gap))
     else:
         if metric == "correlation":
             tile = tile - a["sums"][:, None] * (b["sums"][None, :] / n)
