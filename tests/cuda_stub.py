@@ -1,8 +1,8 @@
 """Stand-ins for cupy, rmm, cuml, dask_cuda and pynvml on a machine without a GPU. They compute with NumPy, and record.
 
 Two uses. Tests run gpuclust's GPU route on them, so that its logic, its layouts and its kernel are checked: arrays are
-strict as CuPy's are (no mixing with host arrays), `gemmEx` counts columns first as cuBLAS does, and kernels are compiled
-by the C++ compiler, a thread after another. And the contract test binds every call that was recorded here to the
+strict as CuPy's are (no mixing with host arrays), `gemmEx` counts columns first as cuBLAS does, and kernels are
+compiled by the C++ compiler and run a thread after another. And the contract test binds every call that was recorded here to the
 signature of the installed library (tests/test_cuda_contract.py). Nothing here says anything about a GPU.
 
 Use ``with installed() as calls:``; `calls` is a list of (dotted name, arguments, keyword arguments).

@@ -1,7 +1,8 @@
-"""Every call that gpuclust makes of cupy, rmm, cuml, dask_cuda and pynvml fits what is installed: `make test-cuda-contract`.
+"""Every call that gpuclust makes of cupy, rmm, cuml, dask_cuda and pynvml fits what is installed.
 
-The calls are not listed here. gpuclust's own functions run on recording stand-ins (tests/cuda_stub.py); what they called
-is then bound to the signatures of the installed libraries, which import without a GPU. Nothing is computed on one.
+`make test-cuda-contract` runs it in an environment with RAPIDS. The calls are not listed here: gpuclust's own functions
+run on recording stand-ins (tests/cuda_stub.py), and what they called is bound to the signatures of the installed
+libraries, which import without a GPU. Nothing is computed on one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import importlib.util
 import inspect
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
