@@ -2,8 +2,8 @@
 
 Two uses. Tests run gpuclust's GPU route on them, so that its logic, its layouts and its kernel are checked: arrays are
 strict as CuPy's are (no mixing with host arrays), `gemmEx` counts columns first as cuBLAS does, and kernels are
-compiled by the C++ compiler and run a thread after another. And the contract test binds every call that was recorded here to the
-signature of the installed library (tests/test_cuda_contract.py). Nothing here says anything about a GPU.
+compiled by the C++ compiler and run a thread after another. And the contract test binds every call that was recorded
+here to the signature of the installed library (tests/test_cuda_contract.py). Nothing here says anything about a GPU.
 
 Use ``with installed() as calls:``; `calls` is a list of (dotted name, arguments, keyword arguments).
 """

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,70 +45,62 @@ def test_similarity_is_pearsons() -> None:
             assert r == pytest.approx(expected[a, b])
 
 
-def test_top_prompts_are_sorted_and_silent_ones_left_out() -> None:
-    rows = analyse.top_prompts(prompts(["a", "bb", "ccc", "d"]), np.array([1.0, 3.0, 3.0, 0.0]), 5)
+def test_prompts_are_described_in_order_without_silent_ones() -> None:
+    table = prompts(["a", "bb", "two\n lines", "d"])
+    marks = {(5, 2): {(5, 10): 3}, (4, 2): {(0, 3): 1}}
+    rows = analyse.describe_prompts(table, np.array([1.0, 3.0, 2.0, 0.0]), np.array([1, 2, 0, 3]), 5, marks)
     assert [row["prompt"] for row in rows] == [1, 2, 0]
-    assert rows[1]["n_chars"] == 3
-    assert rows[0]["activation"] == 3.0
+    assert [row["activation"] for row in rows] == [3.0, 2.0, 1.0]
+    assert [row["n_chars"] for row in rows] == [2, 10, 1]
+    assert rows[1]["text"] == "two lines"
+    assert rows[1]["marks"] == [{"start": 4, "stop": 9, "features": 3}]
+    assert rows[0]["marks"] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain text", "plain text"),
-        (" = Robert Boulter = ", "[SECTION] Robert Boulter"),
-        (" = A = \n = = B = = \n", "[SECTION] A > B"),
-        (" = A = \n words here \n = = B = = \n more", "[SECTION] A | words here | [SECTION] B | more"),
-        ("x = y and y = z", "x = y and y = z"),
-        ("= not closed", "= not closed"),
-        ("  spaces \n\n everywhere ", "spaces everywhere"),
-        ("", ""),
-    ],
-)
-def test_format_text(text: str, shown: str) -> None:
-    assert analyse.format_text(text) == shown
+def test_peak_marks_count_features_of_a_cluster() -> None:
+    features = pd.DataFrame({"feature": [0, 1, 2, 3], "kept": [True, True, True, False]})
+    features["label"] = pd.array([1, 1, -1, pd.NA], dtype="Int64")
+    examples = pd.DataFrame({"feature": [0, 0, 1, 2, 3], "prompt": [7, 8, 7, 7, 7]})
+    spans = pd.DataFrame({"start": [2, -1, 2, 2, 2], "stop": [4, -1, 4, 4, 4]})
+    assert analyse.peak_marks(features, examples, spans) == {(1, 7): {(2, 4): 2}}
 
 
-def test_keywords_mark_their_cluster() -> None:
+def test_source_shares() -> None:
+    overall = pd.Series({"a": 0.5, "b": 0.25, "c": 0.25})
+    assert analyse.source_shares(pd.Series(["b", "a", "b", "b"]), overall) == [
+        {"source": "b", "share": 0.75, "overall": 0.25},
+        {"source": "a", "share": 0.25, "overall": 0.5},
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tree_nodes_are_the_smallest_that_hold_the_cluster(seed: int) -> None:
+    import hdbscan
+
+    rng = np.random.default_rng(seed)
+    points = np.concatenate([rng.normal(centre, 0.3, (20, 2)) for centre in (0, 0, 3, 6, 9)])
+    model = hdbscan.HDBSCAN(min_cluster_size=5, min_samples=3).fit(points)
+    condensed = model.condensed_tree_.to_pandas()
+
+    def points_below(node: int) -> set[int]:
+        below = condensed.loc[condensed["parent"] == node, "child"]
+        return set().union(*({c} if c < len(points) else points_below(c) for c in below))
+
+    holding = {node: points_below(node) for node in condensed["parent"].unique()}
+    assert model.labels_.max() >= 1
+    for cluster, node in enumerate(analyse.tree_nodes(condensed, model.labels_)):
+        members = set(np.flatnonzero(model.labels_ == cluster))
+        assert members <= holding[node]
+        assert not any(members <= inside for inside in holding.values() if inside < holding[node])
+
+
+def test_similarity_order_puts_correlated_clusters_side_by_side() -> None:
     rng = np.random.default_rng(0)
-    topics = rng.integers(0, 3, 200)
-    names = [["ship", "harbor", "sail"], ["wheat", "plough", "harvest"], ["court", "judge", "verdict"]]
-    filler = ["people", "country", "year", "house", "street"]
-    texts = [" ".join([*rng.choice(names[t], 3), *rng.choice(filler, 6)]) for t in topics]
-    activations = np.stack([(topics == t) + 0.1 * rng.random(200) for t in range(3)], axis=1)
-    for found, expected in zip(analyse.keywords(texts, activations, 3), names, strict=True):
-        assert sorted(found) == sorted(expected)
-
-
-def test_keywords_of_prompts_without_words() -> None:
-    assert analyse.keywords(["1 2", "the", "3"], np.ones((3, 2)), 4) == [[], []]
-    assert analyse.keywords(["ship"], np.ones((1, 2)), 0) == [[], []]
-
-
-def test_peak_tokens_count_once_a_feature() -> None:
-    features = pd.DataFrame({"feature": [0, 1, 2], "kept": True, "label": pd.array([0, 0, -1], dtype="Int64")})
-    table = prompts(["x", "y"])
-    table["tokens"] = [[10, 11, 13, 14], [12]]
-    examples = pd.DataFrame(
-        {
-            "feature": [0, 0, 0, 1, 2],
-            "rank": [0, 1, 2, 0, 0],
-            "prompt": [0, 0, 1, 0, 1],
-            "position": [0, 2, -1, 1, 0],
-        }
-    )
-
-    class Tokenizer:
-        spelled: ClassVar[dict[int, str]] = {10: "Ġten", 11: "Ġelev", 12: "Ġtwelve", 13: "en", 14: "."}
-
-        def decode(self, ids: list[int]) -> str:
-            return "".join(self.spelled[i] for i in ids).replace("Ġ", " ")
-
-        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
-            return [self.spelled[i] for i in ids]
-
-    tokenizer: Any = Tokenizer()
-    assert analyse.peak_tokens(features, examples, table, tokenizer) == {0: ["eleven", "ten"]}
+    base = rng.random((50, 3))
+    activations = np.concatenate([base, base + 0.05 * rng.random((50, 3))], axis=1)
+    rank = analyse.similarity_order(activations)
+    assert sorted(rank) == list(range(6))
+    assert all(abs(rank[c] - rank[c + 3]) == 1 for c in range(3))
 
 
 def test_cluster_table_of_noise_only() -> None:
@@ -130,3 +120,16 @@ def test_cluster_table_of_noise_only() -> None:
         {"cluster": -1, "size": 2, "ratio": 1.0, "features": [4, 5]}
     ]
     assert table.drop(columns=["cluster", "size", "ratio", "features"]).isna().all().all()
+
+
+def test_cluster_table_takes_further_columns_of_clusters() -> None:
+    features = pd.DataFrame(
+        {"feature": [0, 1], "kept": True, "label": pd.array([0, 0], dtype="Int64"), "mean": 1.0, "std": 0.0, "max": 1.0}
+    ).assign(sparsity=0.5)
+    more = {"tokens": [["word"]], "tree_node": [7], "decoder_cosine": [0.25]}
+    table = analyse.cluster_table(
+        features, prompts(["a"]), np.ones((1, 1)), np.ones(1), AnalyseConfig(), more=more
+    ).set_index("cluster")
+    assert table.loc[0, ["tokens", "tree_node", "decoder_cosine"]].tolist() == [["word"], 7, 0.25]
+    assert table.loc[0, "name"] is pd.NA or pd.isna(table.loc[0, "name"])
+    assert pd.isna(table.loc[-1, "tree_node"])

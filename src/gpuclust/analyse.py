@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gpuclust.config import AnalyseConfig
+from gpuclust.keywords import distinctive, keywords
 from gpuclust.schema import CLUSTER_COLUMNS, NOISE
+from gpuclust.texts import show
 
-KEYWORD_PROMPTS = 30  # strongest prompts whose words describe a cluster
-WORD_STARTS = ("Ġ", "▁")  # how byte-level BPE and SentencePiece mark a token that begins a word
-HEADING = re.compile(r"\s*((?:=\s+)+)(\S.*?)\s+((?:=\s*)+)\s*")
+# Peak tokens in prompts: (cluster, prompt) -> (start, stop) in the prompt's text -> features that peak there
+Marks = dict[tuple[int, int], dict[tuple[int, int], int]]
 
 
 def prompt_activations(
@@ -49,7 +50,8 @@ def cluster_table(
     activations: np.ndarray[Any, Any],
     persistence: np.ndarray[Any, Any],
     config: AnalyseConfig,
-    peak_tokens: dict[int, list[str]] | None = None,
+    marks: Marks | None = None,
+    more: Mapping[str, Sequence[Any]] | None = None,
 ) -> pd.DataFrame:
     """Describe every cluster, and noise by its size and features.
 
@@ -64,18 +66,24 @@ def cluster_table(
     activations : array, (prompt, cluster)
     persistence : array, (cluster,)
     config : AnalyseConfig
-    peak_tokens : dict of int to list of str, optional
-        See `peak_tokens`.
+    marks : dict, optional
+        See `peak_marks`.
+    more : mapping of str to sequence, optional
+        Further columns, a value per cluster.
 
     Returns
     -------
     DataFrame
-        Columns of ``schema.CLUSTER_COLUMNS``, noise first.
+        Columns of ``schema.CLUSTER_COLUMNS``, noise first; null where `more` does not fill them.
     """
     kept = features[features["kept"]]
+    n_clusters = activations.shape[1]
     words = keywords(prompts["text"].tolist(), activations, config.keywords)
+    marking = distinctive(activations)
+    order = similarity_order(activations)
+    overall = prompts["source"].value_counts(normalize=True)
     rows = []
-    for cluster in [NOISE, *range(activations.shape[1])]:
+    for cluster in [NOISE, *range(n_clusters)]:
         members = kept[kept["label"] == cluster]
         row: dict[str, Any] = dict.fromkeys(CLUSTER_COLUMNS) | {
             "cluster": cluster,
@@ -84,157 +92,124 @@ def cluster_table(
             "features": members["feature"].tolist(),
         }
         if cluster != NOISE:
-            mean = members["mean"].to_numpy()
+            mean, strength = members["mean"].to_numpy(), activations[:, cluster]
+            strongest = np.lexsort((np.arange(len(strength)), -strength))
+            described = (strongest[: config.top_prompts], marking[: config.top_prompts, cluster])
+            top, marked = (describe_prompts(prompts, strength, chosen, cluster, marks or {}) for chosen in described)
             row |= {
                 "persistence": float(persistence[cluster]),
                 "mean_activation": float(mean.mean()),
                 "max_activation": float(members["max"].max()),
                 "std_activation": float(np.sqrt((members["std"] ** 2).mean() + mean.var())),
                 "sparsity": float(members["sparsity"].mean()),
-                "top_prompts": top_prompts(prompts, activations[:, cluster], config.top_prompts),
+                "top_prompts": top,
+                "distinctive_prompts": marked,
                 "keywords": words[cluster],
-                "tokens": (peak_tokens or {}).get(cluster, []),
+                "sources": source_shares(prompts["source"].iloc[marking[:, cluster]], overall),
+                "similarity_rank": int(order[cluster]),
+                **{name: values[cluster] for name, values in (more or {}).items()},
             }
         rows.append(row)
     table = pd.DataFrame(rows)
-    numbers = [name for name, (dtype, _) in CLUSTER_COLUMNS.items() if dtype == "float64"]
-    return table.astype(dict.fromkeys(numbers, "float64"))
+    types = {name: dtype for name, (dtype, _) in CLUSTER_COLUMNS.items() if dtype in ("float64", "Int64", "string")}
+    return table.astype(types)
 
 
-def top_prompts(prompts: pd.DataFrame, activation: np.ndarray[Any, Any], n: int) -> list[dict[str, Any]]:
-    """Return the n prompts where a cluster is strongest, ties by prompt number, without those where it is silent."""
-    order = np.lexsort((np.arange(len(activation)), -activation))[:n]
-    found = prompts.iloc[[i for i in order if activation[i] > 0]]
-    return [
-        {
-            "prompt": int(prompt),
-            "activation": float(activation[prompt]),
-            "n_chars": len(text),
-            "n_tokens": int(n_tokens),
-            "source": source,
-            "text": format_text(text),
-        }
-        for prompt, text, n_tokens, source in zip(
-            found["prompt"], found["text"], found["n_tokens"], found["source"], strict=True
+def describe_prompts(
+    prompts: pd.DataFrame, activation: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any], cluster: int, marks: Marks
+) -> list[dict[str, Any]]:
+    """Return the chosen prompts as they are shown, without those where the cluster is silent."""
+    found = prompts.iloc[[i for i in chosen if activation[i] > 0]]
+    rows = []
+    columns = ("prompt", "text", "n_tokens", "source")
+    for prompt, text, n_tokens, source in zip(*(found[name] for name in columns), strict=True):
+        shown = show(text)
+        places = [(*shown.span(*span), count) for span, count in sorted(marks.get((cluster, int(prompt)), {}).items())]
+        rows.append(
+            {
+                "prompt": int(prompt),
+                "activation": float(activation[prompt]),
+                "n_chars": len(text),
+                "n_tokens": int(n_tokens),
+                "source": source,
+                "text": shown.text,
+                "marks": [dict(zip(("start", "stop", "features"), place, strict=True)) for place in places],
+            }
         )
-    ]
+    return rows
 
 
-def format_text(text: str) -> str:
-    """Show section headings of wiki text as `[SECTION] a > b`, and all else on one line.
-
-    Examples
-    --------
-    >>> format_text(" = Valkyria Chronicles III = \\n = = Gameplay = = \\n The game is tactical .")
-    '[SECTION] Valkyria Chronicles III > Gameplay | The game is tactical .'
-    >>> format_text("two\\nlines")
-    'two lines'
-    """
-    parts: list[str] = []
-    headings: list[str] = []
-    for line in text.splitlines():
-        match = HEADING.fullmatch(line)
-        if match and match[1].count("=") == match[3].count("="):
-            headings.append(match[2].strip())
-            continue
-        if headings:
-            parts.append("[SECTION] " + " > ".join(headings))
-            headings = []
-        if line.strip():
-            parts.append(" ".join(line.split()))
-    if headings:
-        parts.append("[SECTION] " + " > ".join(headings))
-    shown = ""
-    for part in parts:
-        joint = " | " if shown and (part.startswith("[SECTION]") or shown.startswith("[SECTION]")) else " "
-        shown = f"{shown}{joint}{part}" if shown else part
-    return shown
-
-
-def keywords(texts: Sequence[str], activations: np.ndarray[Any, Any], n: int) -> list[list[str]]:
-    """Find the words that mark the prompts of each cluster.
-
-    A cluster's document is its KEYWORD_PROMPTS strongest prompts, each prompt's strength taken relative to all
-    clusters (z-score over prompts, minus its mean over clusters), so that long prompts do not win everywhere.
-    The weight of a word is p ln(p/q), its part of the Kullback-Leibler divergence of the document (share p) from all
-    prompts (share q).
+def peak_marks(features: pd.DataFrame, examples: pd.DataFrame, spans: pd.DataFrame) -> Marks:
+    """Count, for each cluster and prompt, the features that peak at each token, among the stored examples.
 
     Parameters
     ----------
-    texts : sequence of str
-    activations : array, (prompt, cluster)
-    n : int
+    features, examples, spans : DataFrame
+        Columns of ``schema.FEATURE_COLUMNS``, ``EXAMPLE_COLUMNS`` and ``SPAN_COLUMNS``; a span per example, in order.
 
     Returns
     -------
-    list of list of str, one list a cluster, best word first
+    dict of (cluster, prompt) to dict of (start, stop) to int
     """
+    known = (spans["start"] >= 0).to_numpy()
+    clustered = features.loc[features["kept"], ["feature", "label"]]
+    clustered = clustered[clustered["label"] >= 0]
+    rows = examples.loc[known, ["feature", "prompt"]].assign(
+        start=spans["start"].to_numpy()[known], stop=spans["stop"].to_numpy()[known]
+    )
+    keys = ["label", "prompt", "start", "stop"]
+    counts = rows.merge(clustered, on="feature")[keys].astype("int64").value_counts().reset_index()
+    found: Marks = {}
+    for cluster, prompt, start, stop, count in counts[[*keys, "count"]].to_numpy().tolist():
+        found.setdefault((cluster, prompt), {})[start, stop] = count
+    return found
+
+
+def source_shares(sources: pd.Series[str], overall: pd.Series[float]) -> list[dict[str, Any]]:
+    """Return the share of each source among a cluster's most distinctive prompts, largest first, and among all."""
+    shares = sources.value_counts(normalize=True)
+    ordered = sorted(((float(share), str(name)) for name, share in shares.items()), key=lambda x: (-x[0], x[1]))
+    return [{"source": name, "share": share, "overall": float(overall[name])} for share, name in ordered]
+
+
+def tree_nodes(condensed: pd.DataFrame, labels: np.ndarray[Any, Any]) -> list[int]:
+    """Find each cluster's node in the condensed tree: the smallest that holds all its features.
+
+    Parameters
+    ----------
+    condensed : DataFrame
+        Columns ``parent``, ``child``, ``lambda_val``, ``child_size``; a parent's number is below its children's.
+    labels : int array, (kept,)
+
+    Returns
+    -------
+    list of int, one a cluster
+    """
+    parent = dict(zip(condensed["child"].tolist(), condensed["parent"].tolist(), strict=True))
+    nodes = []
+    for cluster in range(int(labels.max(initial=NOISE)) + 1):
+        open_nodes = {parent[int(point)] for point in np.flatnonzero(labels == cluster)}
+        heap = [-node for node in open_nodes]
+        heapq.heapify(heap)
+        while len(heap) > 1:
+            above = parent[-heapq.heappop(heap)]
+            if above not in open_nodes:
+                open_nodes.add(above)
+                heapq.heappush(heap, -above)
+        nodes.append(-heap[0])
+    return nodes
+
+
+def similarity_order(activations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Rank the clusters so that correlated ones are neighbours: leaves of average linkage on 1 - r, int (cluster,)."""
     n_clusters = activations.shape[1]
-    if n == 0 or n_clusters == 0:
-        return [[] for _ in range(n_clusters)]
-    from sklearn.feature_extraction.text import CountVectorizer
+    rank = np.arange(n_clusters)
+    if n_clusters > 2:
+        from scipy.cluster.hierarchy import average, leaves_list
 
-    spread = activations.std(axis=0)
-    z = (activations - activations.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    z -= z.mean(axis=1, keepdims=True)
-    vectorizer = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b")
-    try:
-        counts = vectorizer.fit_transform(texts)
-    except ValueError:  # scikit-learn's "empty vocabulary": only stop words, digits or signs
-        return [[] for _ in range(n_clusters)]
-    names = vectorizer.get_feature_names_out()
-    top = np.argsort(-z, axis=0, kind="stable")[:KEYWORD_PROMPTS]
-    documents = np.stack([np.asarray(counts[top[:, c]].sum(axis=0)).ravel() for c in range(n_clusters)])
-    share = documents / np.maximum(documents.sum(axis=1, keepdims=True), 1)
-    overall = np.asarray(counts.sum(axis=0)).ravel()
-    weight = share * np.log(np.where(share > 0, share, 1) / (overall / overall.sum()))
-    best = np.argsort(-weight, axis=1, kind="stable")[:, :n]
-    return [[str(names[w]) for w in best[c] if weight[c, w] > 0] for c in range(n_clusters)]
-
-
-def peak_tokens(
-    features: pd.DataFrame, examples: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any, n: int = 8
-) -> dict[int, list[str]]:
-    """Name the words at which the features of each cluster peak, in their strongest prompts.
-
-    A word is the peak token with the tokens that continue it on either side. It counts once per feature, by the share
-    of the feature's examples that peak there, so that one loud feature does not speak for its cluster.
-
-    Returns
-    -------
-    dict of int to list of str
-        Cluster to tokens, most frequent first.
-    """
-    label = features.loc[features["kept"], ["feature", "label"]]
-    label = label[label["label"] >= 0]
-    rows = examples[examples["position"] >= 0].merge(label, on="feature")
-    tokens = prompts["tokens"].to_numpy()
-    words = [_word_at(tokens[p], int(i), tokenizer) for p, i in zip(rows["prompt"], rows["position"], strict=True)]
-    per_feature = rows.groupby("feature")["rank"].transform("count")
-    found: dict[int, dict[str, float]] = {}
-    for cluster, word, total in zip(rows["label"], words, per_feature, strict=True):
-        if word:
-            share = found.setdefault(int(cluster), {})
-            share[word] = share.get(word, 0) + 1 / int(total)
-    return {cluster: sorted(share, key=lambda token: (-share[token], token))[:n] for cluster, share in found.items()}
-
-
-def _word_at(ids: Any, position: int, tokenizer: Any) -> str:
-    """The word that holds a token: back to a token that begins one, on to the next that does."""
-    window = [int(i) for i in ids[max(0, position - 6) : position + 7]]
-    at = position - max(0, position - 6)
-    pieces = tokenizer.convert_ids_to_tokens(window)
-
-    def continues(i: int) -> bool:
-        return 0 < i < len(pieces) and pieces[i].isalpha() and not pieces[i].startswith(WORD_STARTS)
-
-    first, stop = at, at + 1
-    while continues(first):
-        first -= 1
-    while pieces[at].strip("".join(WORD_STARTS)).isalpha() and continues(stop):
-        stop += 1
-    word: str = tokenizer.decode(window[first:stop])
-    return word.strip()
+        distance = 1 - np.nan_to_num(similarity(activations)["correlation"].to_numpy())
+        rank[leaves_list(average(np.clip(distance, 0, None)))] = np.arange(n_clusters)
+    return rank
 
 
 def similarity(activations: np.ndarray[Any, Any]) -> pd.DataFrame:

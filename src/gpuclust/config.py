@@ -159,6 +159,10 @@ class AnalyseConfig(Section):
     top_prompts: int = Field(5, ge=1, description="prompts a cluster")
     similarity_threshold: float = Field(0.5, ge=0, le=1, description="|correlation| shown in the report")
     keywords: int = Field(8, ge=0, description="keywords a cluster")
+    promoted_tokens: int = Field(10, ge=0, description="output tokens a cluster; 0 leaves the language model unread")
+    labeller: str | None = Field(
+        None, description="names the clusters: `module:function`, or an entry point of the group `gpuclust.labels`"
+    )
 
 
 class DeviceConfig(Section):

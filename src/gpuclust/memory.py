@@ -34,13 +34,19 @@ FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a projection depends on. `model_bytes` and `sae_bytes` count weights in memory; 0 where not known yet."""
+    """What a projection depends on. `model_bytes` and `sae_bytes` count weights in memory; 0 where not known yet.
+
+    `n_groups` and `n_views` count the groups of prompts that have a Gram of their own, and the sums of them that
+    neighbours are wanted for.
+    """
 
     n_prompts: int
     n_features: int
     n_kept: int
     d_in: int = 0
     model_bytes: int = 0
+    n_groups: int = 1
+    n_views: int = 1
     sae_bytes: int = 0
 
 
@@ -134,14 +140,16 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     peaks = {
         "extract": extract,
         "reduce": base + SLABS + 20 * shapes.n_features * 8,
-        "neighbors": base + rows * per_row + per_pass * tile * tile * 8 + _gram_extra(tile),
+        "neighbors": base + rows * per_row + per_pass * shapes.n_groups * tile * tile * 8 + _gram_extra(tile, shapes),
     }
     if config.neighbors.method == "sketch":
-        peaks["neighbors"] = base + rows * per_row + kept * config.neighbors.sketch_size * 24 + _gram_extra(tile)
+        peaks["neighbors"] = (
+            base + rows * per_row + kept * config.neighbors.sketch_size * 24 + _gram_extra(tile, shapes)
+        )
     elif not config.umap.enabled:
-        peaks["neighbors"] += kept**2 * (4 + 2)  # the matrix of distances, and the tiles it is made from
+        peaks["neighbors"] += _dense(shapes)
     peaks |= _host_of_clusters(config, shapes, base)
-    peaks["analyse"] = base + rows * per_row + _tables(config, shapes)
+    peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _weights(shapes)
     return Plan(allowed, rows, tile, per_pass, _stages(config, store, -(-n_tiles // per_pass), peaks, {}))
 
 
@@ -154,7 +162,7 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     weights = shapes.model_bytes + (shapes.sae_bytes or shapes.d_in * features * 4)
     width = 4 if config.model.dtype == "float32" else 2
     encode = _forward(config, shapes, width) + DEVICE_ENCODE + BACK
-    gram = CONTEXT + rows * per_row + per_pass * tile * tile * 4 + _device_extra(tile)
+    gram = CONTEXT + rows * per_row + per_pass * shapes.n_groups * tile * tile * 4 + _device_extra(tile, shapes)
     components = max(config.umap.n_components, 2)
     device = {
         "extract": CONTEXT + weights + max(encode, MOMENTS),
@@ -175,31 +183,36 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     host = {
         "extract": base + host_weights + shard * (4 + 2 + 2 * item) + 2 * BACK + examples,
         "reduce": base + blocks + 20 * features * 8,
-        "neighbors": base + blocks + 4 * tile * tile * 8,
+        "neighbors": base + blocks + 4 * shapes.n_groups * tile * tile * 8,
     }
     if config.neighbors.method == "sketch":
-        host["neighbors"] += rows * kept * (item + 8) + kept * config.neighbors.sketch_size * 24 + _gram_extra(tile)
+        host["neighbors"] += (
+            rows * kept * (item + 8) + kept * config.neighbors.sketch_size * 24 + _gram_extra(tile, shapes)
+        )
     elif not config.umap.enabled:
-        host["neighbors"] += kept**2 * (4 + 2)
+        host["neighbors"] += _dense(shapes)
     host |= _host_of_clusters(config, shapes, base)
-    host["analyse"] = base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes)
+    host["analyse"] = (
+        base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes) + _weights(shapes)
+    )
     stages = _stages(config, store, -(-n_tiles // per_pass), host, device)
     return Plan(allowed, rows, tile, per_pass, stages, device_allowed)
 
 
 def _blocks(
-    config: Config, shapes: Shapes, room: int, per_row: int, entry: int, extra: Callable[[int], int]
+    config: Config, shapes: Shapes, room: int, per_row: int, entry: int, extra: Callable[[int, Shapes], int]
 ) -> tuple[int, int, int, int]:
     """Prompts of a block, features of a tile, tiles of a pass, and tiles in all, for `room` bytes."""
     rows = max(1, min(MAX_ROWS, shapes.n_prompts, room // 8 // max(per_row, 1)))
     if rows > config.store.chunk_prompts:
         rows -= rows % config.store.chunk_prompts
     tile = min(TILE, max(shapes.n_kept, 1))
-    while tile > 256 and extra(tile) + tile * tile * entry > room // 2:
+    entry *= shapes.n_groups
+    while tile > 256 and extra(tile, shapes) + tile * tile * entry > room // 2:
         tile //= 2
     blocks = -(-shapes.n_kept // tile)
     n_tiles = blocks * (blocks + 1) // 2
-    per_pass = max(1, min(n_tiles, (room - extra(tile) - rows * per_row) // (tile * tile * entry)))
+    per_pass = max(1, min(n_tiles, (room - extra(tile, shapes) - rows * per_row) // (tile * tile * entry)))
     return rows, tile, per_pass, n_tiles
 
 
@@ -265,9 +278,15 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
 
 
 def _tables(config: Config, shapes: Shapes) -> int:
-    """Activations of clusters over prompts, with temporaries."""
+    """Activations of clusters over prompts, with temporaries; examples and their tokens."""
     clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
-    return 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept)
+    examples = shapes.n_features * config.extract.top_examples * 8 * 7
+    return 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept) + examples
+
+
+def _dense(shapes: Shapes) -> int:
+    """A matrix of distances, and the tiles that every view's is made from."""
+    return shapes.n_kept**2 * (4 + 2 * shapes.n_views)
 
 
 def _forward(config: Config, shapes: Shapes, width: int) -> int:
@@ -279,14 +298,16 @@ def _weights(shapes: Shapes) -> int:
     return shapes.model_bytes + 2 * shapes.d_in * shapes.n_features * 4
 
 
-def _gram_extra(tile: int) -> int:
-    """A product, a tile of distances, and packed keys of a slab of rows."""
-    return tile * tile * (8 + 4 + 8) + 3 * 1024 * tile * 8
+def _gram_extra(tile: int, shapes: Shapes) -> int:
+    """A product, a tile of distances, and packed keys of a slab of rows; with groups, their sums over workers too."""
+    several = (shapes.n_groups + 1) * tile * tile * 8 if shapes.n_groups > 1 else 0
+    return tile * tile * (8 + 4 + 8) + 3 * 1024 * tile * 8 + several
 
 
-def _device_extra(tile: int) -> int:
-    """A tile brought from elsewhere, its distances and their float64 temporaries, packed keys; column sums."""
-    return tile * tile * (4 + 4) + 256 * tile * 8 * 6 + 1024 * tile * (4 * 8 + 4) + SUMS
+def _device_extra(tile: int, shapes: Shapes) -> int:
+    """Tiles brought from elsewhere, their distances and float64 temporaries, packed keys; column sums."""
+    several = (shapes.n_groups + 1) * tile * tile * 4 if shapes.n_groups > 1 else 0
+    return tile * tile * (4 + 4) + 256 * tile * 8 * 6 + 1024 * tile * (4 * 8 + 4) + SUMS + several
 
 
 def gigabytes(n: int) -> str:

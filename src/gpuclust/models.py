@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gpuclust.config import DEMO, Config, ModelConfig, SaeConfig
 from gpuclust.errors import ModelError
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gpuclust")
 
+Array = np.ndarray[Any, Any]
+
+# Hooks whose values are added to the residual stream, or are it
+RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")
 _PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 _OPTIONAL = {"mlp_in": "hook_mlp_in", "attn_in": "attn_in", "_result": "attn_result", "_input": "split_qkv_input"}
 _LOADING = threading.Lock()
@@ -151,6 +157,46 @@ def load_tokenizer(config: Config) -> Any:
         return AutoTokenizer.from_pretrained(source, revision=config.model.revision, trust_remote_code=False)
 
 
+def load_directions(config: Config, unembedding: bool = True) -> tuple[Array, Array | None, str]:
+    """Load the SAE's decoder and the language model's unembedding, on the host.
+
+    Parameters
+    ----------
+    config : Config; with `model.processed` the final norm is folded into the unembedding
+    unembedding : bool, whether to load the language model for it
+
+    Returns
+    -------
+    array, (d_sae, d_out), float32: W_dec
+    array, (d_out, vocabulary of the tokenizer), float32: W_U, or None where it cannot read what the decoder writes
+    str: why there is none
+
+    Raises
+    ------
+    ModelError
+        If the model or the SAE cannot be had.
+
+    Notes
+    -----
+    Memory: the weights of the SAE, and the whole language model in `model.dtype` with a float32 copy of W_U.
+    """
+    with _LOADING:
+        sae, metadata = _load_sae(config.sae)
+        decoder: Array = sae.W_dec.detach().float().numpy()
+        hook_name = metadata.get("hook_name_out") or config.sae.hook_name or metadata.get("hook_name") or "?"
+        if hook_name.rpartition(".")[2] not in RESIDUAL:
+            return decoder, None, f"the decoder writes to {hook_name}, not to the residual stream that W_U reads"
+        if not unembedding:
+            return decoder, None, "analyse.promoted_tokens is 0"
+        loader, _ = _choose_loader(config.model)
+        with _explained(f"the language model {config.model.name}", "model.name"), _quiet():
+            net = _load_model(config.model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
+    w_u: Array = net.W_U.detach().float().numpy()[:, : len(load_tokenizer(config))]
+    if w_u.shape[0] != decoder.shape[1]:
+        return decoder, None, f"the decoder writes {decoder.shape[1]} values a token, and W_U reads {w_u.shape[0]}"
+    return decoder, w_u, ""
+
+
 def describe(config: Config) -> dict[str, Any]:
     """Say what `load_encoder` would load, without reading weights: loader and reason, SAE, hook, widths, metadata."""
     loader, reason = _choose_loader(config.model)
@@ -172,7 +218,9 @@ def describe(config: Config) -> dict[str, Any]:
 def _load(key: str, device: str) -> Encoder:
     sections = json.loads(key)
     model, config = ModelConfig(**sections["model"]), SaeConfig(**sections["sae"])
-    sae, metadata = _load_sae(config, device)
+    sae, metadata = _load_sae(config)
+    _drop_decoder(sae)
+    sae.to(device)
     hook_name = config.hook_name or metadata.get("hook_name")
     if hook_name is None:
         raise ModelError(f"the SAE {_label(config)} does not say which hook it reads: set sae.hook_name")
@@ -320,8 +368,8 @@ def _check_bos(tokenizer: Any, metadata: dict[str, Any], prepend_bos: bool, name
         log.warning("the SAE was trained with prepend_bos=%s, but extract.prepend_bos is %s", trained, prepend_bos)
 
 
-def _load_sae(config: SaeConfig, device: str) -> tuple[Any, dict[str, Any]]:
-    """The SAE in float32, and its metadata as plain data."""
+def _load_sae(config: SaeConfig) -> tuple[Any, dict[str, Any]]:
+    """The SAE in float32, on the host, and its metadata as plain data."""
     folder = _sae_folder(config)
     with _explained(f"the SAE {_label(config)}", "sae.path"), _quiet():
         from sae_lens import SAE
@@ -339,8 +387,6 @@ def _load_sae(config: SaeConfig, device: str) -> tuple[Any, dict[str, Any]]:
     if sae.cfg.architecture() == "temporal":
         raise ModelError(f"the SAE {_label(config)} is temporal: it reads whole sequences, not token by token")
     sae.turn_off_forward_pass_hook_z_reshaping()  # heads arrive joined
-    _drop_decoder(sae)
-    sae.to(device)
     return sae.eval().requires_grad_(False), json.loads(json.dumps(sae.cfg.metadata.to_dict(), default=str))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import device, extract, measure, memory, models, schema, stages, store
+from gpuclust import device, extract, measure, memory, models, schema, stages, store, tiles
 from gpuclust.config import DEMO, Config
 from gpuclust.errors import StoreError
 from gpuclust.folder import Folder, content_key, fingerprint
@@ -96,7 +96,7 @@ class Pipeline:
         key = content_key("cluster", key, c.hdbscan.model_dump(), c.quality.model_dump())
         self.stage("cluster", key, [schema.FEATURES, schema.CONDENSED_TREE, schema.PERSISTENCE], self.cluster)
         key = content_key("analyse", key, c.analyse.model_dump())
-        tables = [schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY]
+        tables = [schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.EXAMPLE_SPANS]
         self.stage("analyse", key, tables, self.analyse)
 
     # ------------------------------------------------------------ how a stage runs
@@ -164,7 +164,7 @@ class Pipeline:
     def _make_plan(self, facts: dict[str, Any], n_kept: int | None = None) -> memory.Plan:
         shapes = memory.Shapes(
             facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"],
-            facts.get("sae_bytes", 0),
+            sae_bytes=facts.get("sae_bytes", 0),
         )  # fmt: skip
         scheduler = self._scheduler()
         allowed = memory.budget(self.config, len(scheduler.workers), scheduler.device)
@@ -246,7 +246,9 @@ class Pipeline:
                 log.info("neighbors: the sketch is computed on the host")
             facts = self._submit(stages.sketch_task, self.out, kept, self.config, plan)
         else:
-            facts = stages.exact_neighbors(self.client, workers, self.out, kept, self.config, plan, self.progress, on)
+            facts = tiles.exact_neighbors(
+                self.client, workers, self.out, kept, self.config, plan, self.progress, device=on
+            )
         return {"method": method, "metric": self.config.metric, **facts}
 
     def kept(self) -> np.ndarray[Any, Any]:

@@ -15,10 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuclust import config as configuration
-from gpuclust import memory, shapes
+from gpuclust import labels, memory, shapes
 from gpuclust.config import Config
 from gpuclust.errors import ConfigError, GpuclustError
-from gpuclust.folder import Folder
+from gpuclust.folder import Folder, claim
 from gpuclust.pipeline import Pipeline
 from gpuclust.progress import Progress
 from gpuclust.scheduler import NAMES, Scheduler, choose, start
@@ -62,9 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.plan:
             show_plan(config, console, args.scheduler)
             return 0
+        if config.analyse.labeller is not None:
+            labels.find(config.analyse.labeller)
         choose(args.scheduler)  # refuses what cannot be had before anything is written
-        folder = Folder(out, config)
-        execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
+        with claim(out):
+            folder = Folder(out, config)
+            execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
     except GpuclustError as error:
         said = Console(stderr=True, highlight=False)
         said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
@@ -126,7 +129,12 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     if device == "cuda" and (on_device := config.device_bytes) is None:
         raise ConfigError("--plan for GPU workers needs a budget: --set device.memory=6GB, say")
     whole = memory.Shapes(
-        config.n_prompts, facts["d_sae"], facts["d_sae"], facts["d_in"], facts["model_bytes"], facts["sae_bytes"]
+        config.n_prompts,
+        facts["d_sae"],
+        facts["d_sae"],
+        facts["d_in"],
+        facts["model_bytes"],
+        sae_bytes=facts["sae_bytes"],
     )
     allowed = memory.budget(config, device=device)
     plan = memory.plan(config, whole, allowed, only="extract", device_allowed=on_device)

@@ -10,10 +10,12 @@ from typing import Final
 # Files of a run's folder
 CONFIG: Final = "config.yaml"
 RECORD: Final = "run.json"
+LOCK: Final = ".lock"  # held by the process that computes in the folder
 ACTIVATIONS: Final = "activations.zarr"
 PROMPTS: Final = "prompts.parquet"
 FEATURES: Final = "features.parquet"
 EXAMPLES: Final = "examples.parquet"
+EXAMPLE_SPANS: Final = "example_spans.parquet"
 NEIGHBORS: Final = "neighbors.zarr"
 SPANNING_TREE: Final = "state/spanning_tree.npy"
 EMBEDDING: Final = "embedding.zarr"
@@ -28,6 +30,7 @@ MOMENTS: Final = "state/moments.npz"
 SELECTED: Final = "state/selected.parquet"
 MAP: Final = "state/map.npy"
 PERSISTENCE: Final = "state/persistence.npy"
+VIEWS: Final = "state/views"  # a folder a view of the prompts: its neighbours and spanning tree
 
 # Stages, in the order in which data flows
 STAGES: Final = ("prompts", "extract", "reduce", "select", "neighbors", "embed", "cluster", "analyse", "report")
@@ -72,6 +75,12 @@ EXAMPLE_COLUMNS: Final = {
     "value": ("float64", "the stored, aggregated activation"),
     "position": ("int64", "token with the largest |a|, in `tokens` of the prompt; -1 is a special token before them"),
 }
+SPAN_COLUMNS: Final = {
+    "feature": ("int64", "the SAE's own number"),
+    "rank": ("int64", "as in the examples"),
+    "start": ("int64", "first character of the peak token in the prompt's text; -1 where not known"),
+    "stop": ("int64", "character after its last; -1 where not known"),
+}
 CLUSTER_COLUMNS: Final = {
     "cluster": ("int64", "-1 is noise"),
     "size": ("int64", "features"),
@@ -82,9 +91,22 @@ CLUSTER_COLUMNS: Final = {
     "std_activation": ("float64", "of |a| over features and prompts, null for noise"),
     "sparsity": ("float64", "mean sparsity of the features, null for noise"),
     "features": ("list<int64>", "feature numbers"),
-    "top_prompts": ("list<struct>", "prompt, activation (mean |a| of the cluster's features), n_chars, n_tokens, text"),
+    "top_prompts": (
+        "list<struct>",
+        "prompt, activation (mean |a| of the cluster's features), n_chars, n_tokens, source, text as it is shown, and "
+        "marks: start, stop and features (how many peak there) of the tokens in that text",
+    ),
+    "distinctive_prompts": ("list<struct>", "the same, by strength relative to the other clusters"),
     "keywords": ("list<string>", "words that mark the prompts of the cluster, null for noise"),
     "tokens": ("list<string>", "words at which the features peak, null for noise"),
+    "sources": ("list<struct>", "source, share of the most distinctive prompts, overall (share of all prompts)"),
+    "promoted_tokens": ("list<string>", "output tokens that the mean decoder direction promotes, null where unknown"),
+    "decoder_cosine": ("float64", "mean over pairs of features, of their decoder directions"),
+    "decoder_cosine_random": ("float64", "the same, mean over random sets of as many kept features"),
+    "decoder_cosine_p": ("float64", "share of random sets that reach the cluster's, the cluster itself counted"),
+    "tree_node": ("Int64", "the cluster's node in the condensed tree, null for noise"),
+    "similarity_rank": ("Int64", "place in an order that puts correlated clusters side by side, null for noise"),
+    "name": ("string", "from analyse.labeller, null without"),
 }
 SIMILARITY_COLUMNS: Final = {
     "cluster_a": ("int64", ""),

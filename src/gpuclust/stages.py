@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import gram, memory, neighbors, schema, store, transfer
-from gpuclust.backend import on_host, resolve, to_host
+from gpuclust.backend import on_host, resolve
 from gpuclust.config import Config, SelectConfig
-from gpuclust.device import guarded
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.reductions import EXAMPLES, MOMENTS, State
+from gpuclust.tiles import read_neighbors, write_neighbors
 
 log = logging.getLogger("gpuclust")
 
@@ -128,125 +128,6 @@ def select_task(out: Path, config: SelectConfig, needed: int) -> dict[str, Any]:
 # ---------------------------------------------------------------- neighbours
 
 
-def gram_task(
-    out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: memory.Plan, device: str = "cpu"
-) -> gram.Gram:
-    """Accumulate the tiles of one pass over a range of prompts."""
-    backend = resolve(device)
-    blocks = transfer.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
-    return gram.accumulate((block for _, block in blocks), len(kept), tiles, plan.tile, backend.xp)
-
-
-def gram_sums(part: gram.Gram) -> gram.Gram:
-    """A Gram without its tiles: the column sums, in host memory, small enough to travel."""
-    sums, squares = to_host(part.sums), to_host(part.squares)
-    return gram.Gram(part.n_features, part.tile, {}, sums, squares, part.n_prompts, part.routes)
-
-
-def gram_tile(part: gram.Gram, tile: gram.Tile, travels: bool = False) -> Array:
-    """One tile, where the Gram is; in host memory if it `travels` to another worker."""
-    held: Array = part.tiles[tile]
-    return to_host(held) if travels else held
-
-
-def tile_task(
-    totals: gram.Gram, tile: gram.Tile, metric: str, k: int, dense: bool, device: str, *parts: Array
-) -> tuple[dict[int, Array], Array | None]:
-    """Add up one tile over the workers; return its nearest candidates and, if `dense`, its distances."""
-    xp = resolve(device).xp
-    whole = gram_sums(totals)
-    whole.sums, whole.squares = xp.asarray(whole.sums), xp.asarray(whole.squares)
-    summed = parts[0] if len(parts) == 1 else np.sum(parts, axis=0, dtype=np.float64).astype(parts[0].dtype)
-    whole.tiles[tile] = xp.asarray(summed)
-    largest = float(totals.squares.max())
-    distance = to_host(neighbors.tile_distances(whole, *tile, metric, largest, xp)) if dense else None
-    return on_host(neighbors.candidates(whole, *tile, metric, k, largest, xp)), distance
-
-
-def tree_task(out: Path, n: int, tile: int, min_samples: int, keys: list[gram.Tile], parts: list[Array]) -> None:
-    """Build the spanning tree of mutual reachability from all tiles of distances."""
-    from gpuclust.spanning import mutual_reachability_tree
-
-    matrix = np.empty((n, n), dtype=np.float32)
-    for (i, j), part in zip(keys, parts, strict=True):
-        rows, columns = slice(i * tile, i * tile + part.shape[0]), slice(j * tile, j * tile + part.shape[1])
-        matrix[rows, columns] = part
-        matrix[columns, rows] = part.T
-    np.fill_diagonal(matrix, 0)
-    (out / schema.SPANNING_TREE).parent.mkdir(exist_ok=True)
-    np.save(out / schema.SPANNING_TREE, mutual_reachability_tree(matrix, min_samples))
-
-
-def exact_neighbors(
-    client: Any, workers: list[str], out: Path, kept: Array, config: Config, plan: memory.Plan, progress: Any,
-    device: str = "cpu",
-) -> dict[str, Any]:  # fmt: skip
-    """Neighbours from Gram tiles, accumulated in place on every worker over its share of the shards.
-
-    Tiles are combined one by one: a worker's Gram never travels as a whole. Without UMAP the tiles' distances also make
-    the spanning tree.
-    """
-    ranges = store.shard_ranges(out / schema.ACTIVATIONS)
-    shares = [part for part in np.array_split(np.asarray(ranges), len(workers)) if len(part)]
-    passes = gram.plan_passes(len(kept), plan.tile, plan.tiles_per_pass * plan.tile**2 * 8)
-    k = config.n_neighbors
-    dense = not config.umap.enabled
-    found: dict[int, Array] = {}
-    dense_parts: dict[gram.Tile, Any] = {}
-    routes: dict[str, int] = {}
-    with progress.counting("tiles", sum(map(len, passes))) as advance:
-        for tiles in passes:
-            partial = [
-                client.submit(
-                    guarded, "neighbors", gram_task, out, kept, int(share[0][0]), int(share[-1][1]), tiles, plan,
-                    device, workers=[worker], allow_other_workers=True, pure=False,
-                )
-                for worker, share in zip(workers, shares, strict=False)
-            ]  # fmt: skip
-            totals = gram.combine(client.gather([client.submit(gram_sums, part, pure=False) for part in partial]))
-            routes |= {name: routes.get(name, 0) + count for name, count in totals.routes.items()}
-            for tile in tiles:
-                held = [client.submit(gram_tile, part, tile, len(partial) > 1, pure=False) for part in partial]
-                done = client.submit(
-                    guarded,
-                    "neighbors",
-                    tile_task,
-                    totals,
-                    tile,
-                    config.metric,
-                    k - 1,
-                    dense,
-                    device,
-                    *held,
-                    pure=False,
-                )
-                candidates = client.submit(_first, done, pure=False).result()
-                if dense:
-                    dense_parts[tile] = client.submit(_second, done, pure=False)
-                for block, keys in candidates.items():
-                    parts = [found[block], keys] if block in found else [keys]
-                    found[block] = neighbors.merge(parts, k - 1)
-                advance()
-            del partial, held, done  # the workers let go of their tiles before the next pass
-    if dense:
-        keys = list(dense_parts)
-        client.submit(
-            guarded, "neighbors", tree_task, out, len(kept), plan.tile, config.hdbscan.min_samples, keys,
-            [dense_parts[t] for t in keys], pure=False,
-        ).result()  # fmt: skip
-    indices, distances = neighbors.finish(np.concatenate([found[block] for block in sorted(found)]), k)
-    write_neighbors(out, kept, indices, distances, config.metric)
-    return {"rows": len(kept), "passes": len(passes), "tiles": sum(map(len, passes)), "routes": routes}
-
-
-def _first(pair: tuple[Any, Any]) -> Any:
-    return pair[0]
-
-
-def _second(pair: tuple[Any, Any]) -> Any:
-    return pair[1]
-
-
 def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> dict[str, Any]:
     """Neighbours from a random projection of the prompts."""
     size = config.neighbors.sketch_size
@@ -264,28 +145,8 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> di
                 found[block] = neighbors.merge(parts, config.n_neighbors - 1)
     keys = np.concatenate([found[block] for block in sorted(found)])
     indices, distances = neighbors.finish(keys, config.n_neighbors)
-    write_neighbors(out, kept, indices, distances, config.metric)
+    write_neighbors(out / schema.NEIGHBORS, kept, indices, distances, config.metric)
     return {"rows": len(kept), "passes": 1, "sketch_size": size}
-
-
-def write_neighbors(out: Path, kept: Array, indices: Array, distances: Array, metric: str) -> None:
-    """Store the neighbours with the SAE's own feature numbers."""
-    variables = {
-        "indices": (("feature", "k"), kept[indices].astype(np.int64)),
-        "distances": (("feature", "k"), distances),
-        "feature": (("feature",), kept.astype(np.int64)),
-        "k": (("k",), np.arange(indices.shape[1])),
-    }
-    store.write_dataset(out / schema.NEIGHBORS, variables, {"metric": metric})
-
-
-def read_neighbors(out: Path) -> tuple[Array, Array, Array]:
-    """Return kept feature numbers, indices that count the kept features, and distances."""
-    import zarr
-
-    group: Any = zarr.open_group(out / schema.NEIGHBORS, mode="r")
-    kept = group["feature"][:]
-    return kept, np.searchsorted(kept, group["indices"][:]).astype(np.int32), group["distances"][:]
 
 
 # ---------------------------------------------------------------- embedding, clusters, tables
@@ -366,22 +227,31 @@ def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFr
 
 def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     """Make the cluster tables; one pass over the store for the clusters' activations."""
-    from gpuclust import analyse, models
+    from gpuclust import analyse, keywords, labels, models, texts
 
     features = pd.read_parquet(out / schema.FEATURES)
     prompts = pd.read_parquet(out / schema.PROMPTS)
+    examples = pd.read_parquet(out / schema.EXAMPLES)
     kept = features[features["kept"]]
-    labels = kept["label"].to_numpy(dtype=np.int64)
+    label = kept["label"].to_numpy(dtype=np.int64)
     blocks = store.read_rows(out / schema.ACTIVATIONS, rows)
-    activations = analyse.prompt_activations((block for _, block in blocks), kept["feature"].to_numpy(), labels)
-    tokens: dict[int, list[str]] = {}
-    if "tokens" in prompts:
+    activations = analyse.prompt_activations((block for _, block in blocks), kept["feature"].to_numpy(), label)
+    more: dict[str, Any] = {"tree_node": analyse.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), label)}
+    notes: list[str] = []
+    spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
+    spans[["feature", "rank"]] = examples[["feature", "rank"]]
+    if "tokens" in prompts:  # not of imported activations
         tokenizer = models.load_tokenizer(config)
-        tokens = analyse.peak_tokens(features, pd.read_parquet(out / schema.EXAMPLES), prompts, tokenizer)
+        tokens = keywords.peak_tokens(features, examples, prompts, tokenizer)
+        more["tokens"] = [tokens.get(c, []) for c in range(activations.shape[1])]
+        spans = texts.peak_spans(examples, prompts, tokenizer)
+        columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
+        more |= columns
+    store.write_table(out / schema.EXAMPLE_SPANS, spans)
+    marks = analyse.peak_marks(features, examples, spans)
     clusters = analyse.cluster_table(
-        features, prompts, activations, np.load(out / schema.PERSISTENCE), config.analyse, tokens
+        features, prompts, activations, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
     )
-    store.write_table(out / schema.CLUSTERS, clusters)
     variables = {
         "activation": (("prompt", "cluster"), activations),
         "prompt": (("prompt",), prompts["prompt"].to_numpy()),
@@ -389,7 +259,33 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     }
     store.write_dataset(out / schema.CLUSTER_ACTIVATIONS, variables, {"unit": "mean |a| of the cluster's features"})
     store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(activations))
-    return {"rows": activations.shape[1]}
+    if config.analyse.labeller is not None:
+        real = clusters["cluster"] != schema.NOISE
+        clusters.loc[real, "name"] = labels.apply(config.analyse.labeller, clusters[real].reset_index(drop=True))
+    store.write_table(out / schema.CLUSTERS, clusters)
+    return {"rows": activations.shape[1], "notes": notes}
+
+
+def decoder_columns(
+    config: Config, kept: Array, label: Array, tokenizer: Any
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Compute what the decoder says about each cluster, and why something could not be had."""
+    from gpuclust import decoder, models
+
+    members = [kept[label == c] for c in range(int(label.max(initial=schema.NOISE)) + 1)]
+    if not members:
+        return {}, []
+    weights, unembedding, why = models.load_directions(config, config.analyse.promoted_tokens > 0)
+    unit = decoder.unit_rows(weights)
+    columns: dict[str, list[Any]] = {
+        name: values.tolist() for name, values in decoder.cohesion(unit, members, kept, config.seed).items()
+    }
+    if unembedding is None:
+        log.info("analyse: no promoted tokens: %s", why)
+        return columns, [f"no promoted tokens: {why}"]
+    ids = decoder.promoted(unit, members, unembedding, config.analyse.promoted_tokens)
+    columns["promoted_tokens"] = [[tokenizer.decode([i]) for i in row] for row in ids.tolist()]
+    return columns, []
 
 
 def report_task(out: Path) -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""Texts: how a prompt is shown, and where in it a token lies."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+log = logging.getLogger("gpuclust")
+
+HEADING = re.compile(r"\s*((?:=\s+)+)(\S.*?)\s+((?:=\s*)+)\s*")
+BATCH = 1000  # prompts tokenised at a time
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A text as it is shown: on one line, section headings of wiki text as ``[SECTION] a > b``.
+
+    Attributes
+    ----------
+    text : str
+    starts, places : list of int
+        Where each word that is shown begins in the original text, and where in `text`.
+    """
+
+    text: str
+    starts: list[int]
+    places: list[int]
+
+    def span(self, start: int, stop: int) -> tuple[int, int]:
+        """Return where characters `start` to `stop` of the original are in `text`.
+
+        Examples
+        --------
+        >>> shown = show("two\\n   lines")
+        >>> shown.text[slice(*shown.span(6, 11))]
+        'lines'
+        """
+        first = self._place(start)
+        return first, min(self._place(stop - 1) + 1, len(self.text)) if stop > start else first
+
+    def _place(self, at: int) -> int:
+        word = bisect.bisect_right(self.starts, at) - 1
+        if word < 0:
+            return 0
+        end = self.places[word + 1] if word + 1 < len(self.places) else len(self.text)
+        return min(self.places[word] + at - self.starts[word], max(end - 1, 0))
+
+
+def show(text: str) -> Shown:
+    """Put a text on one line, with section headings as the original notebook printed them.
+
+    Examples
+    --------
+    >>> show(" = Valkyria Chronicles III = \\n = = Gameplay = = \\n The game is tactical .").text
+    '[SECTION] Valkyria Chronicles III > Gameplay | The game is tactical .'
+    """
+    pieces: list[str] = []
+    starts: list[int] = []
+    places: list[int] = []
+    length = 0
+
+    def add(piece: str, start: int | None = None) -> None:
+        nonlocal length
+        if start is not None:
+            starts.append(start)
+            places.append(length)
+        pieces.append(piece)
+        length += len(piece)
+
+    def words(line: str, offset: int) -> None:
+        for index, word in enumerate(re.finditer(r"\S+", line)):
+            if index:
+                add(" ")
+            add(word[0], offset + word.start())
+
+    offset, before = 0, ""  # what the last line was: "heading", "text", or there was none
+    for line in text.splitlines(keepends=True):
+        match = HEADING.fullmatch(line)
+        if match and match[1].count("=") == match[3].count("="):
+            joint = {"": "[SECTION] ", "heading": " > ", "text": " | [SECTION] "}[before]
+            add(joint)
+            words(match[2], offset + match.start(2))
+            before = "heading"
+        elif line.strip():
+            add({"": "", "heading": " | ", "text": " | " if pieces[:1] == ["[SECTION] "] else " "}[before])
+            words(line, offset)
+            before = "text"
+        offset += len(line)
+    return Shown("".join(pieces), starts, places)
+
+
+def peak_spans(examples: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
+    """Find the characters of the token at which each example peaks.
+
+    Parameters
+    ----------
+    examples : DataFrame
+        Columns of ``schema.EXAMPLE_COLUMNS``.
+    prompts : DataFrame
+        Columns of ``schema.PROMPT_COLUMNS``.
+    tokenizer : Hugging Face tokenizer
+
+    Returns
+    -------
+    DataFrame
+        Columns of ``schema.SPAN_COLUMNS``, a row per example; -1 where the place is not known: a special token, or a
+        tokenizer that does not give the stored tokens back with their offsets.
+    """
+    prompt, position = examples["prompt"].to_numpy(), examples["position"].to_numpy()
+    start = np.full(len(examples), -1, dtype=np.int64)
+    stop = start.copy()
+    known = np.flatnonzero(position >= 0)
+    if len(known) and not getattr(tokenizer, "is_fast", False):
+        log.warning("analyse: this tokenizer gives no offsets, so that peak tokens are not marked in the prompts")
+        known = known[:0]
+    order = known[np.argsort(prompt[known], kind="stable")]
+    wanted, first = np.unique(prompt[order], return_index=True)
+    rows_of = dict(zip(wanted.tolist(), np.split(order, first[1:]), strict=True)) if len(order) else {}
+    unlike = 0
+    all_texts, all_tokens = prompts["text"].tolist(), prompts["tokens"].tolist() if len(order) else []
+    for batch in (wanted[i : i + BATCH].tolist() for i in range(0, len(wanted), BATCH)):
+        texts = [all_texts[p] for p in batch]
+        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        for p, ids, offsets, text in zip(batch, encoded["input_ids"], encoded["offset_mapping"], texts, strict=True):
+            stored = all_tokens[p]
+            if len(ids) < len(stored) or not np.array_equal(ids[: len(stored)], stored):
+                unlike += 1
+                continue
+            rows = rows_of[p]
+            marks = np.asarray(offsets, dtype=np.int64)[position[rows]]
+            for row, (a, b) in zip(rows, marks.tolist(), strict=True):
+                a += len(text[a:b]) - len(text[a:b].lstrip())  # byte-level tokens begin with their space
+                start[row], stop[row] = (a, b) if a < b else (-1, -1)
+    if unlike:
+        log.warning("analyse: the tokenizer reads %d prompts otherwise than stored: their peaks are not marked", unlike)
+    return pd.DataFrame({"feature": examples["feature"], "rank": examples["rank"], "start": start, "stop": stop})

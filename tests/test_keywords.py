@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from gpuclust import keywords
+from tests.test_analyse import prompts
+
+
+def test_keywords_mark_their_cluster() -> None:
+    rng = np.random.default_rng(0)
+    topics = rng.integers(0, 3, 200)
+    names = [["ship", "harbor", "sail"], ["wheat", "plough", "harvest"], ["court", "judge", "verdict"]]
+    filler = ["people", "country", "year", "house", "street"]
+    texts = [" ".join([*rng.choice(names[t], 3), *rng.choice(filler, 6)]) for t in topics]
+    activations = np.stack([(topics == t) + 0.1 * rng.random(200) for t in range(3)], axis=1)
+    for found, expected in zip(keywords.keywords(texts, activations, 3), names, strict=True):
+        assert sorted(found) == sorted(expected)
+
+
+def test_keywords_of_prompts_without_words() -> None:
+    assert keywords.keywords(["1 2", "the", "3"], np.ones((3, 2)), 4) == [[], []]
+    assert keywords.keywords(["ship"], np.ones((1, 2)), 0) == [[], []]
+
+
+def test_peak_tokens_count_once_a_feature() -> None:
+    features = pd.DataFrame({"feature": [0, 1, 2], "kept": True, "label": pd.array([0, 0, -1], dtype="Int64")})
+    table = prompts(["x", "y"])
+    table["tokens"] = [[10, 11, 13, 14], [12]]
+    examples = pd.DataFrame(
+        {
+            "feature": [0, 0, 0, 1, 2],
+            "rank": [0, 1, 2, 0, 0],
+            "prompt": [0, 0, 1, 0, 1],
+            "position": [0, 2, -1, 1, 0],
+        }
+    )
+
+    class Tokenizer:
+        spelled: ClassVar[dict[int, str]] = {10: "Ġten", 11: "Ġelev", 12: "Ġtwelve", 13: "en", 14: "."}
+
+        def decode(self, ids: list[int]) -> str:
+            return "".join(self.spelled[i] for i in ids).replace("Ġ", " ")
+
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return [self.spelled[i] for i in ids]
+
+    tokenizer: Any = Tokenizer()
+    assert keywords.peak_tokens(features, examples, table, tokenizer) == {0: ["eleven", "ten"]}
+
+
+def test_distinctive_prompts_are_not_just_the_long_ones() -> None:
+    activations = np.array([[1.0, 1.0], [9.0, 8.0], [3.0, 0.5], [0.5, 3.0]])  # prompt 1 is strong everywhere
+    assert keywords.distinctive(activations, 1).tolist() == [[2, 3]]
+    assert keywords.distinctive(activations[:, :1], 1).tolist() == [[1]]
