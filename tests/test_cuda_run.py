@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import memory, models, schema
+from gpuclust import embed, memory, models, schema
 from tests import cuda_stub, tiny
 from tests.test_run import go, results
 
@@ -33,6 +33,7 @@ def on_gpu(folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPat
 def test_a_run_on_a_gpu_equals_one_on_the_cpu(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool
 ) -> None:
+    monkeypatch.setattr(embed, "_umap_learn", lambda indices, distances, start, config: start)  # compiles for seconds
     monkeypatch.setattr(memory, "budget", lambda *args: 40 * 10**9)  # not what is free just now
     settings = settings | {"umap": settings["umap"] | {"enabled": umap}}
     cpu = results(go(tmp_path, settings, name="cpu"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuclust import backend, codec, expand, store, transfer
@@ -20,6 +20,7 @@ from tests.test_store import make
 CUDA = backend.Backend("cuda", "a stand-in")
 
 
+@settings(max_examples=20)
 @given(activations(signed=True), st.data())
 def test_expansion_equals_decode(values: np.ndarray, data: st.DataObject) -> None:
     words, packed = codec._sections(codec.encode(values), values.size, values.itemsize)

@@ -39,9 +39,10 @@ def facts(config: Config) -> dict[str, Any]:
 
 
 def model_bytes(config: Config, hook_name: str | None) -> int:
-    """Count the bytes of a language model's weights up to a hook's layer, embedding included, in ``model.dtype``.
+    """Bound the bytes of a language model's weights up to a hook's layer, embedding included, in ``model.dtype``.
 
-    Buffers of TransformerLens (attention masks, rotary tables) are not counted: a few MB a layer.
+    The weights are counted, and a fifth added for what TransformerLens keeps beside them: attention masks, rotary
+    tables, split copies of joint attention weights.
     """
     import torch
 
@@ -62,4 +63,4 @@ def model_bytes(config: Config, hook_name: str | None) -> int:
         unused = {id(weight) for part in beyond for weight in part.parameters()}
         unused -= {id(weight) for weight in net.get_input_embeddings().parameters()}  # tied to the head
     width = 4 if config.model.dtype == "float32" else 2
-    return width * int(sum(weight.numel() for weight in net.parameters() if id(weight) not in unused))
+    return int(1.2 * width * sum(weight.numel() for weight in net.parameters() if id(weight) not in unused))
