@@ -109,8 +109,8 @@ def test_a_gpu_without_room_for_the_weights_is_refused_with_the_numbers() -> Non
     shapes = memory.Shapes(100_000, 131_072, 131_072, 4096, 8_000_000_000)
     with pytest.raises(
         MemoryBudgetError,
-        match=r"stage extract needs 1\d.\d\d GB of GPU memory \(0.70 GB .* 8.00 GB for the language model .* 2.15 GB "
-        r"for the SAE\), but device.memory allows 6.00 GB. Raise device.memory, or change the model's layer \(sae\), model",
+        match=r"stage extract needs 1\d.\d\d GB of GPU memory \(0.70 GB .* 8.00 GB for the language model .* 2.15 "
+        r"GB for the SAE\), but device.memory allows 6.00 GB. Raise device.memory, or change the model's layer \(sae\)",
     ):
         memory.plan(validate({}), shapes, 10**15, only="extract", device_allowed=6 * GB)
 
