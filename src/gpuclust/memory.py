@@ -24,7 +24,8 @@ SLABS = 6 * 8 * (1 << 20)  # float64 slabs of the moments
 ENCODE = 3 * (256 << 20)  # float32 SAE activations of a slice of tokens and their temporaries
 DEVICE_ENCODE = 3 * (128 << 20)  # the same on a GPU, where slices are smaller
 BACK = 2 * (128 << 20)  # aggregated values and positions of a batch, and those of the batch before, on their way
-MOMENTS = 3 * (128 << 20) + 9 * 8 * (1 << 22)  # a slice of a shard on a GPU with positions; slabs of moments and keys
+# Slices of a shard on a GPU with their positions, this one and the one before; slabs of moments and keys
+MOMENTS = 4 * (128 << 20) + 9 * 8 * (1 << 22)
 SUMS = 2 * 8 * (1 << 22)  # float64 slabs of a block's column sums on a GPU
 UMAP_WORK, HDBSCAN_WORK = 300_000_000, 1_000_000_000  # cuML's workspaces: estimates, not measured
 TILE = 4096
@@ -157,7 +158,8 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     kept, features = shapes.n_kept, shapes.n_features
     store = shapes.n_prompts * features * item
     landing = features * item + -(-features // 8)  # a row as it crosses the bus, packed at worst
-    per_row = 2 * landing + features * item + kept * item
+    copies = 2 if shapes.n_groups == 1 else 3  # the kept columns of a block and of the one before; a group's part of it
+    per_row = 2 * landing + 2 * features * item + copies * kept * item
     rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(device_allowed - CONTEXT, 0), per_row, 4, _device_extra)
     weights = shapes.model_bytes + (shapes.sae_bytes or shapes.d_in * features * 4)
     width = 4 if config.model.dtype == "float32" else 2

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuclust.config import DEMO, Config, ModelConfig, SaeConfig
+from gpuclust.device import is_out_of_memory
 from gpuclust.errors import ModelError
 
 if TYPE_CHECKING:
@@ -444,7 +445,7 @@ def _explained(what: str, key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ModelError | MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        if isinstance(error, ModelError) or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
