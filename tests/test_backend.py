@@ -53,6 +53,20 @@ def test_gram_is_within_its_bound(xp: Any, dtype: type, tile: int) -> None:
     np.testing.assert_allclose(backend.to_host(got.squares), (exact**2).sum(axis=0), rtol=1e-13)
 
 
+def test_groups_of_prompts_add_up(xp: Any) -> None:
+    values = sae_like(90, 30)
+    groups = np.random.default_rng(0).integers(-1, 3, 90)
+    tiles = [(0, 0), (0, 1), (1, 1)]
+    blocks = [xp.asarray(values[start : start + 40]) for start in range(0, 90, 40)]
+    grams = gram.accumulate_groups(blocks, groups, 3, 30, tiles, 16, xp)
+    view = gram.weighted(grams, np.array([1.0, 0.0, 2.0]))
+    weight = np.where(groups == 0, 1, np.where(groups == 2, 2, 0))[:, None]
+    expected = (values * weight).astype(np.float64).T @ values.astype(np.float64)
+    for (i, j), held in view.tiles.items():
+        np.testing.assert_allclose(backend.to_host(held), expected[view.block(i), view.block(j)], rtol=1e-5)
+    assert [part.n_prompts for part in grams] == [int((groups == group).sum()) for group in range(3)]
+
+
 @pytest.mark.parametrize("metric", ["cosine", "correlation", "euclidean", "dot"])
 def test_neighbors_equal_brute_force_up_to_ties(xp: Any, metric: str) -> None:
     values = sae_like(400, 120)

@@ -52,4 +52,4 @@ def test_configurations_are_planned_for_a_gpu_offline(name: str, capsys: pytest.
     assert command.main([*arguments, "device.memory=1GB"]) == 2
     assert "stage extract needs" in capsys.readouterr().err
     assert command.main(arguments) == 2
-    assert "needs a budget: --set device.memory=6GB" in capsys.readouterr().err
+    assert "needs a budget where there is no GPU: --set device.memory=6GB" in capsys.readouterr().err

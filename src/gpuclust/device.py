@@ -118,6 +118,13 @@ def install(limit: int | None) -> int:
     return int(budget)
 
 
+def free_bytes() -> int:
+    """Return the free memory of this process's GPU; a CUDA context is made for the question."""
+    import cupy
+
+    return int(cupy.cuda.runtime.memGetInfo()[0])
+
+
 def reset_peak() -> None:
     """Begin to count the pool's peak anew; nothing where there is no pool."""
     if _pool is None:

@@ -116,6 +116,7 @@ def aggregate_prompts(
                 failure = f"{type(error).__name__}: {gpu.first_line(error)}"
             if not failure:
                 continue
+            back.drain()
             if len(batch) > 1:  # out of the except block: its traceback held the batch's tensors
                 budget = max(1, len(batch) * max(lengths[i] for i in batch) // 2)
                 most = min(most, len(batch) // 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import gc
 import io
 import json
 import logging
@@ -407,6 +408,7 @@ def _drop_decoder(sae: Any) -> None:
 def release() -> None:
     """Let go of the model and SAE that this process keeps."""
     _load.cache_clear()
+    gc.collect()  # hooks and modules refer to each other
 
 
 def _sae_folder(config: SaeConfig) -> Path | None:

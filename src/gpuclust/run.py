@@ -16,7 +16,9 @@ from rich.table import Table
 
 from gpuclust import config as configuration
 from gpuclust import labels, memory, shapes
+from gpuclust.backend import cuda_status
 from gpuclust.config import Config
+from gpuclust.device import free_bytes
 from gpuclust.errors import ConfigError, GpuclustError
 from gpuclust.folder import Folder, claim
 from gpuclust.pipeline import Pipeline
@@ -127,7 +129,11 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     device = "cuda" if name == "local-cuda" else "cpu"
     on_device = None
     if device == "cuda" and (on_device := config.device_bytes) is None:
-        raise ConfigError("--plan for GPU workers needs a budget: --set device.memory=6GB, say")
+        if not cuda_status().usable:
+            raise ConfigError(
+                "--plan for GPU workers needs a budget where there is no GPU: --set device.memory=6GB, say"
+            )
+        on_device = free_bytes()
     whole = memory.Shapes(
         config.n_prompts,
         facts["d_sae"],

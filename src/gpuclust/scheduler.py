@@ -128,9 +128,15 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
             from dask_cuda import LocalCUDACluster
 
             # Dask's own spilling and limits are off: memory.py plans, and the pool caps.
-            cluster = LocalCUDACluster(
-                threads_per_worker=1, protocol="tcp", dashboard_address=":0", device_memory_limit=0, memory_limit=0
-            )
+            try:
+                cluster = LocalCUDACluster(
+                    threads_per_worker=1, protocol="tcp", dashboard_address=":0", device_memory_limit=0, memory_limit=0
+                )
+            except (OSError, RuntimeError, ValueError) as error:
+                raise SchedulerError(
+                    f"dask-cuda cannot start a worker per GPU: {gpu.first_line(error)}. Look at nvidia-smi and "
+                    "CUDA_VISIBLE_DEVICES, or use --scheduler local to run on the CPU"
+                ) from error
         try:
             client = Client(name if cluster is None else cluster, timeout=config.timeout)
         except (OSError, TimeoutError, ValueError) as error:
@@ -172,7 +178,7 @@ def _gpus(client: Any, name: str, memory: int | None) -> tuple[str, int | None]:
             f"worker {address}{more} cannot compute on a GPU: {status.reason}. {len(found) - len(without)} of "
             f"{len(found)} workers at {name} can, and a run takes one kind: stop the others, or {status.fix}"
         )
-    budgets = client.run(gpu.install, memory)
+    budgets = client.run(gpu.guarded, "start of the workers", gpu.install, memory)
     client.register_plugin(gpu.plugin(memory))
     return "cuda", min(budgets.values())
 

@@ -135,12 +135,14 @@ def exact_neighbors(
                 )
                 for worker, share in zip(workers, shares, strict=False)
             ]  # fmt: skip
-            sums = client.gather([client.submit(gram_sums, part, pure=False) for part in partial])
+            sums = client.gather([client.submit(guarded, "neighbors", gram_sums, part, pure=False) for part in partial])
             totals = [gram.combine(list(group)) for group in zip(*sums, strict=True)]
             for total in totals:
                 routes |= {name: routes.get(name, 0) + count for name, count in total.routes.items()}
             for tile in tiles:
-                held = [client.submit(gram_tile, part, tile, len(partial) > 1, pure=False) for part in partial]
+                travels = len(partial) > 1
+                held = [client.submit(guarded, "neighbors", gram_tile, part, tile, travels, pure=False)
+                        for part in partial]  # fmt: skip
                 done = client.submit(
                     guarded, "neighbors", tile_task, totals, tile, weights, config.metric, k - 1, dense, device, *held,
                     pure=False,
