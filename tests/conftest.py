@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -21,3 +23,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=status.reason))
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the tiny model, with clusters, whose prompts, sources and names hold HTML and scripts."""
+    import yaml
+
+    from gpuclust import run
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("small")
+    settings = tiny.build(folder)
+    source = Path(settings["prompts"][0]["path"])
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    hurt = [{"text": f"{tiny.HOSTILE} {row['text']}", "source": f"<i>{row['source']}</i>"} for row in rows]
+    source.write_text("".join(json.dumps(row) + "\n" for row in hurt))
+    settings |= {"hdbscan": {"min_cluster_size": 2, "min_samples": 1}, "analyse": {"labeller": "tests.tiny:label"}}
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    out = folder / "out"
+    assert run.main(["--config", str(config), "--out", str(out), "--scheduler", "threads", "--quiet"]) == 0
+    return out
