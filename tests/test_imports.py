@@ -18,10 +18,10 @@ LAYERS = [
     {"memory", "codec", "reductions", "texts", "labels", "keywords", "decoder", "palette"},
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
-    {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report"},
-    {"stages", "summary"},
+    {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report", "figures"},
+    {"stages", "summary", "cards"},
     {"pipeline", "api", "export"},
-    {"run"},
+    {"run", "show"},
     {"cache"},
 ]
 OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}
