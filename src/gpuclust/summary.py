@@ -114,7 +114,7 @@ def _similar(out: Path, console: Console) -> None:
         console.print(f"\nclusters that go together over prompts (correlation): {listed}")
 
 
-def _name(row: dict[str, Any]) -> str:
+def _name(row: Any) -> str:
     """The cluster's name from a labeller, if it has one."""
     name = row.get("name")
     return f"{name}: " if isinstance(name, str) else ""

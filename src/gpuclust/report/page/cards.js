@@ -47,7 +47,10 @@ function marked(text, marks) {
 /** A prompt around its peak, whole on request. */
 function context(row) {
   const size = /[\ud800-\udfff]/.test(row.text) ? Array.from(row.text).length : row.text.length;
-  const from = Math.max(0, (row.start < 0 ? 0 : row.start) - WINDOW), to = Math.min(size, (row.start < 0 ? WINDOW : row.stop) + WINDOW);
+  const letters = size === row.text.length ? row.text : Array.from(row.text);
+  let from = Math.max(0, (row.start < 0 ? 0 : row.start) - WINDOW), to = Math.min(size, (row.start < 0 ? WINDOW : row.stop) + WINDOW);
+  while (from > 0 && from < row.start && letters[from - 1] !== ' ') from++; // whole words
+  while (to < size && to > row.stop && letters[to] !== ' ') to--;
   const words = h('div');
   const show = (begin, end) => {
     const shift = row.start < 0 ? [] : [{start: row.start - begin, stop: row.stop - begin, title: 'the feature peaks here'}];
