@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import gpuclust
+
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "walkthrough.ipynb"
 
 
@@ -24,6 +26,7 @@ def test_the_walkthrough_runs(small_run: Path, monkeypatch: pytest.MonkeyPatch) 
     from nbclient import NotebookClient
 
     monkeypatch.setenv("GPUCLUST_RUN", str(small_run))
+    monkeypatch.setenv("PYTHONPATH", str(Path(gpuclust.__file__).parent.parent))  # the kernel imports what is tested
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     kernel = {"metadata": {"path": str(small_run.parent)}}
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources=kernel).execute()
