@@ -55,13 +55,16 @@ function contexts(feature) {
 const slice = (text, start, stop) =>
   /[\ud800-\udfff]/.test(text) ? Array.from(text).slice(start, stop).join('') : text.slice(start, stop);
 
-/** The token at which a feature peaks in most of its prompts. */
+/** The word at which a feature peaks in most of its prompts: its peak token with the letters around it. */
 function peak(feature) {
   const seen = new Map();
   for (const {text, start, stop} of contexts(feature)) {
     if (start < 0) continue;
-    const token = slice(text, start, stop);
-    seen.set(token, (seen.get(token) || 0) + 1);
+    const token = slice(text, start, stop), letters = /\p{L}/u.test(token);
+    const before = letters ? slice(text, Math.max(0, start - 20), start).match(/\p{L}*$/u)[0] : '';
+    const after = letters ? slice(text, stop, stop + 20).match(/^\p{L}*/u)[0] : '';
+    const word = before + token + after;
+    seen.set(word, (seen.get(word) || 0) + 1);
   }
   return [...seen].sort((x, y) => y[1] - x[1])[0]?.[0] ?? '';
 }
