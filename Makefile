@@ -9,7 +9,7 @@ run: .venv/ready
 	$(BIN)/python -m gpuclust.run
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

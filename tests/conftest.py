@@ -27,13 +27,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on the tiny model, with clusters, whose prompts, sources and names hold HTML and scripts."""
+    """A finished run on the tiny model, with clusters, whose prompts, sources and names hold HTML and scripts.
+
+    It is made once, also where tests run in several processes: treat it as read-only.
+    """
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "out" / "report.html").exists():
+            _make_small_run(folder)
+    return folder / "out"
+
+
+def _make_small_run(folder: Path) -> None:
     import yaml
 
     from gpuclust import run
     from tests import tiny
 
-    folder = tmp_path_factory.mktemp("small")
     settings = tiny.build(folder)
     source = Path(settings["prompts"][0]["path"])
     rows = [json.loads(line) for line in source.read_text().splitlines()]
@@ -42,6 +55,5 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings |= {"hdbscan": {"min_cluster_size": 2, "min_samples": 1}, "analyse": {"labeller": "tests.tiny:label"}}
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(settings))
-    out = folder / "out"
-    assert run.main(["--config", str(config), "--out", str(out), "--scheduler", "threads", "--quiet"]) == 0
-    return out
+    arguments = ["--config", str(config), "--out", str(folder / "out"), "--scheduler", "threads", "--quiet"]
+    assert run.main(arguments) == 0

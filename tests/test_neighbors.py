@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuclust import gram, neighbors
+from gpuclust.errors import InputError
 from tests import reference
 from tests.strategies import activations, cuts, sae_like
 
@@ -110,3 +111,38 @@ def test_sketch_finds_most_neighbors() -> None:
     approximate, _ = neighbors.exact(whole(projected.T, 64), 6, "cosine")
     recall = np.mean([len(set(a[1:]) & set(b[1:])) / 5 for a, b in zip(exact, approximate, strict=True)])
     assert recall > 0.35  # chance is 5/149 = 0.03
+
+
+@given(st.data(), activations(), st.integers(1, 7))
+def test_groups_add_up_to_the_gram_of_their_union(data: st.DataObject, values: np.ndarray, tile: int) -> None:
+    values = np.round(values.astype(np.float32) * 64) / 64
+    n = values.shape[1]
+    groups = np.array(data.draw(st.lists(st.integers(-1, 3), min_size=len(values), max_size=len(values))))
+    step = data.draw(st.integers(1, len(values)))
+    chunks = [values[start : start + step] for start in range(0, len(values), step)]
+    (tiles,) = gram.plan_passes(n, tile, 1 << 40)
+    parts = gram.accumulate_groups(chunks, groups, 4, n, tiles, tile)
+    for wanted in ([0], [1, 3], [0, 1, 2, 3]):
+        weights = np.isin(np.arange(4), wanted).astype(float)
+        rows = values[np.isin(groups, wanted)].astype(np.float64)
+        got = gram.weighted(parts, weights)
+        np.testing.assert_array_equal(got.dense(), rows.T @ rows)
+        np.testing.assert_array_equal(got.sums, rows.sum(axis=0))
+        assert got.n_prompts == len(rows)
+    twice = values[groups >= 0].astype(np.float64)
+    np.testing.assert_array_equal(gram.weighted(parts, [2, 2, 2, 2]).dense(), 2 * twice.T @ twice)
+
+
+def test_groups_that_do_not_fit_the_prompts_are_refused() -> None:
+    values = sae_like(20, 5)
+    for groups, message in (([0] * 19, "given for 19 prompts"), ([0] * 21, "given for 21"), ([2] * 20, "2 to 2")):
+        with pytest.raises(InputError, match=message):
+            gram.accumulate_groups([values], np.array(groups), 2, 5, [(0, 0)], 5)
+
+
+def test_crossed_groups_hold_every_grouping() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(-1, 2, 50), rng.integers(-1, 3, 50)
+    groups, members = gram.cross(first, second)
+    np.testing.assert_array_equal(members[groups[groups >= 0]], np.stack([first, second], axis=1)[groups >= 0])
+    assert ((groups < 0) == ((first < 0) & (second < 0))).all()

@@ -17,6 +17,7 @@ import gpuclust
 from gpuclust import run as command
 from gpuclust import schema, store
 from gpuclust.export import main as export
+from gpuclust.folder import claim
 from tests import tiny
 
 
@@ -395,6 +396,15 @@ def test_a_stage_made_anew_takes_the_later_ones_with_it(settings: dict[str, Any]
     assert after["extract"] == record["stages"]["extract"]
 
 
+def test_out_is_for_one_process_at_a_time(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claim(tmp_path / "out"):
+        assert attempt(tmp_path, settings) == 2
+    assert "another process is computing in" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [schema.LOCK]
+
+
 def test_out_that_holds_something_else_is_left_alone(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -403,6 +413,7 @@ def test_out_that_holds_something_else_is_left_alone(
     assert attempt(tmp_path, settings) == 2
     assert "is not empty and holds no run (it has config.yaml)" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "out" / "config.yaml").read_text() == "mine: 1"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
 
 
 def test_more_prompts_than_data_warns(settings: dict[str, Any], tmp_path: Path) -> None:

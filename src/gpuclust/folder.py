@@ -10,7 +10,8 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,34 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Hold a run's folder while computing in it, so that no second process does; the system lets go of a killed one.
+
+    Raises
+    ------
+    StoreError
+        If another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    if path.is_file() or (not (path / schema.RECORD).exists() and _others(path)):
+        yield  # no run, which `Folder` refuses; nothing is put there
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / schema.LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreError(
+            f"another process is computing in --out {path}. Wait for it, stop it, or give another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Folder:
     """The folder of one run, open for writing.
 
@@ -66,8 +95,8 @@ class Folder:
         if record.exists() and existing.exists():
             self.record = json.loads(record.read_text(encoding="utf8"))
             self._refuse_other_run(yaml.safe_load(existing.read_text(encoding="utf8")), resolved)
-        elif path.exists() and any(path.iterdir()):
-            some = ", ".join(sorted(p.name for p in path.iterdir())[:3])
+        elif others := _others(path):
+            some = ", ".join(others[:3])
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
         self.record |= {"record_version": RECORD_VERSION, "versions": versions(), "python": platform.python_version()}
@@ -121,6 +150,11 @@ class Folder:
             f"{stage}: {text}" for stage, entry in self.record["stages"].items() for text in entry.get("warnings", [])
         ]
         write_json(self.path / schema.RECORD, self.record)
+
+
+def _others(path: Path) -> list[str]:
+    """Names of what is in a folder beside its lock, sorted; none for a folder that does not exist."""
+    return sorted(p.name for p in path.iterdir() if p.name != schema.LOCK) if path.exists() else []
 
 
 def _within(key: str, sections: Sequence[str]) -> bool:

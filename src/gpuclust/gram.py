@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust.errors import InputError
+
 Array = Any
 Tile = tuple[int, int]
 
@@ -100,28 +102,98 @@ def accumulate(
     -----
     Peak memory: the tiles, one more tile, and a chunk in float64.
     """
+    gram = _empty(n_features, tiles, tile, xp)
+    for chunk in chunks:
+        _add(gram, chunk, xp, sparse)
+    return gram
+
+
+def accumulate_groups(
+    chunks: Iterable[Array],
+    groups: np.ndarray[Any, Any],
+    n_groups: int,
+    n_features: int,
+    tiles: Sequence[Tile],
+    tile: int,
+    xp: Any = np,
+    sparse: bool | None = None,
+) -> list[Gram]:
+    """Add chunks of prompts into one Gram per group of prompts, in one pass.
+
+    G adds up over prompts: the Gram of any union of groups is the sum of theirs (`weighted`).
+
+    Parameters
+    ----------
+    chunks, n_features, tiles, tile, xp, sparse
+        As in `accumulate`; the chunks follow one another as `groups` does.
+    groups : array, (prompt,), int
+        Group of every prompt of the chunks, from 0; -1 leaves the prompt out.
+    n_groups : int
+
+    Returns
+    -------
+    list of Gram
+        One a group, empty groups included.
+
+    Raises
+    ------
+    InputError
+        If `groups` names a group that is not there, or is not as long as the chunks.
+
+    Notes
+    -----
+    Peak memory: the tiles of every group, one more tile, and a chunk in float64. The work is that of one Gram.
+
+    Examples
+    --------
+    >>> chunk = np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 3.0]])
+    >>> halves = accumulate_groups([chunk], np.array([0, 1, 0]), 2, 2, [(0, 0)], tile=2)
+    >>> weighted(halves, [1, 1]).dense().tolist()
+    [[5.0, 2.0], [2.0, 10.0]]
+    """
+    if len(groups) and (groups.min() < -1 or groups.max() >= n_groups):
+        raise InputError(f"groups run from {groups.min()} to {groups.max()}; -1 to {n_groups - 1} is expected")
+    grams = [_empty(n_features, tiles, tile, xp) for _ in range(n_groups)]
+    first = 0
+    for chunk in chunks:
+        own = groups[first : first + len(chunk)]
+        first += len(chunk)
+        if len(own) < len(chunk):
+            break
+        for group in np.unique(own[own >= 0]):
+            member = own == group
+            _add(grams[group], chunk if member.all() else chunk[member], xp, sparse)
+    if first != len(groups):
+        raise InputError(f"groups are given for {len(groups)} prompts, but the chunks hold at least {first}")
+    return grams
+
+
+def _empty(n_features: int, tiles: Sequence[Tile], tile: int, xp: Any) -> Gram:
     gram = Gram(n_features, tile, {}, xp.zeros(n_features), xp.zeros(n_features))
     for i, j in tiles:
         shape = tuple(s.stop - s.start for s in (gram.block(i), gram.block(j)))
         gram.tiles[i, j] = xp.zeros(shape)
-    for chunk in chunks:
-        use_sparse = sparse
-        if use_sparse is None:
-            use_sparse = xp is np and np.count_nonzero(chunk) < SPARSE_DENSITY * chunk.size
-        route = "sparse" if use_sparse else "dense"
-        if route not in gram.routes:
-            log.info("gram: %s product for a chunk of %d prompts", route, len(chunk))
-        gram.routes[route] = gram.routes.get(route, 0) + 1
-        wide = chunk.astype(xp.float64)
-        gram.sums += wide.sum(axis=0)
-        gram.squares += xp.einsum("pf,pf->f", wide, wide)
-        gram.n_prompts += len(chunk)
-        if use_sparse:
-            _add_sparse(gram, wide)
-        else:
-            for (i, j), held in gram.tiles.items():
-                held += wide[:, gram.block(i)].T @ wide[:, gram.block(j)]
     return gram
+
+
+def _add(gram: Gram, chunk: Array, xp: Any, sparse: bool | None) -> None:
+    """Add one chunk in place."""
+    use_sparse = sparse
+    if use_sparse is None:
+        use_sparse = xp is np and np.count_nonzero(chunk) < SPARSE_DENSITY * chunk.size
+    route = "sparse" if use_sparse else "dense"
+    if route not in gram.routes:
+        log.debug("gram: %s product for a chunk of %d prompts", route, len(chunk))
+    gram.routes[route] = gram.routes.get(route, 0) + 1
+    wide = chunk.astype(xp.float64)
+    gram.sums += wide.sum(axis=0)
+    gram.squares += xp.einsum("pf,pf->f", wide, wide)
+    gram.n_prompts += len(chunk)
+    if use_sparse:
+        _add_sparse(gram, wide)
+    else:
+        for (i, j), held in gram.tiles.items():
+            held += wide[:, gram.block(i)].T @ wide[:, gram.block(j)]
 
 
 def _add_sparse(gram: Gram, wide: Array) -> None:
@@ -148,3 +220,61 @@ def combine(grams: Sequence[Gram]) -> Gram:
         for route, count in other.routes.items():
             first.routes[route] = first.routes.get(route, 0) + count
     return first
+
+
+def weighted(grams: Sequence[Gram], weights: Sequence[float] | Array) -> Gram:
+    """Return Σ w G over groups of prompts, as a new Gram; whole-number weights stay exact.
+
+    Weights of 0 and 1 give the Gram of a union of groups, other whole numbers that of a bootstrap over groups.
+
+    Parameters
+    ----------
+    grams : sequence of Gram
+        Over the same tiles.
+    weights : sequence of float
+        One a Gram; not all 0.
+    """
+    used = [(gram, weight) for gram, weight in zip(grams, weights, strict=True) if weight]
+    first, _ = used[0]
+    whole = Gram(first.n_features, first.tile, {}, 0 * first.sums, 0 * first.squares)
+    for key, held in first.tiles.items():
+        whole.tiles[key] = 0 * held
+    for gram, weight in used:
+        for key, held in whole.tiles.items():
+            held += gram.tiles[key] if weight == 1 else weight * gram.tiles[key]
+        whole.sums += weight * gram.sums
+        whole.squares += weight * gram.squares
+        whole.n_prompts += weight * gram.n_prompts
+        for route, count in gram.routes.items():
+            whole.routes[route] = whole.routes.get(route, 0) + count
+    return whole
+
+
+def cross(*groupings: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the coarsest groups of prompts from which every grouping's groups can be summed.
+
+    Parameters
+    ----------
+    groupings : array, (prompt,), int
+        Group of every prompt, -1 none: halves, sources, lengths, prefixes.
+
+    Returns
+    -------
+    groups : array, (prompt,), int
+        Group of every prompt for `accumulate_groups`; -1 where no grouping has one.
+    members : array, (group, grouping), int
+        The group of each grouping that a crossed group lies in: ``members[:, 0] == 1`` are the weights of group 1 of
+        the first grouping.
+
+    Examples
+    --------
+    >>> groups, members = cross(np.array([0, 1, 0, 1]), np.array([0, 0, -1, 1]))
+    >>> groups.tolist(), members.tolist()
+    ([1, 2, 0, 3], [[0, -1], [0, 0], [1, 0], [1, 1]])
+    """
+    stacked = np.stack(groupings, axis=1)
+    used = (stacked >= 0).any(axis=1)
+    members, inverse = np.unique(stacked[used], axis=0, return_inverse=True)
+    groups = np.full(len(stacked), -1, dtype=np.int64)
+    groups[used] = inverse.ravel()
+    return groups, members

@@ -22,13 +22,19 @@ RESERVE = 0.6  # share of the free memory that is used when no budget is set
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a projection depends on. `model_bytes` counts the weights in memory; 0 where they are not known yet."""
+    """What a projection depends on. `model_bytes` counts the weights in memory; 0 where they are not known yet.
+
+    `n_groups` and `n_views` count the groups of prompts that have a Gram of their own, and the sums of them that
+    neighbours are wanted for.
+    """
 
     n_prompts: int
     n_features: int
     n_kept: int
     d_in: int = 0
     model_bytes: int = 0
+    n_groups: int = 1
+    n_views: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,14 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
     if rows > config.store.chunk_prompts:
         rows -= rows % config.store.chunk_prompts
     tile = min(TILE, max(shapes.n_kept, 1))
-    while tile > 256 and _gram_extra(tile) + tile * tile * 8 > room // 2:
+    extra = _gram_extra(tile, shapes)
+    while tile > 256 and extra + shapes.n_groups * tile * tile * 8 > room // 2:
         tile //= 2
+        extra = _gram_extra(tile, shapes)
     blocks = -(-shapes.n_kept // tile)
     n_tiles = blocks * (blocks + 1) // 2
-    tile_bytes = tile * tile * 8
-    per_pass = max(1, min(n_tiles, (room - _gram_extra(tile) - rows * per_row) // tile_bytes))
+    tile_bytes = shapes.n_groups * tile * tile * 8
+    per_pass = max(1, min(n_tiles, (room - extra - rows * per_row) // tile_bytes))
     passes = -(-n_tiles // per_pass)
     stages = [
         StagePlan("extract", 1, store, _extract(config, shapes, item), "store.shard_prompts or extract.batch_tokens"),
@@ -100,11 +108,13 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
     ]
     if config.neighbors.method == "sketch":
         peak = base + rows * per_row + shapes.n_kept * config.neighbors.sketch_size * 24
-        stages.append(StagePlan("neighbors", 1, store, peak + _gram_extra(tile), "neighbors.sketch_size"))
+        stages.append(StagePlan("neighbors", 1, store, peak + extra, "neighbors.sketch_size"))
     else:
-        peak = base + rows * per_row + per_pass * tile_bytes + _gram_extra(tile)
+        peak = base + rows * per_row + per_pass * tile_bytes + extra
         if not config.umap.enabled:
-            peak += shapes.n_kept**2 * (4 + 2)  # the matrix of distances, and the tiles it is made from
+            peak += shapes.n_kept**2 * (
+                4 + 2 * shapes.n_views
+            )  # a matrix of distances, and the tiles they are made from
         stages.append(StagePlan("neighbors", passes, passes * store, peak, "device.memory or select.*"))
     if config.umap.enabled:
         dims = max(config.umap.n_components, 2)
@@ -142,9 +152,10 @@ def _weights(shapes: Shapes) -> int:
     return shapes.model_bytes + 2 * shapes.d_in * shapes.n_features * 4
 
 
-def _gram_extra(tile: int) -> int:
-    """A product, a tile of distances, and packed keys of a slab of rows."""
-    return tile * tile * (8 + 4 + 8) + 3 * 1024 * tile * 8
+def _gram_extra(tile: int, shapes: Shapes) -> int:
+    """A product, a tile of distances, and packed keys of a slab of rows; with groups, their sums over workers too."""
+    several = (shapes.n_groups + 1) * tile * tile * 8 if shapes.n_groups > 1 else 0
+    return tile * tile * (8 + 4 + 8) + 3 * 1024 * tile * 8 + several
 
 
 def gigabytes(n: int) -> str:

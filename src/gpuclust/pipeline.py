@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import extract, measure, memory, schema, stages, store
+from gpuclust import extract, measure, memory, schema, stages, store, tiles
 from gpuclust.config import DEMO, Config
 from gpuclust.errors import StoreError
 from gpuclust.folder import Folder, content_key, fingerprint
@@ -232,7 +232,7 @@ class Pipeline:
         if method == "sketch":
             facts = self._submit(stages.sketch_task, self.out, kept, self.config, plan)
         else:
-            facts = stages.exact_neighbors(self.client, workers, self.out, kept, self.config, plan, self.progress)
+            facts = tiles.exact_neighbors(self.client, workers, self.out, kept, self.config, plan, self.progress)
         return {"method": method, "metric": self.config.metric, **facts}
 
     def kept(self) -> np.ndarray[Any, Any]:

@@ -18,7 +18,7 @@ from gpuclust import config as configuration
 from gpuclust import labels, memory
 from gpuclust.config import Config
 from gpuclust.errors import GpuclustError
-from gpuclust.folder import Folder
+from gpuclust.folder import Folder, claim
 from gpuclust.pipeline import Pipeline
 from gpuclust.progress import Progress
 from gpuclust.scheduler import NAMES, Scheduler, choose, start
@@ -65,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.analyse.labeller is not None:
             labels.find(config.analyse.labeller)
         choose(args.scheduler)  # refuses what cannot be had before anything is written
-        folder = Folder(out, config)
-        execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
+        with claim(out):
+            folder = Folder(out, config)
+            execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
     except GpuclustError as error:
         said = Console(stderr=True, highlight=False)
         said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Final
 # Files of a run's folder
 CONFIG: Final = "config.yaml"
 RECORD: Final = "run.json"
+LOCK: Final = ".lock"  # held by the process that computes in the folder
 ACTIVATIONS: Final = "activations.zarr"
 PROMPTS: Final = "prompts.parquet"
 FEATURES: Final = "features.parquet"
@@ -29,6 +30,7 @@ MOMENTS: Final = "state/moments.npz"
 SELECTED: Final = "state/selected.parquet"
 MAP: Final = "state/map.npy"
 PERSISTENCE: Final = "state/persistence.npy"
+VIEWS: Final = "state/views"  # a folder a view of the prompts: its neighbours and spanning tree
 
 # Stages, in the order in which data flows
 STAGES: Final = ("prompts", "extract", "reduce", "select", "neighbors", "embed", "cluster", "analyse", "report")

@@ -16,6 +16,7 @@ from gpuclust import gram, memory, neighbors, schema, store
 from gpuclust.config import Config, SelectConfig
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.reductions import EXAMPLES, MOMENTS, State
+from gpuclust.tiles import read_neighbors, write_neighbors
 
 log = logging.getLogger("gpuclust")
 
@@ -121,105 +122,6 @@ def select_task(out: Path, config: SelectConfig, needed: int) -> dict[str, Any]:
 # ---------------------------------------------------------------- neighbours
 
 
-def gram_task(out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: memory.Plan) -> gram.Gram:
-    """Accumulate the tiles of one pass over a range of prompts."""
-    blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows, first, stop)
-    return gram.accumulate((block[:, kept] for _, block in blocks), len(kept), tiles, plan.tile)
-
-
-def gram_sums(part: gram.Gram) -> gram.Gram:
-    """A Gram without its tiles: the column sums, small enough to travel."""
-    return gram.Gram(part.n_features, part.tile, {}, part.sums, part.squares, part.n_prompts, part.routes)
-
-
-def gram_tile(part: gram.Gram, tile: gram.Tile) -> Array:
-    """One tile, where the Gram is."""
-    held: Array = part.tiles[tile]
-    return held
-
-
-def tile_task(
-    totals: gram.Gram, tile: gram.Tile, metric: str, k: int, dense: bool, *parts: Array
-) -> tuple[dict[int, Array], Array | None]:
-    """Add up one tile over the workers; return its nearest candidates and, if `dense`, its distances."""
-    whole = gram_sums(totals)
-    whole.tiles[tile] = parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
-    largest = float(totals.squares.max())
-    distance = neighbors.tile_distances(whole, *tile, metric, largest) if dense else None
-    return neighbors.candidates(whole, *tile, metric, k, largest), distance
-
-
-def tree_task(out: Path, n: int, tile: int, min_samples: int, keys: list[gram.Tile], parts: list[Array]) -> None:
-    """Build the spanning tree of mutual reachability from all tiles of distances."""
-    from gpuclust.spanning import mutual_reachability_tree
-
-    matrix = np.empty((n, n), dtype=np.float32)
-    for (i, j), part in zip(keys, parts, strict=True):
-        rows, columns = slice(i * tile, i * tile + part.shape[0]), slice(j * tile, j * tile + part.shape[1])
-        matrix[rows, columns] = part
-        matrix[columns, rows] = part.T
-    np.fill_diagonal(matrix, 0)
-    (out / schema.SPANNING_TREE).parent.mkdir(exist_ok=True)
-    np.save(out / schema.SPANNING_TREE, mutual_reachability_tree(matrix, min_samples))
-
-
-def exact_neighbors(
-    client: Any, workers: list[str], out: Path, kept: Array, config: Config, plan: memory.Plan, progress: Any
-) -> dict[str, Any]:
-    """Neighbours from Gram tiles, accumulated in place on every worker over its share of the shards.
-
-    Tiles are combined one by one: a worker's Gram never travels as a whole. Without UMAP the tiles' distances also make
-    the spanning tree.
-    """
-    ranges = store.shard_ranges(out / schema.ACTIVATIONS)
-    shares = [part for part in np.array_split(np.asarray(ranges), len(workers)) if len(part)]
-    passes = gram.plan_passes(len(kept), plan.tile, plan.tiles_per_pass * plan.tile**2 * 8)
-    k = config.n_neighbors
-    dense = not config.umap.enabled
-    found: dict[int, Array] = {}
-    dense_parts: dict[gram.Tile, Any] = {}
-    routes: dict[str, int] = {}
-    with progress.counting("tiles", sum(map(len, passes))) as advance:
-        for tiles in passes:
-            partial = [
-                client.submit(
-                    gram_task, out, kept, int(share[0][0]), int(share[-1][1]), tiles, plan,
-                    workers=[worker], allow_other_workers=True, pure=False,
-                )
-                for worker, share in zip(workers, shares, strict=False)
-            ]  # fmt: skip
-            totals = gram.combine(client.gather([client.submit(gram_sums, part, pure=False) for part in partial]))
-            routes |= {name: routes.get(name, 0) + count for name, count in totals.routes.items()}
-            for tile in tiles:
-                held = [client.submit(gram_tile, part, tile, pure=False) for part in partial]
-                done = client.submit(tile_task, totals, tile, config.metric, k - 1, dense, *held, pure=False)
-                candidates = client.submit(_first, done, pure=False).result()
-                if dense:
-                    dense_parts[tile] = client.submit(_second, done, pure=False)
-                for block, keys in candidates.items():
-                    parts = [found[block], keys] if block in found else [keys]
-                    found[block] = neighbors.merge(parts, k - 1)
-                advance()
-    del partial, held, done  # the workers let go of their tiles
-    if dense:
-        keys = list(dense_parts)
-        client.submit(
-            tree_task, out, len(kept), plan.tile, config.hdbscan.min_samples, keys, [dense_parts[t] for t in keys],
-            pure=False,
-        ).result()  # fmt: skip
-    indices, distances = neighbors.finish(np.concatenate([found[block] for block in sorted(found)]), k)
-    write_neighbors(out, kept, indices, distances, config.metric)
-    return {"rows": len(kept), "passes": len(passes), "tiles": sum(map(len, passes)), "routes": routes}
-
-
-def _first(pair: tuple[Any, Any]) -> Any:
-    return pair[0]
-
-
-def _second(pair: tuple[Any, Any]) -> Any:
-    return pair[1]
-
-
 def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> dict[str, Any]:
     """Neighbours from a random projection of the prompts."""
     size = config.neighbors.sketch_size
@@ -237,28 +139,8 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> di
                 found[block] = neighbors.merge(parts, config.n_neighbors - 1)
     keys = np.concatenate([found[block] for block in sorted(found)])
     indices, distances = neighbors.finish(keys, config.n_neighbors)
-    write_neighbors(out, kept, indices, distances, config.metric)
+    write_neighbors(out / schema.NEIGHBORS, kept, indices, distances, config.metric)
     return {"rows": len(kept), "passes": 1, "sketch_size": size}
-
-
-def write_neighbors(out: Path, kept: Array, indices: Array, distances: Array, metric: str) -> None:
-    """Store the neighbours with the SAE's own feature numbers."""
-    variables = {
-        "indices": (("feature", "k"), kept[indices].astype(np.int64)),
-        "distances": (("feature", "k"), distances),
-        "feature": (("feature",), kept.astype(np.int64)),
-        "k": (("k",), np.arange(indices.shape[1])),
-    }
-    store.write_dataset(out / schema.NEIGHBORS, variables, {"metric": metric})
-
-
-def read_neighbors(out: Path) -> tuple[Array, Array, Array]:
-    """Return kept feature numbers, indices that count the kept features, and distances."""
-    import zarr
-
-    group: Any = zarr.open_group(out / schema.NEIGHBORS, mode="r")
-    kept = group["feature"][:]
-    return kept, np.searchsorted(kept, group["indices"][:]).astype(np.int32), group["distances"][:]
 
 
 # ---------------------------------------------------------------- embedding, clusters, tables

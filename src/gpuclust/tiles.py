@@ -1,0 +1,190 @@
+"""Neighbours from Gram tiles on Dask: accumulated in place on every worker, combined tile by tile.
+
+G adds up over prompts, so one pass over the store serves any number of groups of prompts: halves, sources, lengths,
+prefixes, blocks of a bootstrap. Each group has its tiles; a view is a weighted sum of groups, and what is computed per
+tile (neighbours, distances) is computed for every view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuclust import gram, memory, neighbors, schema, store
+from gpuclust.config import Config
+
+Array = np.ndarray[Any, Any]
+
+WHOLE = "whole"  # the view of all prompts
+
+
+@dataclass(frozen=True, eq=False)
+class PromptGroups:
+    """Groups of prompts, and the weighted sums of groups (views) that neighbours are wanted for.
+
+    Attributes
+    ----------
+    groups : array, (prompt,), int
+        Group of every prompt, from 0; -1 none.
+    views : dict of str to array, (group,)
+        Weight of every group in each view: all ones the whole, ones and zeros some groups, whole numbers a bootstrap.
+    """
+
+    groups: Array
+    views: dict[str, Array]
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(next(iter(self.views.values())))
+
+
+def gram_task(
+    out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: memory.Plan, groups: PromptGroups
+) -> list[gram.Gram]:
+    """Accumulate the tiles of one pass over a range of prompts, a Gram a group."""
+    blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows, first, stop)
+    chunks = (block[:, kept] for _, block in blocks)
+    return gram.accumulate_groups(chunks, groups.groups[first:stop], groups.n_groups, len(kept), tiles, plan.tile)
+
+
+def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
+    """Grams without their tiles: the column sums, small enough to travel."""
+    return [gram.Gram(part.n_features, part.tile, {}, part.sums, part.squares, part.n_prompts, part.routes)
+            for part in parts]  # fmt: skip
+
+
+def gram_tile(parts: list[gram.Gram], tile: gram.Tile) -> list[Array]:
+    """One tile of every group, where the Grams are."""
+    return [part.tiles[tile] for part in parts]
+
+
+def tile_task(
+    totals: list[gram.Gram], tile: gram.Tile, weights: list[Array], metric: str, k: int, dense: bool,
+    *parts: list[Array],
+) -> tuple[list[dict[int, Array]], list[Array]]:  # fmt: skip
+    """Add up one tile over the workers; return each view's nearest candidates and, if `dense`, its distances."""
+    grams = gram_sums(totals)
+    for group, whole in enumerate(grams):
+        whole.tiles[tile] = parts[0][group] if len(parts) == 1 else np.sum([part[group] for part in parts], axis=0)
+    found, distances = [], []
+    for weight in weights:
+        view = grams[0] if len(grams) == 1 else gram.weighted(grams, weight)
+        largest = float(view.squares.max())
+        found.append(neighbors.candidates(view, *tile, metric, k, largest))
+        if dense:
+            distances.append(neighbors.tile_distances(view, *tile, metric, largest))
+    return found, distances
+
+
+def tree_task(path: Path, n: int, tile: int, min_samples: int, keys: list[gram.Tile], parts: list[Array]) -> None:
+    """Build the spanning tree of mutual reachability from all tiles of distances."""
+    from gpuclust.spanning import mutual_reachability_tree
+
+    matrix = np.empty((n, n), dtype=np.float32)
+    for (i, j), part in zip(keys, parts, strict=True):
+        rows, columns = slice(i * tile, i * tile + part.shape[0]), slice(j * tile, j * tile + part.shape[1])
+        matrix[rows, columns] = part
+        matrix[columns, rows] = part.T
+    np.fill_diagonal(matrix, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, mutual_reachability_tree(matrix, min_samples))
+
+
+def exact_neighbors(
+    client: Any, workers: list[str], out: Path, kept: Array, config: Config, plan: memory.Plan, progress: Any,
+    groups: PromptGroups | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Neighbours from Gram tiles, accumulated in place on every worker over its share of the shards.
+
+    Tiles are combined one by one: a worker's Gram never travels as a whole. Without UMAP the tiles' distances also make
+    the spanning tree. With `groups`, the same pass gives the neighbours (and trees) of every view; the view `whole`
+    goes where a run has its neighbours, the others into the folder of views (`view_path`). `plan` must have been made
+    for their numbers.
+    """
+    ranges = store.shard_ranges(out / schema.ACTIVATIONS)
+    if groups is None:
+        groups = PromptGroups(np.zeros(ranges[-1][1], dtype=np.int64), {WHOLE: np.ones(1)})
+    views = list(groups.views)
+    weights = [groups.views[name] for name in views]
+    shares = [part for part in np.array_split(np.asarray(ranges), len(workers)) if len(part)]
+    passes = gram.plan_passes(len(kept), plan.tile, plan.tiles_per_pass * plan.tile**2 * 8)
+    k = config.n_neighbors
+    dense = not config.umap.enabled
+    found: dict[tuple[str, int], Array] = {}
+    dense_parts: dict[tuple[str, gram.Tile], Any] = {}
+    routes: dict[str, int] = {}
+    with progress.counting("tiles", sum(map(len, passes))) as advance:
+        for tiles in passes:
+            partial = [
+                client.submit(
+                    gram_task, out, kept, int(share[0][0]), int(share[-1][1]), tiles, plan, groups,
+                    workers=[worker], allow_other_workers=True, pure=False,
+                )
+                for worker, share in zip(workers, shares, strict=False)
+            ]  # fmt: skip
+            sums = client.gather([client.submit(gram_sums, part, pure=False) for part in partial])
+            totals = [gram.combine(list(group)) for group in zip(*sums, strict=True)]
+            for total in totals:
+                routes |= {name: routes.get(name, 0) + count for name, count in total.routes.items()}
+            for tile in tiles:
+                held = [client.submit(gram_tile, part, tile, pure=False) for part in partial]
+                done = client.submit(tile_task, totals, tile, weights, config.metric, k - 1, dense, *held, pure=False)
+                candidates = client.submit(_candidates, done, pure=False).result()
+                if dense:
+                    for index, view in enumerate(views):
+                        dense_parts[view, tile] = client.submit(_distances, done, index, pure=False)
+                for view, blocks in zip(views, candidates, strict=True):
+                    for block, keys in blocks.items():
+                        parts = [found[view, block], keys] if (view, block) in found else [keys]
+                        found[view, block] = neighbors.merge(parts, k - 1)
+                advance()
+    del partial, held, done  # the workers let go of their tiles
+    for view in views:
+        if dense:
+            tiles = [tile for name, tile in dense_parts if name == view]
+            client.submit(
+                tree_task, view_path(out, view, schema.SPANNING_TREE), len(kept), plan.tile, config.hdbscan.min_samples,
+                tiles, [dense_parts.pop((view, tile)) for tile in tiles], pure=False,
+            ).result()  # fmt: skip
+        merged = np.concatenate([found[view, block] for name, block in sorted(found) if name == view])
+        indices, far = neighbors.finish(merged, k)
+        write_neighbors(view_path(out, view, schema.NEIGHBORS), kept, indices, far, config.metric)
+    return {"rows": len(kept), "passes": len(passes), "tiles": sum(map(len, passes)), "routes": routes}
+
+
+def _candidates(done: tuple[Any, Any]) -> Any:
+    return done[0]
+
+
+def _distances(done: tuple[Any, Any], view: int) -> Any:
+    return done[1][view]
+
+
+def view_path(out: Path, view: str, name: str) -> Path:
+    """Where a view's file lies: the run's own for the whole, else in the folder of views."""
+    return out / name if view == WHOLE else out / schema.VIEWS / view / Path(name).name
+
+
+def write_neighbors(path: Path, kept: Array, indices: Array, distances: Array, metric: str) -> None:
+    """Store the neighbours with the SAE's own feature numbers."""
+    variables = {
+        "indices": (("feature", "k"), kept[indices].astype(np.int64)),
+        "distances": (("feature", "k"), distances),
+        "feature": (("feature",), kept.astype(np.int64)),
+        "k": (("k",), np.arange(indices.shape[1])),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.write_dataset(path, variables, {"metric": metric})
+
+
+def read_neighbors(out: Path, view: str = WHOLE) -> tuple[Array, Array, Array]:
+    """Return kept feature numbers, indices that count the kept features, and distances."""
+    import zarr
+
+    group: Any = zarr.open_group(view_path(out, view, schema.NEIGHBORS), mode="r")
+    kept = group["feature"][:]
+    return kept, np.searchsorted(kept, group["indices"][:]).astype(np.int32), group["distances"][:]
