@@ -47,6 +47,7 @@ def _make_small_run(folder: Path) -> None:
     from gpuclust import run
     from tests import tiny
 
+    folder.mkdir(exist_ok=True)
     settings = tiny.build(folder)
     source = Path(settings["prompts"][0]["path"])
     rows = [json.loads(line) for line in source.read_text().splitlines()]

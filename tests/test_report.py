@@ -180,8 +180,15 @@ def test_the_page_holds_prompts_as_data_only(small_run: Path) -> None:
 
 
 def test_the_command(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(small_run)]) == 0
+    out = tmp_path / "out"
+    shutil.copytree(small_run, out)
+    (out / schema.REPORT).unlink()
+    assert main([str(out)]) == 0
     assert "wrote" in capsys.readouterr().out
+    first = (out / schema.REPORT).read_bytes()
+    assert main([str(out)]) == 0
+    assert (out / schema.REPORT).read_bytes() == first  # nothing of the clock or of chance
+    capsys.readouterr()
     assert main([str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
