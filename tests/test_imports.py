@@ -14,10 +14,12 @@ SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
 # A module may import modules of the rows above its own, and the ones named here of its own row.
 LAYERS = [
     {"errors"},
-    {"schema", "config", "topk", "measure", "backend", "kernels"},
+    {"schema", "config", "topk", "measure", "backend", "device", "kernels"},
     {"memory", "codec", "reductions", "texts", "labels", "keywords", "decoder", "palette"},
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
+    {"expand", "shapes"},
+    {"transfer"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report", "figures"},
     {"tiles"},
     {"stages", "summary", "cards"},

@@ -186,7 +186,7 @@ def quick_list(neuronpedia_id: str | None, features: Sequence[int], name: str) -
 
     Examples
     --------
-    >>> urllib.parse.unquote(quick_list("pythia-70m/3-res-sm", [17], "mine"))[38:]
+    >>> urllib.parse.unquote(quick_list("pythia-70m/3-res-sm", [17], "mine"))[39:]
     '?name=mine&features=[{"modelId": "pythia-70m", "layer": "3-res-sm", "index": "17"}]'
     """
     model, slash, layer = (neuronpedia_id or "").partition("/")

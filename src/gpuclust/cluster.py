@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuclust.config import HdbscanConfig
-from gpuclust.errors import InputError, SelectionError
-from gpuclust.spanning import chord_edges, mutual_reachability_tree
+from gpuclust.errors import ConfigError, InputError, SelectionError
+from gpuclust.spanning import chord_edges, mutual_reachability_tree, sort_edges
 
 Array = NDArray[Any]
+
+CUML_SAMPLES = 1023
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +54,16 @@ class Clustering:
         return len(self.persistence)
 
 
-def cluster_embedding(embedding: Array, config: HdbscanConfig) -> Clustering:
+def cluster_embedding(embedding: Array, config: HdbscanConfig, *, backend: str = "cpu") -> Clustering:
     """Cluster an embedding with HDBSCAN on euclidean distances.
 
     Parameters
     ----------
     embedding : array, (feature, component), float32
     config : HdbscanConfig
+    backend : {"cpu", "cuda"}
+        With ``cuda`` the spanning tree is cuML's, in float32; what follows is the same code, so outlier scores,
+        persistence and the condensed tree, which cuML lacks or has otherwise, are there all the same.
 
     Returns
     -------
@@ -86,6 +91,8 @@ def cluster_embedding(embedding: Array, config: HdbscanConfig) -> Clustering:
             f"the embedding of {len(bad)} of {len(embedding)} features is NaN or infinite, first in row {bad[0]}: "
             "check the neighbours it was made from"
         )
+    if backend == "cuda":
+        return cluster_tree(_tree_cuml(embedding, config), config)
     import hdbscan
 
     # Prim's algorithm breaks ties as `spanning` does; Borůvka's does not, and is half to 1.3 times as fast.
@@ -101,6 +108,25 @@ def cluster_embedding(embedding: Array, config: HdbscanConfig) -> Clustering:
     ).fit(embedding)
     tree = model.condensed_tree_.to_numpy()
     return _clustering(model.labels_, model.probabilities_, model.cluster_persistence_, tree, config)
+
+
+def _tree_cuml(embedding: Array, config: HdbscanConfig) -> Array:
+    """Spanning tree of mutual reachability by cuML: euclidean, min_samples without the feature itself, as here."""
+    from cuml.cluster import HDBSCAN
+
+    if config.min_samples > CUML_SAMPLES:
+        raise ConfigError(
+            f"hdbscan.min_samples is {config.min_samples}, but cuML takes at most {CUML_SAMPLES}: lower it"
+        )
+    model = HDBSCAN(
+        min_cluster_size=config.min_cluster_size,
+        min_samples=config.min_samples,  # its default, min_cluster_size, costs memory
+        metric="euclidean",
+        gen_min_span_tree=True,
+        build_algo="brute_force",
+        output_type="numpy",
+    ).fit(embedding)
+    return sort_edges(np.asarray(model.minimum_spanning_tree_.to_numpy(), np.float64))
 
 
 def cluster_distances(distances: Array, config: HdbscanConfig, *, chord: bool = False) -> Clustering:
