@@ -21,16 +21,17 @@ LAYERS = [
     {"expand", "shapes"},
     {"transfer"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report", "figures"},
-    {"tiles"},
-    {"stages", "summary", "cards"},
-    {"pipeline", "api", "export"},
-    {"run", "show"},
-    {"cache"},
+    {"tiles", "grid", "subsets"},
+    {"stages", "summary", "cards", "matching", "page", "effects"},
+    {"pipeline", "api", "export", "trials"},
+    {"run", "show", "compare", "computation", "answers"},
+    {"cache", "experiment", "sweep_report"},
+    {"sweep"},
 ]
 LAZY = {"kernels"}  # imported only inside functions, so that it may import numba at its top level
 OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}
 # Only these open a scheduler
-OPENERS = {"run", "cache"}
+OPENERS = {"run", "cache", "experiment"}
 HEAVY = {
     "cupy", "cuml", "dask_cuda", "rmm", "torch", "transformers", "transformer_lens", "sae_lens", "datasets", "umap",
     "hdbscan", "numba", "sklearn", "scipy", "distributed", "dask", "plotly",
