@@ -1,4 +1,5 @@
 # make run    the main job on the embedded demo     make test   all tests
+# make questions  the five questions on the embedded demo: minutes
 # make lint   ruff and mypy                         make clean  remove what the others made
 # Each makes .venv when it is missing. PYTHON=python3.12 make run takes another interpreter.
 # make test-cuda-contract   the GPU path's calls against RAPIDS, without a GPU; its environment takes 6 GB
@@ -7,9 +8,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format clean test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
+.PHONY: run test lint format clean questions test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
 run: .venv/ready
 	$(BIN)/python -m gpuclust.run
+
+questions: .venv/ready
+	$(BIN)/python -m gpuclust.sweep configs/questions.yaml
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile

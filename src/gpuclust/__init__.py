@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpuclust.api import FeatureClusterer as FeatureClusterer
     from gpuclust.api import FeatureClusters as FeatureClusters
     from gpuclust.api import Run as Run
     from gpuclust.api import cluster_features as cluster_features
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "config",
+    "FeatureClusterer": "api",
     "FeatureClusters": "api",
     "GpuclustError": "errors",
     "Run": "api",
@@ -30,7 +32,10 @@ _HOMES = {
     "import_cache": "cache",
     "open_run": "api",
 }
-__all__ = ["Config", "FeatureClusters", "GpuclustError", "Run", "cluster_features", "import_cache", "open_run"]
+__all__ = [
+    "Config", "FeatureClusterer", "FeatureClusters", "GpuclustError", "Run", "cluster_features", "import_cache",
+    "open_run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

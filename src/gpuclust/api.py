@@ -15,10 +15,14 @@ import yaml
 
 from gpuclust import schema
 from gpuclust.config import Config, validate
-from gpuclust.errors import ActivationError, StoreError
+from gpuclust.errors import ActivationError, InputError, StoreError
 
 if TYPE_CHECKING:
     import xarray as xr
+    from anndata import AnnData
+    from plotly.graph_objects import Figure
+
+    from gpuclust.cards import Card
 
 
 class Run:
@@ -82,6 +86,11 @@ class Run:
         return pd.read_parquet(self._file(schema.EXAMPLES))
 
     @cached_property
+    def example_spans(self) -> pd.DataFrame:
+        """Where in its prompt each example peaks, columns of ``schema.SPAN_COLUMNS``; a row per row of `examples`."""
+        return pd.read_parquet(self._file(schema.EXAMPLE_SPANS))
+
+    @cached_property
     def cluster_similarity(self) -> pd.DataFrame:
         """A row per pair of clusters, columns of ``schema.SIMILARITY_COLUMNS``."""
         return pd.read_parquet(self._file(schema.CLUSTER_SIMILARITY))
@@ -100,6 +109,93 @@ class Run:
     def cluster_activations(self) -> xr.DataArray:
         """Mean abs(a) of each cluster's features, (prompt, cluster)."""
         return self._dataset(schema.CLUSTER_ACTIVATIONS)["activation"]
+
+    @property
+    def neuronpedia_id(self) -> str | None:
+        """The SAE's id on Neuronpedia, such as ``gpt2-small/6-res-jb``, or None."""
+        found: str | None = self.record["stages"].get("prompts", {}).get("attributes", {}).get("neuronpedia_id")
+        return found
+
+    def map(self) -> Figure:
+        """Draw the 2-D map of the kept features, coloured by cluster; see `figures.feature_map`."""
+        from gpuclust.figures import feature_map
+
+        return feature_map(self.features, self.clusters)
+
+    def entropy_plot(self, x: str = "entropy", y: str = "varentropy") -> Figure:
+        """Plot two of entropy, varentropy and sparsity by quadrant; see `figures.entropy_plot`."""
+        from gpuclust.figures import entropy_plot
+
+        return entropy_plot(self.features, x, y)
+
+    def cluster(self, number: int) -> Card:
+        """Describe a cluster: statistics, words, prompts with peak tokens marked, features, a Neuronpedia quick list.
+
+        Raises
+        ------
+        InputError
+            If there is no such cluster.
+        """
+        from gpuclust.cards import cluster_card
+
+        return cluster_card(self, number)
+
+    def feature(self, number: int, n_prompts: int = 5) -> Card:
+        """Describe a feature: statistics, cluster, strongest prompts with the peak token marked, nearest features.
+
+        Raises
+        ------
+        InputError
+            If there is no such feature.
+        """
+        from gpuclust.cards import feature_card
+
+        return feature_card(self, number, n_prompts)
+
+    def to_anndata(self) -> AnnData:
+        """Return the kept features as observations and the prompts as variables of an AnnData.
+
+        Returns
+        -------
+        AnnData, (feature, prompt)
+            ``X`` : sparse activations; ``obs`` : the feature table; ``var`` : prompt, text, source, n_tokens;
+            ``obsm["X_umap"]`` : the map, and ``obsm["X_embedding"]`` : what was clustered, where there is an embedding;
+            ``obsp["distances"]`` : neighbours.
+
+        Raises
+        ------
+        InputError
+            If anndata is not installed.
+
+        Notes
+        -----
+        Memory: the non-zero activations of the kept features, 8 bytes each for float32 and an index, twice.
+        """
+        try:
+            from anndata import AnnData
+        except ImportError as error:
+            raise InputError("to_anndata needs the package anndata: pip install anndata") from error
+        from scipy.sparse import csc_array, csr_array, hstack
+
+        from gpuclust import memory, store
+
+        kept = self.features[self.features["kept"]].reset_index(drop=True)
+        columns = kept["feature"].to_numpy()
+        blocks = store.read_rows(self._file(schema.ACTIVATIONS), memory.MAX_ROWS)
+        x = hstack([csc_array(block[:, columns].T.astype(np.float32)) for _, block in blocks], format="csr")
+        indices = self.neighbors["indices"].values[:, 1:]
+        width = indices.shape[1]
+        rows = np.arange(len(kept) + 1) * width
+        places = np.searchsorted(columns, indices).ravel()
+        near = csr_array(
+            (self.neighbors["distances"].values[:, 1:].ravel(), places, rows), shape=(len(kept), len(kept))
+        )
+        obsm = {"X_umap": kept[["x", "y"]].to_numpy()}
+        if (self.path / schema.EMBEDDING).exists():
+            obsm["X_embedding"] = self.embedding.values
+        obs = kept.assign(label=pd.Categorical(kept["label"].astype(str))).set_axis(columns.astype(str))
+        var = self.prompts[["prompt", "text", "source", "n_tokens"]].set_axis(self.prompts["prompt"].astype(str))
+        return AnnData(x, obs=obs, var=var, obsm=obsm, obsp={"distances": near})
 
     def _dataset(self, name: str) -> xr.Dataset:
         import xarray as xr
@@ -222,3 +318,97 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
         table, result.labels, result.probabilities, result.persistence, embedding, indices, distances,
         (*notes, *result.notes),
     )  # fmt: skip
+
+
+class FeatureClusterer:
+    """Cluster the features of activations in hand, in the manner of scikit-learn.
+
+    Parameters
+    ----------
+    n_components, n_neighbors, min_dist, metric, random_state : optional
+        Of UMAP; default as in ``config.py``.
+    min_cluster_size, min_samples, cluster_selection_epsilon : optional
+        Of HDBSCAN; default as in ``config.py``.
+    config : mapping, optional
+        Further settings, such as ``{"select": {"sparsity_max": 1.0}}``; the parameters above go before it.
+
+    Attributes
+    ----------
+    labels_ : int array, (feature,)
+        A label per column of X: -1 for noise, and for features that the filter removed (see `kept_`).
+    probabilities_ : array, (feature,), float64
+        Strength of membership; 0 where `labels_` is -1.
+    embedding_ : array, (feature, component), float32, or None without UMAP
+        NaN where not kept.
+    kept_ : bool array, (feature,)
+    result_ : FeatureClusters
+
+    Examples
+    --------
+    >>> FeatureClusterer(n_components=5).get_params()["n_components"]
+    5
+    """
+
+    _umap = ("n_components", "n_neighbors", "min_dist", "metric", "random_state")
+    _hdbscan = ("min_cluster_size", "min_samples", "cluster_selection_epsilon")
+
+    def __init__(
+        self, *, n_components: int | None = None, n_neighbors: int | None = None, min_dist: float | None = None,
+        metric: str | None = None, random_state: int | None = None, min_cluster_size: int | None = None,
+        min_samples: int | None = None, cluster_selection_epsilon: float | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.n_components = n_components
+        self.n_neighbors = n_neighbors
+        self.min_dist = min_dist
+        self.metric = metric
+        self.random_state = random_state
+        self.min_cluster_size = min_cluster_size
+        self.min_samples = min_samples
+        self.cluster_selection_epsilon = cluster_selection_epsilon
+        self.config = config
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, for scikit-learn's `clone` and searches."""
+        return {name: getattr(self, name) for name in (*self._umap, *self._hdbscan, "config")}
+
+    def set_params(self, **params: Any) -> FeatureClusterer:
+        """Set parameters by name."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise InputError(f"FeatureClusterer has no parameter {name!r}; it has {', '.join(self.get_params())}")
+            setattr(self, name, value)
+        return self
+
+    def fit(self, X: Any, y: None = None) -> FeatureClusterer:
+        """Filter, embed and cluster the columns of X.
+
+        Parameters
+        ----------
+        X : array, (prompt, feature), float16, float32 or float64
+        y : ignored
+
+        Raises
+        ------
+        ActivationError, SelectionError, ConfigError
+            As `cluster_features`.
+        """
+        data = dict(self.config or {})
+        for section, names in (("umap", self._umap), ("hdbscan", self._hdbscan)):
+            given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            data[section] = {**data.get(section, {}), **given}
+        result = cluster_features(X, data)
+        table = result.features
+        self.kept_ = table["kept"].to_numpy()
+        self.labels_ = table["label"].fillna(schema.NOISE).to_numpy(dtype=np.int32)
+        self.probabilities_ = table["probability"].fillna(0.0).to_numpy()
+        self.embedding_ = None
+        if result.embedding is not None:
+            self.embedding_ = np.full((len(table), result.embedding.shape[1]), np.nan, np.float32)
+            self.embedding_[self.kept_] = result.embedding
+        self.result_ = result
+        return self
+
+    def fit_predict(self, X: Any, y: None = None) -> np.ndarray[Any, Any]:
+        """Fit, and return `labels_`."""
+        return self.fit(X).labels_

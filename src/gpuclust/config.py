@@ -332,8 +332,8 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
         if not isinstance(loaded, dict | None):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}; a mapping such as `umap: {{…}}` is expected")
         data = loaded or {}
-    for override in overrides:
-        _apply(data, override)
+    for assignment in overrides:
+        override(data, assignment)
     return validate(data, where=str(path) if path else "configuration")
 
 
@@ -352,16 +352,34 @@ def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+def override(data: dict[str, Any], text: str) -> None:
+    """Apply one ``key=value`` to plain data, in place.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no such thing, or there is no place for the value.
+    """
+    key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override!r}: write key=value, such as umap.n_components=10")
-    *parents, last = key.strip().split(".")
+        raise ConfigError(f"--set {text!r}: write key=value, such as umap.n_components=10")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML; quote it") from error
-    if parents[:1] == ["prompts"] or key.strip() == "sae.hook_name":  # these change a part of the demo's
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML; quote it") from error
+    assign(data, key.strip(), parsed)
+
+
+def assign(data: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value where a dotted key such as ``umap.n_neighbors`` or ``prompts.0.limit`` says, in place.
+
+    Raises
+    ------
+    ConfigError
+        If there is no place for it.
+    """
+    *parents, last = key.split(".")
+    if parents[:1] == ["prompts"] or key == "sae.hook_name":  # these change a part of the demo's
         data.setdefault(parents[0], Config().resolved()[parents[0]])
     place: Any = data
     for name in parents:
@@ -370,13 +388,26 @@ def _apply(data: dict[str, Any], override: str) -> None:
         elif isinstance(place, dict):
             place = place.setdefault(name, {})
         else:
-            raise ConfigError(f"--set {override!r}: there is no {name!r} to set a value in")
+            raise ConfigError(f"{key}: there is no {name!r} to set a value in")
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = parsed
+        place[int(last)] = value
     elif isinstance(place, dict):
-        place[last] = parsed
+        place[last] = value
     else:
-        raise ConfigError(f"--set {override!r}: there is no section to set {last!r} in")
+        raise ConfigError(f"{key}: there is no section to set {last!r} in")
+
+
+def keys() -> list[str]:
+    """Return the dotted names of all settings."""
+    return _all_keys(Config)
+
+
+def nearest(key: str, known: Iterable[str]) -> str | None:
+    """Return the known key that is most like another, or has the same last part; None where none is."""
+    options = list(known)
+    close = difflib.get_close_matches(key, options, n=1)
+    last = [option for option in options if option.split(".")[-1] == key.split(".")[-1]]
+    return close[0] if close else (last[0] if last else None)
 
 
 def _explain(problem: dict[str, Any]) -> str:

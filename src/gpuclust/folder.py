@@ -44,8 +44,14 @@ def content_key(*parts: Any) -> str:
 
 
 @contextmanager
-def claim(path: Path) -> Iterator[None]:
+def claim(path: Path, mark: str = schema.RECORD) -> Iterator[None]:
     """Hold a run's folder while computing in it, so that no second process does; the system lets go of a killed one.
+
+    Parameters
+    ----------
+    path : Path
+    mark : str
+        The file that tells such a folder from any other; a folder with other things and without it is left alone.
 
     Raises
     ------
@@ -54,7 +60,7 @@ def claim(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    if path.is_file() or (not (path / schema.RECORD).exists() and _others(path)):
+    if path.is_file() or (not (path / mark).exists() and others(path)):
         yield  # no run, which `Folder` refuses; nothing is put there
         return
     path.mkdir(parents=True, exist_ok=True)
@@ -97,8 +103,8 @@ class Folder:
         if record.exists() and existing.exists():
             self.record = json.loads(record.read_text(encoding="utf8"))
             self._refuse_other_run(yaml.safe_load(existing.read_text(encoding="utf8")), resolved)
-        elif others := _others(path):
-            some = ", ".join(others[:3])
+        elif there := others(path):
+            some = ", ".join(there[:3])
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
         self.record |= {"record_version": RECORD_VERSION, "versions": versions(), "python": platform.python_version()}
@@ -154,7 +160,7 @@ class Folder:
         write_json(self.path / schema.RECORD, self.record)
 
 
-def _others(path: Path) -> list[str]:
+def others(path: Path) -> list[str]:
     """Names of what is in a folder beside its lock, sorted; none for a folder that does not exist."""
     return sorted(p.name for p in path.iterdir() if p.name != schema.LOCK) if path.exists() else []
 

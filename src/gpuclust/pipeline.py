@@ -59,12 +59,13 @@ class Pipeline:
     def run(self, imported: bool = False) -> None:
         """Compute what is missing, in order; from the reductions on, where the activations were imported."""
         c = self.config
-        self.extract_key = self._facts()["key"] if imported else self._activations(c)
+        self.extract_key = self._facts()["key"] if imported else self.activations(c)
         self._clusters(c, self.extract_key)
         if self.report:
             self.stage("report", content_key("report", self.extract_key), [schema.REPORT], self.write_report)
 
-    def _activations(self, c: Config) -> str:
+    def activations(self, c: Config) -> str:
+        """Compute prompts and activations where they are missing; return the key that they have."""
         key = content_key(
             "prompts", c.model.name, c.model.revision, [_source_state(source) for source in c.prompts], c.n_prompts,
             c.min_tokens, c.max_tokens, c.seed, c.deduplicate, c.extract.prepend_bos,
