@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 CALLS: Calls = []
 READ: tuple[Any, ...] = ("an attribute that was read",)
 GB = 10**9
-STATE = {"free": 8 * GB, "fail_after": None}
+STATE: dict[str, Any] = {"free": 8 * GB, "fail_after": None, "workers": 1}
 
 
 def record(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -187,24 +188,34 @@ class Device(Recorder):
         pass
 
 
+COMPILER = shutil.which("g++") or shutil.which("c++")
+
+
 class RawKernel:
-    """Compiles CUDA C++ as C++ and runs it a thread after another."""
+    """Compiles CUDA C++ as C++ and runs it a thread after another; without a compiler, calls the kernel's twin."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         record("cupy.RawKernel", args, kwargs)
         self.source, self.name = args
 
-    def __call__(self, grid: Any, block: Any, arguments: Any) -> None:
+    def __call__(self, grid: Any, block: Any, arguments: Any) -> Any:
         record("cupy.RawKernel.__call__", (self, grid, block, arguments), {})
         refuse_host(arguments)
+        if COMPILER is None:
+            from gpuclust.expand import expand_host
+
+            words, _, packed, _, columns, _, _, out = arguments
+            return expand_host(bare(words), bare(packed), int(columns), bare(out))
         values = [a.ctypes.data if isinstance(a, Array) else int(a) for a in arguments]
-        launch(self.source, self.name, len(values))(grid[0], block[0], (ctypes.c_longlong * len(values))(*values))
+        return launch(self.source, self.name, len(values))(
+            grid[0], block[0], (ctypes.c_longlong * len(values))(*values)
+        )
 
 
 SHIM = """
 #define __global__
 struct Place {{ long long x; }};
-static Place blockIdx, blockDim, threadIdx;
+static thread_local Place blockIdx, blockDim, threadIdx;
 static int __popcll(unsigned long long word) {{ return __builtin_popcountll(word); }}
 {source}
 template <typename... A> struct Caller {{
@@ -237,10 +248,11 @@ def launch(source: str, name: str, n_arguments: int) -> Any:
         code = library.with_suffix(f".{os.getpid()}.cpp")
         code.write_text(text)
         built = library.with_suffix(f".{os.getpid()}.so")
-        subprocess.run(["g++", "-O2", "-shared", "-fPIC", "-w", "-o", str(built), str(code)], check=True)
+        subprocess.run([str(COMPILER), "-O2", "-shared", "-fPIC", "-w", "-o", str(built), str(code)], check=True)
         built.replace(library)
         code.unlink()
     function = ctypes.CDLL(str(library)).launch
+    function.restype = None
     function.argtypes = [ctypes.c_longlong, ctypes.c_longlong, ctypes.POINTER(ctypes.c_longlong)]
     return function
 
@@ -324,7 +336,7 @@ def _cluster(*args: Any, **kwargs: Any) -> Any:
     from distributed import LocalCluster
 
     known = ("threads_per_worker", "dashboard_address", "memory_limit")
-    return LocalCluster(n_workers=1, processes=False, **{name: kwargs[name] for name in known})
+    return LocalCluster(n_workers=STATE["workers"], processes=False, **{name: kwargs[name] for name in known})
 
 
 def modules() -> dict[str, ModuleType]:
@@ -393,7 +405,7 @@ def installed() -> Iterator[Calls]:
     before = {name: sys.modules.get(name) for name in ours}
     status, plain = backend.cuda_status, torch.cuda.memory.change_current_allocator
     CALLS.clear()
-    STATE.update(free=8 * GB, fail_after=None)
+    STATE.update(free=8 * GB, fail_after=None, workers=1)
     sys.modules.update(ours)
     usable = backend.CudaStatus(True, "a stand-in for a GPU")
     backend.cuda_status = scheduler.cuda_status = lambda: usable

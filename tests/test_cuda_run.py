@@ -19,25 +19,26 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return tiny.build(tmp_path_factory.mktemp("tiny"))
 
 
-def on_gpu(folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+def on_gpus(folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, workers: int) -> Path:
     """Run on the stand-in; PyTorch has none, so model and SAE stay on the CPU."""
     load = models.load_encoder
     monkeypatch.setattr(models, "load_encoder", lambda config, device: load(config, "cpu"))
     with cuda_stub.installed() as calls:
+        cuda_stub.STATE["workers"] = workers
         out = go(folder, settings, scheduler="local-cuda")
         assert any(name == "cupy.cuda.cublas.gemmEx" for name, _, _ in calls)
         return out
 
 
-@pytest.mark.parametrize("umap", [True, False])
+@pytest.mark.parametrize(("umap", "workers"), [(True, 1), (False, 2)])
 def test_a_run_on_a_gpu_equals_one_on_the_cpu(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool, workers: int
 ) -> None:
     monkeypatch.setattr(embed, "_umap_learn", lambda indices, distances, start, config: start)  # compiles for seconds
     monkeypatch.setattr(memory, "budget", lambda *args: 40 * 10**9)  # not what is free just now
     settings = settings | {"umap": settings["umap"] | {"enabled": umap}}
     cpu = results(go(tmp_path, settings, name="cpu"))
-    out = on_gpu(tmp_path, settings, monkeypatch)
+    out = on_gpus(tmp_path, settings, monkeypatch, workers)
     gpu = results(out)
     np.testing.assert_array_equal(cpu["activations"], gpu["activations"])
     for name in ("entropy", "varentropy", "sparsity", "mean", "std", "max"):
@@ -49,7 +50,7 @@ def test_a_run_on_a_gpu_equals_one_on_the_cpu(
     assert gpu["features"].loc[gpu["features"]["kept"], "outlier_score"].notna().all()
     stages = json.loads((out / schema.RECORD).read_text())["stages"]
     for name, stage in stages.items():
-        (peaks,) = stage["device_peak_bytes"].values()
-        assert set(peaks) == {"pool", "process"}
+        assert len(stage["device_peak_bytes"]) == workers
+        assert all(set(peaks) == {"pool", "process"} for peaks in stage["device_peak_bytes"].values())
         assert name in ("prompts", "select", "report") or stage["device_projected_bytes"] >= 7e8
     assert stages["embed"]["method"] == "cuml"

@@ -492,3 +492,22 @@ def test_notebook_settings() -> None:
     keys = ("min_cluster_size", "min_samples", "cluster_selection_epsilon")
     assert [told.hdbscan[key] for key in keys] == [10, 10, 0.01]
     assert config.store == Config().store
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_decoder_is_let_go_of_where_encoding_does_not_read_it(needed: bool) -> None:
+    class Sae(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cfg = SimpleNamespace(d_in=3)
+            self.W_enc = torch.nn.Parameter(torch.ones(3, 5))
+            self.W_dec = torch.nn.Parameter(2 * torch.ones(5, 3))
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.W_enc * (self.W_dec.norm(dim=-1) if needed else 1)
+
+    sae = Sae()
+    expected = sae.encode(torch.ones(2, 3))
+    models._drop_decoder(sae)
+    assert hasattr(sae, "W_dec") == needed
+    assert torch.equal(sae.encode(torch.ones(2, 3)), expected)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpuclust import models, shapes
+from gpuclust import backend, models, shapes
 from gpuclust import run as command
 from gpuclust.config import load, validate
 from gpuclust.errors import ConfigError, ModelError
@@ -53,3 +53,15 @@ def test_configurations_are_planned_for_a_gpu_offline(name: str, capsys: pytest.
     assert "stage extract needs" in capsys.readouterr().err
     assert command.main(arguments) == 2
     assert "needs a budget where there is no GPU: --set device.memory=6GB" in capsys.readouterr().err
+
+
+def test_a_plan_where_there_is_a_gpu_takes_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usable = backend.CudaStatus(True, "1 CUDA device(s) and RAPIDS are there")
+    monkeypatch.setattr(command, "cuda_status", lambda: usable)
+    monkeypatch.setattr(command, "choose", lambda name: ("local-cuda", "there is one"))
+    monkeypatch.setattr(command, "free_bytes", lambda: 7 * 10**9)
+    stated = [f"plan.{name}={value}" for name, value in STATED.items()]
+    assert command.main(["--plan", "--set", *stated]) == 0
+    assert "7.00 GB of its GPU" in " ".join(capsys.readouterr().out.split())
