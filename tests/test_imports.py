@@ -22,7 +22,7 @@ LAYERS = [
     {"tiles"},
     {"stages", "summary", "cards"},
     {"pipeline", "api", "export"},
-    {"run", "show"},
+    {"run", "show", "clusterer"},
     {"cache"},
 ]
 LAZY = {"kernels"}  # imported only inside functions, so that it may import numba at its top level
