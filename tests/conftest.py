@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -58,3 +61,25 @@ def _make_small_run(folder: Path) -> None:
     config.write_text(yaml.safe_dump(settings))
     arguments = ["--config", str(config), "--out", str(folder / "out"), "--scheduler", "threads", "--quiet"]
     assert run.main(arguments) == 0
+
+
+# Array modules that every array step is run on: NumPy, a strict stand-in for CuPy, and CuPy where there is a GPU.
+ARRAYS = ["numpy", "stub", pytest.param("cupy", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=ARRAYS)
+def xp(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """An array module: the capability table of the tests."""
+    if request.param == "numpy":
+        yield np
+    elif request.param == "stub":
+        from tests import cuda_stub
+
+        with cuda_stub.installed():
+            import cupy
+
+            yield cupy
+    else:
+        import cupy
+
+        yield cupy

@@ -14,21 +14,24 @@ SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
 # A module may import modules of the rows above its own, and the ones named here of its own row.
 LAYERS = [
     {"errors"},
-    {"schema", "config", "topk", "measure", "backend", "kernels"},
+    {"schema", "config", "topk", "measure", "backend", "device", "kernels"},
     {"memory", "codec", "reductions", "texts", "labels", "keywords", "decoder", "palette"},
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
+    {"expand", "shapes"},
+    {"transfer"},
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report", "figures"},
-    {"tiles"},
-    {"stages", "summary", "cards"},
-    {"pipeline", "api", "export"},
-    {"run", "show", "clusterer"},
-    {"cache"},
+    {"tiles", "grid", "subsets"},
+    {"stages", "summary", "cards", "matching", "page", "effects"},
+    {"pipeline", "api", "export", "trials"},
+    {"run", "show", "clusterer", "compare", "computation", "answers"},
+    {"cache", "experiment", "sweep_report"},
+    {"sweep"},
 ]
 LAZY = {"kernels"}  # imported only inside functions, so that it may import numba at its top level
 OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}
 # Only these open a scheduler
-OPENERS = {"run", "cache"}
+OPENERS = {"run", "cache", "experiment"}
 HEAVY = {
     "cupy", "cuml", "dask_cuda", "rmm", "torch", "transformers", "transformer_lens", "sae_lens", "datasets", "umap",
     "hdbscan", "numba", "sklearn", "scipy", "distributed", "dask", "plotly",

@@ -23,6 +23,7 @@ DOING = {
     "cluster": "HDBSCAN",
     "analyse": "cluster tables",
     "report": "report.html",
+    "sweep": "settings and seeds",
 }
 
 

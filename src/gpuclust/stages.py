@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import gram, memory, neighbors, schema, store
+from gpuclust import gram, memory, neighbors, schema, store, transfer
+from gpuclust.backend import on_host, resolve
 from gpuclust.config import Config, SelectConfig
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.reductions import EXAMPLES, MOMENTS, State
@@ -21,6 +22,7 @@ from gpuclust.tiles import read_neighbors, write_neighbors
 log = logging.getLogger("gpuclust")
 
 Array = np.ndarray[Any, Any]
+METHODS = {"cpu": "umap-learn", "cuda": "cuml"}
 
 
 def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any], list[str]]:
@@ -66,13 +68,16 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         "d_sae": encoder.d_sae,
         "d_in": encoder.d_in,
         "model_bytes": encoder.model_bytes,
+        "sae_bytes": encoder.sae_bytes,
         "attributes": attributes,
     }, warnings + more
 
 
-def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any]:
+def reduce_task(out: Path, threshold: float, rows: int, k: int, device: str = "cpu") -> dict[str, Any]:
     """Merge the shards' moments and examples; recompute from the store what is missing or had another threshold."""
     path, shards = out / schema.ACTIVATIONS, out / schema.SHARDS
+    backend = resolve(device)
+    xp = backend.xp
     ranges = store.shard_ranges(path)
     moments: State | None = None
     examples: State | None = None
@@ -82,10 +87,11 @@ def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any
         if states is None or float(states["threshold"]) != threshold:
             read_again += 1
             fresh, unknown = [], []
-            for start, block in store.read_rows(path, rows, first, stop):
-                fresh.append(MOMENTS.chunk(block, threshold))
+            for start, block in transfer.rows(path, rows, backend, first, stop):
+                fresh.append(on_host(MOMENTS.chunk(block, threshold, xp)))
                 if states is None:  # where in a prompt a feature peaks cannot be known any more
-                    unknown.append(EXAMPLES.chunk(block, np.full(block.shape, -1, np.int16), start, k))
+                    nowhere = xp.full(block.shape, -1, xp.int16)
+                    unknown.append(on_host(EXAMPLES.chunk(block, nowhere, start, k, xp)))
             moment = MOMENTS.merge(fresh)
         else:
             moment = {name: states[f"moments.{name}"] for name in MOMENTS.fields}
@@ -146,31 +152,33 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> di
 # ---------------------------------------------------------------- embedding, clusters, tables
 
 
-def embed_task(out: Path, config: Config) -> dict[str, Any]:
+def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
     """Embed the features for clustering, and in two dimensions for the map."""
     from gpuclust.embed import embed
 
+    backend = resolve(device).name
     kept, indices, distances = read_neighbors(out)
     notes: tuple[str, ...] = ()
     flat = None
     if config.umap.enabled:
-        embedding, notes = embed(indices, distances, config.umap)
+        embedding, notes = embed(indices, distances, config.umap, backend=backend)
         variables = {
             "embedding": (("feature", "component"), embedding),
             "feature": (("feature",), kept),
             "component": (("component",), np.arange(embedding.shape[1])),
         }
-        store.write_dataset(out / schema.EMBEDDING, variables, {"method": "umap-learn"})
+        store.write_dataset(out / schema.EMBEDDING, variables, {"method": METHODS[backend]})
         flat = embedding if embedding.shape[1] == 2 else None
     if flat is None:
-        flat, more = embed(indices, distances, config.umap, n_components=2)
+        flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
         notes = tuple(dict.fromkeys((*notes, *more)))
     (out / schema.MAP).parent.mkdir(exist_ok=True)
     np.save(out / schema.MAP, flat)
-    return {"rows": len(kept), "components": config.umap.n_components, "warnings": list(notes)}
+    facts = {"rows": len(kept), "components": config.umap.n_components, "method": METHODS[backend]}
+    return facts | {"warnings": list(notes)}
 
 
-def cluster_task(out: Path, config: Config) -> dict[str, Any]:
+def cluster_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
     """Cluster on the embedding, or without UMAP on the spanning tree of exact cosine distances."""
     import zarr
 
@@ -180,7 +188,7 @@ def cluster_task(out: Path, config: Config) -> dict[str, Any]:
     kept, _, distances = read_neighbors(out)
     if config.umap.enabled:
         group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
-        result = cluster_embedding(group["embedding"][:], config.hdbscan)
+        result = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
     else:
         edges = np.load(out / schema.SPANNING_TREE)
         result = cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
