@@ -103,7 +103,7 @@ def make(out: Path, n_features: int, n_prompts: int) -> int:
     stages: dict[str, Any] = {
         "prompts": {"rows": n_prompts, "attributes": {"model": "made-up", "hook_name": "none", "sae": "none"}},
         "reduce": {"rows": n_features, "density": 0.1, "dead_features": 0}, "select": {"removed": {}},
-        "neighbors": {"method": "exact", "metric": "cosine"}, "cluster": {},
+        "neighbors": {"method": "exact", "metric": "cosine"}, "cluster": {}, "analyse": {},
     }  # fmt: skip
     store.write_json(out / schema.RECORD, {"stages": stages})
     store.write_text(out / schema.CONFIG, json.dumps(settings.resolved()))

@@ -46,6 +46,8 @@ def sweep(gain: float, between: float) -> tuple[pd.DataFrame, pd.DataFrame]:
             row |= {"recovered_halves": 0.5, "purity": 0.6, "ari_default": 0.4, "ari_seeds": 0.7}
             row |= {"ari_clustered_halves": 0.8, "error": None}
             row |= {f"shared_{name}": 0.2 + 0.01 * rng.standard_normal() for name in ("entropy", "sparsity", "mean")}
+            if row["umap.enabled"] is False:
+                row["noise"] = 0.9
             rows.append(row)
     pair = {"question": "dataset", "grid": 0, "field": "source", "setting_a": 5, "setting_b": 6, "level_a": "<a>",
             "level_b": "b", "ari_clustered": 0.5, "common": 40}  # fmt: skip
@@ -66,7 +68,7 @@ def test_sentences_and_verdicts_follow_the_numbers() -> None:
     assert "the default loses 0.20 [" in said
     assert strong["umap"].verdict == "clear"
     assert flat["umap"].verdict == "partly clear"  # enabled or not still differs
-    assert "does not change clearly with umap.n_neighbors" in " ".join(flat["umap"].sentences)
+    assert "not clearly with umap.n_neighbors (at most +0.00" in " ".join(flat["umap"].sentences)
     assert strong["dataset"].verdict == "clear"
     assert "differs clearly between sources" in strong["dataset"].sentences[0]
     assert "0.10 across sources and 0.50 within one" in strong["dataset"].sentences[0]
@@ -74,6 +76,17 @@ def test_sentences_and_verdicts_follow_the_numbers() -> None:
     assert strong["hdbscan"].verdict == "not clear"
     assert strong["prompts"].verdict == "clear"
     assert strong["common"].verdict == "clear"
+
+
+def test_agreement_on_noise_is_no_clear_answer() -> None:
+    table, pairs = sweep(0.2, 0.1)
+    table.loc[table["umap.n_neighbors"] == 5, "noise"] = 0.9
+    (answer, *_) = answers(table, pairs, RECORD)
+    part = next(part for part in answer.parts if part.name == "umap.n_neighbors")
+    assert part.noisier
+    assert not part.clear
+    assert "but with 90% noise against 40%" in " ".join(answer.sentences)
+    assert "The default is the most stable" in answer.sentences[-1]
 
 
 def test_markdown_and_page_hold_the_tables_and_escape_what_users_wrote() -> None:

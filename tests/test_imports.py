@@ -24,7 +24,7 @@ LAYERS = [
     {"tiles", "grid", "subsets"},
     {"stages", "summary", "cards", "matching", "page", "effects"},
     {"pipeline", "api", "export", "trials"},
-    {"run", "show", "compare", "computation", "answers"},
+    {"run", "show", "clusterer", "compare", "computation", "answers"},
     {"cache", "experiment", "sweep_report"},
     {"sweep"},
 ]

@@ -124,7 +124,7 @@ def test_layout_of_the_tree() -> None:
 
 
 def test_content_is_the_tables(small_run: Path) -> None:
-    data, arrays = content.collect(small_run)
+    data, arrays = content.collect(small_run, json.loads((small_run / schema.RECORD).read_text()))
     features = pd.read_parquet(small_run / schema.FEATURES)
     kept = features["kept"].to_numpy()
     np.testing.assert_array_equal(arrays["label"][kept], features.loc[kept, "label"].astype(int))
@@ -145,7 +145,7 @@ def test_verdicts_of_other_checks_are_carried_along(small_run: Path, tmp_path: P
     clusters = pd.read_parquet(out / schema.CLUSTERS)
     clusters["stability"], clusters["verdict"] = np.linspace(0, 1, len(clusters)), "holds"
     clusters.to_parquet(out / schema.CLUSTERS)
-    data, _ = content.collect(out)
+    data, _ = content.collect(out, json.loads((out / schema.RECORD).read_text()))
     assert data["clusters"][-1]["more"] == {"stability": 1.0, "verdict": "holds"}
 
 
@@ -193,5 +193,8 @@ def test_the_command(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert "cannot be reported: it has no config.yaml, run.json" in said
-    with pytest.raises(StoreError):
-        report.write(tmp_path)
+    record = json.loads((out / schema.RECORD).read_text())
+    del record["stages"]["analyse"]
+    (out / schema.RECORD).write_text(json.dumps(record))
+    with pytest.raises(StoreError, match="its stage analyse is not done"):
+        report.write(out)

@@ -35,8 +35,8 @@ def test_what_is_not_there_is_one_message(
 def test_other_folders_and_unfinished_runs(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "is no gpuclust run" in " ".join(capsys.readouterr().err.split())
-    for name in (schema.CONFIG, schema.RECORD):
-        shutil.copy(small_run / name, tmp_path / name)
+    shutil.copy(small_run / schema.CONFIG, tmp_path / schema.CONFIG)
+    (tmp_path / schema.RECORD).write_text('{"stages": {"prompts": {}}}')
     assert main([str(tmp_path)]) == 2
     assert "stopped before the stage analyse" in " ".join(capsys.readouterr().err.split())
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpuclust.api import FeatureClusterer as FeatureClusterer
     from gpuclust.api import FeatureClusters as FeatureClusters
     from gpuclust.api import Run as Run
     from gpuclust.api import cluster_features as cluster_features
     from gpuclust.api import open_run as open_run
     from gpuclust.cache import import_cache as import_cache
+    from gpuclust.clusterer import FeatureClusterer as FeatureClusterer
     from gpuclust.config import Config as Config
     from gpuclust.errors import GpuclustError as GpuclustError
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "config",
-    "FeatureClusterer": "api",
+    "FeatureClusterer": "clusterer",
     "FeatureClusters": "api",
     "GpuclustError": "errors",
     "Run": "api",

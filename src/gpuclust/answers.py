@@ -24,17 +24,22 @@ TITLES = {
 }
 COMMON = "What do features of a cluster have in common, and does it vary?"
 GROUPS = ("source", "length")
+NOISE_GAP = 0.1  # share of features: a gain in agreement with so much more noise needs a caveat
 STATISTICS = {"shared_entropy": "entropy", "shared_sparsity": "sparsity", "shared_mean": "mean activation"}
 
 
 @dataclass(eq=False)
 class Part:
-    """One thing asked: what was varied, whether the answer is clear, and the estimate behind it."""
+    """One thing asked: what was varied, whether the answer is clear, the estimate behind it, and of what.
+
+    `noisier`: the better level leaves much more noise, so its better agreement answers nothing.
+    """
 
     name: str
     clear: bool
     estimate: Estimate
     outcome: str
+    noisier: bool = False
 
 
 @dataclass(eq=False)
@@ -79,29 +84,35 @@ def answers(table: pd.DataFrame, pairs: pd.DataFrame, record: Mapping[str, Any])
 
 
 def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, pairs: pd.DataFrame) -> Answer:
+    """Answer one question; one that has a section's name is about its fields, and others are only crossed with them."""
     answer = Answer(name, TITLES.get(name, name))
-    default = good[good["setting"] == 0]
+    own = good[good["questions"].str.contains(rf"(?:^| ){name}:", regex=True)]
     candidates = []
     for number, vary in enumerate(grids):
-        rows = good[good["questions"].str.split().map(lambda own, key=f"{name}:{number}": key in own)]
+        rows = good[good["questions"].str.split().map(lambda ids, key=f"{name}:{number}": key in ids)]
         fields = [key for key in vary if rows[key].nunique() > 1] if len(rows) else []
         groups = [key for key in fields if key in GROUPS]
         for key in groups:
             _groups(answer, key, rows, pairs[(pairs["question"] == name) & (pairs["grid"] == number)])
         settings = [key for key in fields if key not in GROUPS]
-        measured = [effect for key in settings if (effect := effects.effect(rows, key)) is not None]
-        answer.effects += measured
-        answer.parts += [Part(effect.field, effect.difference.clear, effect.difference, OUTCOME) for effect in measured]
-        for sentence in _special(settings, rows):
-            answer.sentences.append(sentence)
-        if measured:
-            answer.sentences.append(effects_sentence(measured))
+        asked = [key for key in settings if key.startswith(f"{name}.")] or settings
+        answer.effects += [effect for key in asked if (effect := effects.effect(rows, key)) is not None]
+        answer.sentences += _special(asked, rows)
+        if "umap.enabled" in asked and (noise := effects.effect(rows, "umap.enabled", "noise")) is not None:
+            answer.parts.append(Part("umap.enabled", noise.difference.clear, noise.difference, "share of noise"))
         answer.notes += interaction_notes(rows, settings) + cliff_notes(rows, settings)
         if settings and "n_prompts" not in settings and not groups:
             candidates.append(rows)
+    if answer.effects:
+        answer.parts += [
+            Part(found.field, found.difference.clear and not noisier(found), found.difference, OUTCOME, noisier(found))
+            for found in answer.effects
+        ]
+        answer.sentences.append(effects_sentence(answer.effects))
     if candidates:
-        answer.sentences.append(recommendation(pd.concat(candidates).drop_duplicates(["setting", "seed"]), default))
-    doubtful = effects.unsteady(good[good["questions"].str.contains(rf"(?:^| ){name}:", regex=True)])
+        tried = pd.concat(candidates).drop_duplicates(["setting", "seed"])
+        answer.sentences.append(recommendation(tried, good[good["setting"] == 0]))
+    doubtful = effects.unsteady(own)
     if len(doubtful):
         worst = doubtful.assign(ratio=(doubtful["most"] + 1) / (doubtful["fewest"] + 1)).nlargest(1, "ratio").iloc[0]
         answer.notes.append(
@@ -126,20 +137,33 @@ def number(value: float) -> str:
 
 def effects_sentence(measured: Sequence[Effect]) -> str:
     """Say which fields change the agreement of halves clearly, and which do not."""
-    clear = [effect for effect in measured if effect.difference.clear]
-    unclear = [effect for effect in measured if not effect.difference.clear]
-    said = []
-    if clear:
-        listed = "; ".join(
-            f"{effect.field} ({effect.best} rather than {effect.worst}: {effect.difference})" for effect in clear
-        )
-        said.append(f"Agreement of the halves (ARI) changes clearly with {listed}")
-    if unclear:
-        listed = "; ".join(
-            f"{effect.field} (at most {effect.difference}, {effect.best} against {effect.worst})" for effect in unclear
-        )
-        said.append(f"{'not' if clear else 'Agreement of the halves (ARI) does not change'} clearly with {listed}")
-    return ", ".join(said) + "."
+    clear = "; ".join(
+        f"{effect.field} ({effect.best} rather than {effect.worst}: {effect.difference}{_caveat(effect)})"
+        for effect in measured
+        if effect.difference.clear
+    )
+    unclear = "; ".join(
+        f"{effect.field} (at most {effect.difference}, {effect.best} against {effect.worst})"
+        for effect in measured
+        if not effect.difference.clear
+    )
+    said = "Agreement of the halves (ARI)"
+    if not clear:
+        return f"{said} does not change clearly with {unclear}."
+    return f"{said} changes clearly with {clear}" + (f", not clearly with {unclear}." if unclear else ".")
+
+
+def noisier(effect: Effect) -> bool:
+    """Whether the better level leaves much more noise: two halves easily agree on that."""
+    noise = effect.levels.set_index("level")["noise"]
+    return bool(noise[effect.best] - noise[effect.worst] > NOISE_GAP)
+
+
+def _caveat(effect: Effect) -> str:
+    if not noisier(effect):
+        return ""
+    noise = effect.levels.set_index("level")["noise"]
+    return f", but with {noise[effect.best]:.0%} noise against {noise[effect.worst]:.0%}, and agreement on noise counts"
 
 
 def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:

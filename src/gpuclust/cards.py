@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 NEURONPEDIA = "https://www.neuronpedia.org"
 AROUND = 200  # characters on either side of a peak
 MEMBERS = 20  # features of a cluster that are listed
+NUMBERS = ("persistence", "mean_activation", "max_activation", "std_activation", "sparsity")
+# Columns that a cluster's card places itself, or leaves out; other numbers and words follow them.
+PLACED = {
+    *NUMBERS, "cluster", "size", "ratio", "name", "tree_node", "similarity_rank", "decoder_cosine",
+    "decoder_cosine_random", "decoder_cosine_p",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,14 +139,15 @@ def cluster_card(run: Run, number: int) -> Card:
     if number not in known.index:
         raise InputError(f"{run.path} has no cluster {number}; it has {len(known)}, numbered from 0")
     row: Any = known.loc[number]
-    numbers = ("persistence", "mean_activation", "max_activation", "std_activation", "sparsity")
     facts = [("features", f"{row['size']:,} ({row['ratio']:.1%} of the kept)")]
-    facts += [(name.replace("_", " "), _number(row[name])) for name in numbers]
+    facts += [(name.replace("_", " "), _number(row[name])) for name in NUMBERS]
     if "decoder_cosine" in row and pd.notna(row["decoder_cosine"]):
         random = f"{_number(row['decoder_cosine_random'])} in random sets, p = {_number(row['decoder_cosine_p'])}"
         facts.append(("decoder cosine", f"{_number(row['decoder_cosine'])} ({random})"))
-    extra = [name for name in known.columns if name not in schema.CLUSTER_COLUMNS]
-    facts += [(name.replace("_", " "), _number(row[name])) for name in extra if np.ndim(row[name]) == 0]
+    others = [
+        name for name in known.columns if name not in PLACED and isinstance(row[name], str | float | int | np.generic)
+    ]
+    facts += [(name.replace("_", " "), _number(row[name])) for name in others]
     facts += [("sources", ", ".join(f"{s['source']} {s['share']:.0%}" for s in _listed(row.get("sources"))[:5]))]
     names = {"tokens": "peak at", "keywords": "words of its prompts", "promoted_tokens": "promotes"}
     words = [(name, [str(w) for w in _listed(row.get(column))]) for column, name in names.items()]

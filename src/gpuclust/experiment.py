@@ -88,7 +88,7 @@ class Experiment:
         with self._workers() as started, progress.stage("sweep"):
             work = Computation(started, progress, self.out, self.counts)
             work.compute(found)
-            table = self._table(settings, found, work.facts(found))
+            table = self._table(found, work.facts(found))
             pairs = self._pairs(settings, found, work)
             done = [trial for trial in found if trial.error is None]
             if done:
@@ -192,31 +192,39 @@ class Experiment:
             for seed in range(first, first + self.sweep.seeds):
                 trial = Trial(setting, seed)
                 found.append(trial)
-                if setting.config is None:
-                    trial.error = setting.error
+                used = self._prompts_of(setting, extractions, sizes)
+                if setting.config is None or isinstance(used, str):
+                    trial.error = str(used)
                     continue
-                extraction = extractions[_identity(setting)]
-                if isinstance(extraction, str):
-                    trial.error = extraction
-                    continue
-                trial.extraction = extraction
+                trial.extraction, trial.subset = used
+                trial.pattern = self.sweep.source_pattern if setting.source is not None else ""
                 umap = setting.config.umap.model_copy(update={"random_state": seed})
                 trial.config = setting.config.model_copy(update={"umap": umap})
-                n = min(setting.config.n_prompts, len(extraction.prompts))
-                size = sizes.get(_kind(setting), n)
-                if isinstance(size, dict):
-                    own = size[setting.source, setting.length]
-                    if isinstance(own, str):
-                        trial.error = own
-                        continue
-                    n = min(n, *(value for value in size.values() if isinstance(value, int)))
-                trial.subset = subsets.Subset(setting.source, setting.length, n)
-                trial.pattern = self.sweep.source_pattern if setting.source is not None else ""
         return found
 
-    def _group_sizes(self, settings: Sequence[Setting], extractions: dict[str, Extraction | str]) -> dict[Any, Any]:
+    def _prompts_of(
+        self, setting: Setting, extractions: dict[str, Extraction | str], sizes: dict[Any, dict[Any, int | str]]
+    ) -> tuple[Extraction, subsets.Subset] | str:
+        """The activations and the prompts of a setting, or why it has none."""
+        if setting.config is None:
+            return str(setting.error)
+        extraction = extractions[_identity(setting)]
+        if isinstance(extraction, str):
+            return extraction
+        n = min(setting.config.n_prompts, len(extraction.prompts))
+        if _kind(setting) != (False, False):
+            own = sizes[_kind(setting)]
+            size = own[setting.source, setting.length]
+            if isinstance(size, str):
+                return size
+            n = min(n, *(value for value in own.values() if isinstance(value, int)))
+        return extraction, subsets.Subset(setting.source, setting.length, n)
+
+    def _group_sizes(
+        self, settings: Sequence[Setting], extractions: dict[str, Extraction | str]
+    ) -> dict[Any, dict[Any, int | str]]:
         """Prompts of every group, or why it cannot be used, by kind of group: groups of a kind are cut to one size."""
-        sizes: dict[Any, Any] = {}
+        sizes: dict[Any, dict[Any, int | str]] = {}
         for setting in settings:
             extraction = extractions.get(_identity(setting)) if setting.config is not None else None
             if _kind(setting) == (False, False) or not isinstance(extraction, Extraction):
@@ -224,17 +232,19 @@ class Experiment:
             pattern, prompts = self.sweep.source_pattern, extraction.prompts
             size = len(subsets.group_members(prompts, pattern, setting.source, setting.length))
             own = sizes.setdefault(_kind(setting), {})
+            group = setting.source, setting.length
             try:
-                subset = subsets.Subset(setting.source, setting.length, size)
-                subsets.refuse_small(size, subset, prompts, pattern)
-                own[setting.source, setting.length] = min(size, own.get((setting.source, setting.length), size))
+                subsets.refuse_small(size, subsets.Subset(*group, size), prompts, pattern)
             except GpuclustError as error:
-                own[setting.source, setting.length] = str(error)
+                own[group] = str(error)
+            else:
+                before = own.get(group, size)  # the same group may be of several extractions
+                own[group] = min(size, before) if isinstance(before, int) else before
         return sizes
 
     # ------------------------------------------------------------ tables
 
-    def _table(self, settings: Sequence[Setting], found: Sequence[Trial], facts: dict[Any, Any]) -> pd.DataFrame:
+    def _table(self, found: Sequence[Trial], facts: dict[Any, Any]) -> pd.DataFrame:
         rows = []
         for trial in found:
             setting = trial.setting

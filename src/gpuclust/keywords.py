@@ -112,13 +112,13 @@ def peak_tokens(
     rows = examples[examples["position"] >= 0].merge(label, on="feature")
     tokens = prompts["tokens"].to_numpy()
     words = [_word_at(tokens[p], int(i), tokenizer) for p, i in zip(rows["prompt"], rows["position"], strict=True)]
-    named = np.array([bool(word) for word in words], dtype=bool)
-    if not named.any():
+    rows = rows.assign(word=words, share=1 / rows.groupby("feature")["rank"].transform("count"))
+    rows = rows[rows["word"] != ""]
+    if rows.empty:
         return {}
-    share = (1 / rows.groupby("feature")["rank"].transform("count")).to_numpy()
-    vocabulary, word = np.unique(np.array(words, dtype=object)[named].astype(str), return_inverse=True)
-    clusters, cluster = np.unique(rows["label"].to_numpy(dtype=np.int64)[named], return_inverse=True)
-    counts = csr_array((share[named], (cluster, word)), shape=(len(clusters), len(vocabulary)))
+    word, vocabulary = pd.factorize(rows["word"], sort=True)
+    cluster, clusters = pd.factorize(rows["label"].astype("int64"), sort=True)
+    counts = csr_array((rows["share"].to_numpy(), (cluster, word)), shape=(len(clusters), len(vocabulary)))
     found = best_words(class_tf_idf(counts), vocabulary.tolist(), n)
     return dict(zip(clusters.tolist(), found, strict=True))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from gpuclust import schema, summary
+from gpuclust import summary
 from gpuclust.api import open_run
 from gpuclust.errors import GpuclustError, StoreError
 
@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in args.feature:
             console.print(run.feature(number))
         if not args.cluster and not args.feature:
-            if not (args.run / schema.CLUSTERS).exists():
+            if "analyse" not in run.record["stages"]:
                 raise StoreError(
-                    f"{args.run} has no {schema.CLUSTERS}: its run stopped before the stage analyse; run the same "
-                    "command again to go on"
+                    f"{args.run} has no clusters yet: its run stopped before the stage analyse; run the same command "
+                    "again to go on"
                 )
             summary.show(args.run, run.record, console)
     except GpuclustError as error:

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import page
-from gpuclust.answers import Answer, short
+from gpuclust.answers import NOISE_GAP, Answer, short
 from gpuclust.effects import COVERAGE_LOSS, LEAST, OUTCOME, text
 
 METHOD = (
     "Stability is the adjusted Rand index (ARI) between the clusters of the even and of the odd prompts, noise counted "
     "as one cluster. Intervals are 95%, over seeds of UMAP (two-way analysis of variance, Student's t; differences "
     "between the best and the worst level are corrected for the choice, Bonferroni): they speak of the seed, not of "
-    f"other prompts. “Clear” means that the interval excludes 0 and the difference is at least {LEAST}. A setting is "
+    f"other prompts. “Clear” means that the interval excludes 0, the difference is at least {LEAST}, and the better "
+    f"level does not leave {NOISE_GAP:.0%} more of the features as noise, on which halves agree easily. A setting is "
     f"recommended only if it leaves at most {COVERAGE_LOSS:.0%} more features as noise than the default and has half "
     "to twice as many clusters."
 )
@@ -39,9 +40,8 @@ def overview(found: Sequence[Answer]) -> tuple[list[str], Rows]:
     for answer in found:
         for part in answer.parts:
             measured = OUTCOME_NAME if part.outcome == OUTCOME else part.outcome
-            rows.append(
-                [answer.title, part.name, "clear" if part.clear else "not clear", f"{measured} {part.estimate}"]
-            )
+            said = "clear" if part.clear else ("not clear: more noise" if part.noisier else "not clear")
+            rows.append([answer.title, part.name, said, f"{measured} {part.estimate}"])
     return ["question", "varied", "answer", "largest difference"], rows
 
 

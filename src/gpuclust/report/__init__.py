@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import logging
 from html import escape
 from importlib.resources import files
@@ -50,9 +51,14 @@ def write(out: Path) -> int:
             f"{out} cannot be reported: it has no {', '.join(missing)}. Give the --out folder of a run whose stage "
             "analyse is done"
         )
+    record = json.loads((out / schema.RECORD).read_text(encoding="utf8"))
+    if "analyse" not in record["stages"]:
+        raise StoreError(
+            f"{out} cannot be reported: its stage analyse is not done; the same command goes on from there"
+        )
     from plotly.offline import get_plotlyjs
 
-    data, arrays = content.collect(out)
+    data, arrays = content.collect(out, record)
     page = files(__name__) / "page"
     libraries = get_plotlyjs()
     # One scope for all: page scripts share their names, and nothing leaks into the page.
@@ -73,9 +79,11 @@ def write(out: Path) -> int:
     }
     text = (page / "index.html").read_text(encoding="utf8")
     target = out / schema.REPORT
-    with target.open("w", encoding="utf8") as file:
+    partial = target.with_suffix(".tmp")
+    with partial.open("w", encoding="utf8") as file:
         for index, part in enumerate(text.split("@@")):  # name and text in turn
             file.write(parts[part] if index % 2 else part)
+    partial.replace(target)
     size = target.stat().st_size
     log.info("report: %s, %.1f MB, of them %.1f MB of data", target, size / 1e6, len(parts["data"]) / 1e6)
     return size

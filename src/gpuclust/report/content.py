@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,16 @@ PAIRS = 200  # of correlated clusters listed
 PROMPT_CHARACTERS = 6_000_000  # of the clusters' prompts, in all
 FLOATS = ("entropy", "varentropy", "sparsity", "mean", "std", "max", "probability", "outlier_score", "x", "y")
 SHOWN_SOURCES = 8
-# Columns of the cluster table that have a place of their own; other numbers and words are listed in the cluster's card.
-PLACED = {*schema.CLUSTER_COLUMNS}
+# Columns of the cluster table that the page has a place for; other numbers and words are listed in the cluster's card.
+PLACED = {
+    "cluster", "size", "ratio", "persistence", "mean_activation", "max_activation", "std_activation", "sparsity",
+    "top_prompts", "distinctive_prompts", "keywords", "tokens", "sources", "promoted_tokens", "decoder_cosine",
+    "decoder_cosine_random", "decoder_cosine_p", "tree_node", "similarity_rank", "name",
+}  # fmt: skip
 
 
-def collect(out: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Read a run's tables and choose what the report holds.
+def collect(out: Path, record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Read a run's tables and choose what the report holds, beside its record.
 
     Returns
     -------
@@ -36,7 +39,6 @@ def collect(out: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     dict of arrays
         A value per feature, neighbour, context, node or pair of clusters; see `pack`.
     """
-    record = json.loads((out / schema.RECORD).read_text(encoding="utf8"))
     settings = yaml.safe_load((out / schema.CONFIG).read_text(encoding="utf8"))
     features = pd.read_parquet(out / schema.FEATURES).sort_values("feature", ignore_index=True)
     clusters = pd.read_parquet(out / schema.CLUSTERS)
@@ -145,16 +147,16 @@ def _clusters(clusters: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for row in clusters.drop(columns="features").to_dict("records"):
         more = {
-            name: row.pop(name)
-            for name in list(row)
-            if name not in PLACED and isinstance(row[name], str | bool | int | float | np.generic)
+            name: value
+            for name, value in row.items()
+            if name not in PLACED and isinstance(value, str | bool | int | float | np.generic)
         }
         for name in lists:
             row[name] = [_cut(dict(prompt), limit) for prompt in _listed(row.get(name))]
         sources = _listed(row.get("sources"))
         row["sources"], row["more_sources"] = sources[:SHOWN_SOURCES], max(len(sources) - SHOWN_SOURCES, 0)
-        rows.append({**{name: value for name, value in row.items() if name in PLACED or name == "more_sources"},
-                     "more": more})  # fmt: skip
+        placed = {name: value for name, value in row.items() if name in PLACED}
+        rows.append({**placed, "more_sources": row["more_sources"], "more": more})
     return rows
 
 

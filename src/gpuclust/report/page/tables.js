@@ -40,11 +40,10 @@ function drawClusters() {
   const rows = clusters();
   const numeric = (key, name, heading, rare = true, show = number) =>
     ({name, title: heading, number: true, rare, value: row => row[key], cell: row => show(row[key])});
-  const extra = ['stability', 'verdict'].filter(key => rows.some(row => known(row.more[key]) || known(row[key])))
-    .map(key => ({
-      name: key, title: 'from the quality checks', number: rows.every(row => typeof (row.more[key] ?? row[key] ?? 0) === 'number'),
-      value: row => row.more[key] ?? row[key], cell: row => judged(row.more[key] ?? row[key]),
-    }));
+  const extra = ['stability', 'verdict'].filter(key => rows.some(row => known(row.more[key]))).map(key => ({
+    name: key, title: 'from the quality checks', number: rows.every(row => typeof (row.more[key] ?? 0) === 'number'),
+    value: row => row.more[key], cell: row => judged(row.more[key]),
+  }));
   const columns = [
     {name: 'cluster', number: true, value: row => row.cluster, cell: row => clusterLink(row.cluster, false)},
     numeric('size', 'size', 'features', false),
@@ -102,6 +101,7 @@ function drawRun() {
     ['Exact duplicates', known(stages.cluster.duplicates) ? `${count(stages.cluster.duplicates)} features` : 'not counted'],
     ['Scheduler', record.scheduler ? `${record.scheduler.name} on ${record.device}: ${record.scheduler.reason}` : '–'],
   ];
+  for (const note of Object.values(stages).flatMap(stage => stage.notes || [])) facts_.push(['Note', note]);
   fill($('facts'), facts(facts_));
   const entries = Object.entries(stages), longest = Math.max(...entries.map(([, s]) => s.seconds || 0), 1e-9);
   const size = bytes => known(bytes) && bytes > 0 ? `${(bytes / 1e9).toFixed(2)} GB` : '–';
