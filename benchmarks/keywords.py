@@ -18,8 +18,8 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.metrics import roc_auc_score
 
-from gpuclust import open_run
-from gpuclust.keywords import class_tf_idf, distinctive
+from gpuclust import open_run, profiles
+from gpuclust.keywords import class_tf_idf
 
 Array = np.ndarray[Any, Any]
 N_WORDS, N_PROMPTS = 8, 60
@@ -54,8 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     run = open_run(parser.parse_args().run)
-    order = distinctive(run.cluster_activations.values, N_PROMPTS)
-    n_clusters = order.shape[1]
+    activations = run.cluster_activations.values
+    n_clusters = activations.shape[1]
+    order = profiles.profile(lambda: [activations], n_clusters, 1, N_PROMPTS).marking
     counts = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b").fit_transform(
         run.prompts["text"]
     )

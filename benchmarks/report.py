@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import analyse, measure, report, schema, store
+from gpuclust import analyse, measure, profiles, report, schema, store
 from gpuclust.config import load
 
 Array = np.ndarray[Any, Any]
@@ -83,16 +83,17 @@ def make(out: Path, n_features: int, n_prompts: int) -> int:
     store.write_table(out / schema.EXAMPLE_SPANS, marks)
     n_clusters = int(model.labels_.max()) + 1
     activations = rng.random((n_prompts, n_clusters))
+    profile = profiles.profile(lambda: [activations], n_clusters, 5)
     words = [["word", "other", "third", "more"]] * n_clusters
     more = {"tokens": words, "promoted_tokens": words, "decoder_cosine": rng.random(n_clusters)}
     more["tree_node"] = analyse.tree_nodes(model.condensed_tree_.to_pandas(), model.labels_)
     settings = load()
     clusters = analyse.cluster_table(
-        features, texts, activations, model.cluster_persistence_, settings.analyse,
+        features, texts, profile, model.cluster_persistence_, settings.analyse,
         analyse.peak_marks(features, examples, marks), more,
     )  # fmt: skip
     store.write_table(out / schema.CLUSTERS, clusters)
-    store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(activations))
+    store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(profile.correlation))
     nearest = rng.integers(0, n_features, (n_features, 15))
     variables = {
         "indices": (("feature", "k"), nearest),

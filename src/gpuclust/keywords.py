@@ -8,24 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-N_PROMPTS = 30  # most distinctive prompts, whose words and sources describe a cluster
 WORD_STARTS = ("Ġ", "▁")  # how byte-level BPE and SentencePiece mark a token that begins a word
-
-
-def relative_strength(activations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Take each cluster's activation relative to the other clusters, so that long prompts do not win everywhere.
-
-    The z-score over prompts, less its mean over clusters; with one cluster, the z-score. (prompt, cluster), float64.
-    """
-    spread = activations.std(axis=0)
-    z = (activations - activations.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    relative: np.ndarray[Any, Any] = z - z.mean(axis=1, keepdims=True) if z.shape[1] > 1 else z
-    return relative
-
-
-def distinctive(activations: np.ndarray[Any, Any], n: int = N_PROMPTS) -> np.ndarray[Any, Any]:
-    """Return the rows of the n most distinctive prompts of each cluster, best first: int array, (n, cluster)."""
-    return np.argsort(-relative_strength(activations), axis=0, kind="stable")[:n]
 
 
 def class_tf_idf(counts: Any) -> Any:
@@ -49,33 +32,32 @@ def class_tf_idf(counts: Any) -> Any:
     return (diags_array(1 / np.where(total > 0, total, 1)) @ counts @ diags_array(rarity)).tocsr()
 
 
-def keywords(texts: Sequence[str], activations: np.ndarray[Any, Any], n: int) -> list[list[str]]:
+def keywords(texts: pd.Series[str], top: np.ndarray[Any, Any], n: int) -> list[list[str]]:
     """Find the words that mark the prompts of each cluster.
 
-    A cluster's document is its most distinctive prompts (see `distinctive`); the words of all documents are weighed by
-    `class_tf_idf`.
+    A cluster's document is its most distinctive prompts; the words of all documents are weighed by `class_tf_idf`.
 
     Parameters
     ----------
-    texts : sequence of str
-    activations : array, (prompt, cluster)
+    texts : Series of str
+    top : int array, (rank, cluster)
+        Positions in `texts` of each cluster's most distinctive prompts.
     n : int
 
     Returns
     -------
     list of list of str, one list a cluster, best word first
     """
-    n_clusters = activations.shape[1]
+    n_clusters = top.shape[1]
     if n == 0 or n_clusters == 0:
         return [[] for _ in range(n_clusters)]
     from scipy.sparse import csr_array
     from sklearn.feature_extraction.text import CountVectorizer
 
-    top = distinctive(activations)
     used, place = np.unique(top, return_inverse=True)
     vectorizer = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b")
     try:
-        counts = vectorizer.fit_transform([texts[i] for i in used])
+        counts = vectorizer.fit_transform(texts.iloc[used])
     except ValueError:  # scikit-learn's "empty vocabulary": only stop words, digits or signs
         return [[] for _ in range(n_clusters)]
     holds = csr_array((np.ones(top.size), (np.indices(top.shape)[1].ravel(), place.ravel())))

@@ -30,6 +30,7 @@ SUMS = 2 * 8 * (1 << 22)  # float64 slabs of a block's column sums on a GPU
 UMAP_WORK, HDBSCAN_WORK = 300_000_000, 1_000_000_000  # cuML's workspaces: estimates, not measured
 TILE = 4096
 MAX_ROWS = 2048
+PROFILE_ROWS = 4096  # prompts of a block of clusters' activations
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
 
 
@@ -234,7 +235,7 @@ def _stages(
         ("neighbors", passes, passes, neighbors),
         ("embed", 0, 0, "umap.n_components or select.*"),
         ("cluster", 0, 0, "umap.n_components or select.*" if config.umap.enabled else "select.*"),
-        ("analyse", 1, 1, "hdbscan.min_cluster_size or n_prompts"),
+        ("analyse", 1, 1, "hdbscan.min_cluster_size"),
     )
     return tuple(
         StagePlan(name, n, reads * store, host[name], setting, device.get(name)) for name, n, reads, setting in lines
@@ -280,10 +281,10 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
 
 
 def _tables(config: Config, shapes: Shapes) -> int:
-    """Activations of clusters over prompts, with temporaries; examples and their tokens."""
+    """A block of clusters over prompts, with temporaries; their correlations; examples and their tokens."""
     clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
     examples = shapes.n_features * config.extract.top_examples * 8 * 7
-    return 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept) + examples
+    return clusters * 8 * (6 * min(PROFILE_ROWS, shapes.n_prompts) + 4 * clusters) + examples
 
 
 def _dense(shapes: Shapes) -> int:

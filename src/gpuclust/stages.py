@@ -6,8 +6,9 @@ They run on a worker and return only small facts; what they compute is in the mo
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ from gpuclust.config import Config, SelectConfig
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.tiles import read_neighbors, write_neighbors
+
+if TYPE_CHECKING:
+    from gpuclust.profiles import Members, Profile
 
 log = logging.getLogger("gpuclust")
 
@@ -226,16 +230,15 @@ def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFr
 
 
 def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
-    """Make the cluster tables; one pass over the store for the clusters' activations."""
-    from gpuclust import analyse, keywords, labels, models, texts
+    """Make the cluster tables; one pass over the store for the clusters' activations, two over those."""
+    from gpuclust import analyse, keywords, labels, models, profiles, texts
 
     features = pd.read_parquet(out / schema.FEATURES)
     prompts = pd.read_parquet(out / schema.PROMPTS)
     examples = pd.read_parquet(out / schema.EXAMPLES)
     kept = features[features["kept"]]
     label = kept["label"].to_numpy(dtype=np.int64)
-    blocks = store.read_rows(out / schema.ACTIVATIONS, rows)
-    activations = analyse.prompt_activations((block for _, block in blocks), kept["feature"].to_numpy(), label)
+    profile = cluster_profile(out, profiles.members(kept["feature"].to_numpy(), label), rows, config, prompts)
     more: dict[str, Any] = {"tree_node": analyse.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), label)}
     notes: list[str] = []
     spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
@@ -243,27 +246,47 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     if "tokens" in prompts:  # not of imported activations
         tokenizer = models.load_tokenizer(config)
         tokens = keywords.peak_tokens(features, examples, prompts, tokenizer)
-        more["tokens"] = [tokens.get(c, []) for c in range(activations.shape[1])]
+        more["tokens"] = [tokens.get(c, []) for c in range(len(profile.correlation))]
         spans = texts.peak_spans(examples, prompts, tokenizer)
         columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
         more |= columns
     store.write_table(out / schema.EXAMPLE_SPANS, spans)
     marks = analyse.peak_marks(features, examples, spans)
     clusters = analyse.cluster_table(
-        features, prompts, activations, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
+        features, prompts, profile, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
     )
-    variables = {
-        "activation": (("prompt", "cluster"), activations),
-        "prompt": (("prompt",), prompts["prompt"].to_numpy()),
-        "cluster": (("cluster",), np.arange(activations.shape[1])),
-    }
-    store.write_dataset(out / schema.CLUSTER_ACTIVATIONS, variables, {"unit": "mean |a| of the cluster's features"})
-    store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(activations))
+    store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(profile.correlation))
     if config.analyse.labeller is not None:
         real = clusters["cluster"] != schema.NOISE
         clusters.loc[real, "name"] = labels.apply(config.analyse.labeller, clusters[real].reset_index(drop=True))
     store.write_table(out / schema.CLUSTERS, clusters)
-    return {"rows": activations.shape[1], "notes": notes}
+    return {"rows": len(profile.correlation), "notes": notes}
+
+
+def cluster_profile(out: Path, clusters: Members, rows: int, config: Config, prompts: pd.DataFrame) -> Profile:
+    """Write the clusters' activations on every prompt, and reduce them."""
+    import zarr
+
+    from gpuclust import profiles
+
+    n_clusters = len(clusters.sizes)
+    blocks = store.read_rows(out / schema.ACTIVATIONS, rows)
+    activation = store.Stream(
+        (len(prompts), n_clusters), (profiles.average(block, clusters) for _, block in blocks), memory.PROFILE_ROWS
+    )
+    variables = {
+        "activation": (("prompt", "cluster"), activation),
+        "prompt": (("prompt",), prompts["prompt"].to_numpy()),
+        "cluster": (("cluster",), np.arange(n_clusters)),
+    }
+    store.write_dataset(out / schema.CLUSTER_ACTIVATIONS, variables, {"unit": "mean |a| of the cluster's features"})
+    stored: Any = zarr.open_array(out / schema.CLUSTER_ACTIVATIONS / "activation", mode="r")
+
+    def again() -> Iterator[Array]:  # blocks of one size, whatever the memory: equal results to the last bit
+        yield from (stored[first : first + activation.rows] for first in range(0, len(prompts), activation.rows))
+
+    n_marking = max(profiles.N_MARKING, config.analyse.top_prompts)
+    return profiles.profile(again, n_clusters, config.analyse.top_prompts, n_marking)
 
 
 def decoder_columns(
