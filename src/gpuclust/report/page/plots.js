@@ -9,14 +9,17 @@ const webgl = (() => {
 })();
 const POINTS = webgl ? 'scattergl' : 'scatter';
 
+const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
+const ground = () => getComputedStyle(document.documentElement).getPropertyValue('--bg').trim();
 const ink = () => getComputedStyle(document.documentElement).getPropertyValue('--fg').trim();
 const line = () => getComputedStyle(document.documentElement).getPropertyValue('--line').trim();
 
 function layout(x, y, more = {}) {
   const axis = {gridcolor: line(), zeroline: false, linecolor: line(), automargin: true};
   return {
-    paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: ink(), family: 'inherit', size: 12}, showlegend: false,
-    margin: {l: 55, r: 12, t: 34, b: 45}, hovermode: 'closest', hoverlabel: {align: 'left'},
+    paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: ink(), family: FONT, size: 12}, showlegend: false,
+    margin: {l: 55, r: 12, t: 34, b: 45}, hovermode: 'closest',
+    hoverlabel: {align: 'left', bgcolor: ground(), bordercolor: line(), font: {color: ink(), family: FONT, size: 13}},
     modebar: {bgcolor: 'transparent', color: ink(), activecolor: ink()}, ...more,
     xaxis: {...axis, ...x}, yaxis: {...axis, ...y},
   };
