@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from gpuclust.cluster import cluster_distances, cluster_embedding, cluster_tree
+from gpuclust.cluster import cluster_distances, cluster_embedding, cluster_tree, embedding_tree
 from gpuclust.config import HdbscanConfig
 from gpuclust.errors import InputError, SelectionError
 from gpuclust.spanning import mutual_reachability_tree
@@ -144,6 +144,24 @@ def test_recovers_planted_clusters(seed, sizes):
         assert found.n_clusters == len(sizes)
         assert adjusted_rand_score(found.labels[found.labels >= 0], truth[found.labels >= 0]) == 1.0
         assert (found.labels < 0).mean() < 0.1
+
+
+def test_settings_share_the_tree_of_an_embedding():
+    random = np.random.default_rng(3)
+    points, _ = planted(random, [30, 40, 50, 60], noise=20)
+    points[1] = points[0]
+    for min_samples in (1, 4):
+        tree = embedding_tree(points, min_samples)
+        for method, size, epsilon in (("eom", 5, 0.0), ("leaf", 5, 0.0), ("eom", 25, 0.5), ("leaf", 12, 0.01)):
+            config = HdbscanConfig(
+                min_cluster_size=size, min_samples=min_samples, cluster_selection_method=method,
+                cluster_selection_epsilon=epsilon,
+            )  # fmt: skip
+            shared, whole = cluster_tree(tree, config), cluster_embedding(points, config)
+            np.testing.assert_array_equal(shared.labels, whole.labels)
+            np.testing.assert_array_equal(shared.persistence, whole.persistence)
+    with pytest.raises(SelectionError):
+        embedding_tree(points[:4], 4)
 
 
 def test_two_calls_agree_in_every_bit():

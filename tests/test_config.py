@@ -46,7 +46,7 @@ def test_wrong_settings_name_the_fix(override: str, message: str) -> None:
     base = {"prompts": [{"path": "a.txt"}]}
 
     def applied() -> None:
-        config._apply(base, override)
+        config.override(base, override)
         config.validate(base)
 
     with pytest.raises(ConfigError, match=message):

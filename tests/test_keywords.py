@@ -4,6 +4,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import pytest
+from scipy.sparse import csr_array
 
 from gpuclust import keywords
 from tests.test_analyse import prompts
@@ -49,9 +51,20 @@ def test_peak_tokens_count_once_a_feature() -> None:
 
     tokenizer: Any = Tokenizer()
     assert keywords.peak_tokens(features, examples, table, tokenizer) == {0: ["eleven", "ten"]}
+    silent = examples.assign(position=-1)
+    assert keywords.peak_tokens(features, silent, table, tokenizer) == {}
 
 
 def test_distinctive_prompts_are_not_just_the_long_ones() -> None:
     activations = np.array([[1.0, 1.0], [9.0, 8.0], [3.0, 0.5], [0.5, 3.0]])  # prompt 1 is strong everywhere
     assert keywords.distinctive(activations, 1).tolist() == [[2, 3]]
     assert keywords.distinctive(activations[:, :1], 1).tolist() == [[1]]
+
+
+def test_class_tf_idf_is_the_formula() -> None:
+    counts = np.array([[4.0, 1.0, 0.0, 0.0], [4.0, 0.0, 3.0, 0.0]])
+    weight = keywords.class_tf_idf(csr_array(counts)).toarray()
+    average = (5 + 7) / 2
+    assert weight[0].tolist() == pytest.approx([4 / 5 * np.log(1 + average / 8), 1 / 5 * np.log(1 + average / 1), 0, 0])
+    assert weight[1].tolist() == pytest.approx([4 / 7 * np.log(1 + average / 8), 0, 3 / 7 * np.log(1 + average / 3), 0])
+    assert keywords.class_tf_idf(csr_array(np.zeros((2, 3)))).toarray().tolist() == np.zeros((2, 3)).tolist()

@@ -174,7 +174,7 @@ def test_nothing_after_the_hook_runs_or_stays(folders: dict[str, Path], tmp_path
     assert {p.numel() for p in encoder._net.blocks[2].original_component.parameters()} == {0}
     whole = sum(file.stat().st_size for file in folders["llama"].glob("*.safetensors"))
     assert 0.3 * whole < encoder.model_bytes < 0.65 * whole
-    assert encoder.sae_bytes == 4 * (2 * WIDTH * D_SAE + WIDTH + D_SAE)
+    assert encoder.sae_bytes == 4 * (WIDTH * D_SAE + WIDTH + D_SAE)  # without the decoder
 
 
 def test_tied_embedding_survives_the_cut(folders: dict[str, Path], sae: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.abc.store import SupportsGetSync
 
 from gpuclust import reading, store
 from gpuclust.config import StoreConfig
@@ -58,6 +59,16 @@ def test_whole_shards_are_read_in_place_and_parts_zarrs_way(tmp_path: Path, monk
     calls.clear()
     np.testing.assert_array_equal(array[5:9], values[5:9])
     assert calls == []
+
+
+def test_stores_that_must_be_awaited(tmp_path: Path) -> None:
+    values = sae_like(40, 30)
+    inner = zarr.storage.LocalStore(make(tmp_path / "s", values, shard_prompts=16), read_only=True)
+    awaited: Any = zarr.storage.LoggingStore(inner)
+    assert not isinstance(awaited, SupportsGetSync)
+    with reading.direct():
+        array: Any = zarr.open_array(awaited, mode="r")
+    np.testing.assert_array_equal(array[:], values)
 
 
 def test_other_codecs_go_zarrs_way(tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def cluster_table(
             }
         rows.append(row)
     table = pd.DataFrame(rows)
-    types = {name: dtype for name, (dtype, _) in CLUSTER_COLUMNS.items() if dtype in ("float64", "Int64", "string")}
-    return table.astype(types)
+    types = {name: dtype for name, (dtype, _) in CLUSTER_COLUMNS.items() if dtype in ("float64", "Int64")}
+    return table.astype({**types, "name": "str"})
 
 
 def describe_prompts(

@@ -17,7 +17,7 @@ from gpuclust import schema, store
 from gpuclust.api import Run, open_run
 from gpuclust.config import Config, ModelConfig, SaeConfig, validate
 from gpuclust.errors import ActivationError, StoreError
-from gpuclust.folder import Folder, content_key
+from gpuclust.folder import Folder, claim, content_key
 
 
 def import_cache(
@@ -61,26 +61,27 @@ def import_cache(
     c = c.model_copy(update={"model": ModelConfig(name="imported"), "sae": SaeConfig(path=path.name)})
     data = store.to_stored(acts, c.store.dtype, str(path))
     choose(scheduler)
-    folder = Folder(target, c)
-    digest = hashlib.sha256(data.tobytes()).hexdigest()
-    key = content_key("imported", prompts_digest(texts), data.shape, str(data.dtype), digest)
-    recorded = folder.record["stages"].get("extract")
-    if recorded is not None and recorded["key"] != key:
-        raise StoreError(f"{target} holds another cache's run; give another `out`, or delete that folder")
-    if not folder.done("extract", key, [schema.ACTIVATIONS]):
-        table = pd.DataFrame(
-            {"prompt": np.arange(len(texts), dtype=np.int64), "text": texts, "n_tokens": -1, "source": path.name}
-        )
-        store.write_table(target / schema.PROMPTS, table)
-        attributes = {"model": "imported", "sae": path.name, "hook_name": "unknown", "aggregate": "unknown"}
-        shutil.rmtree(target / schema.ACTIVATIONS, ignore_errors=True)
-        store.create(target / schema.ACTIVATIONS, data.shape[0], data.shape[1], c.store, attributes)
-        array: Any = zarr.open_array(target / schema.ACTIVATIONS / "activations", mode="r+")
-        array[:] = data
-        facts = {"rows": len(texts), "d_sae": data.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}
-        folder.complete("prompts", key, **facts)
-        folder.complete("extract", key, rows=len(texts), bytes=data.nbytes)
-    execute(c, folder, scheduler, Console(quiet=True), quiet=True, report=True, imported=True)
+    with claim(target):
+        folder = Folder(target, c)
+        digest = hashlib.sha256(data.tobytes()).hexdigest()
+        key = content_key("imported", prompts_digest(texts), data.shape, str(data.dtype), digest)
+        recorded = folder.record["stages"].get("extract")
+        if recorded is not None and recorded["key"] != key:
+            raise StoreError(f"{target} holds another cache's run; give another `out`, or delete that folder")
+        if not folder.done("extract", key, [schema.ACTIVATIONS]):
+            table = pd.DataFrame(
+                {"prompt": np.arange(len(texts), dtype=np.int64), "text": texts, "n_tokens": -1, "source": path.name}
+            )
+            store.write_table(target / schema.PROMPTS, table)
+            attributes = {"model": "imported", "sae": path.name, "hook_name": "unknown", "aggregate": "unknown"}
+            shutil.rmtree(target / schema.ACTIVATIONS, ignore_errors=True)
+            store.create(target / schema.ACTIVATIONS, data.shape[0], data.shape[1], c.store, attributes)
+            array: Any = zarr.open_array(target / schema.ACTIVATIONS / "activations", mode="r+")
+            array[:] = data
+            facts = {"rows": len(texts), "d_sae": data.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}
+            folder.complete("prompts", key, **facts)
+            folder.complete("extract", key, rows=len(texts), bytes=data.nbytes)
+        execute(c, folder, scheduler, Console(quiet=True), quiet=True, report=True, imported=True)
     return open_run(target)
 
 

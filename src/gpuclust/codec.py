@@ -13,8 +13,7 @@ A chunk of `n` elements of `b` bytes, `k` of them non-zero, every integer little
 
 An element is non-zero when its bit pattern is: -0.0 and every NaN come back bit for bit. Each part is a multiple of 8
 bytes, so that chunks stay aligned within a shard. The checksum is the format's own, not zarr's ``crc32c`` behind this
-codec: a chunk is safe whoever composes the codecs, a flipped bit is a `CorruptDataError`, and no copy is made. Kernels
-keep to one thread: zarr and Dask decode on several, from which numba's default threading layer must not be entered.
+codec: a chunk is safe whoever composes the codecs, a flipped bit is a `CorruptDataError`, and no copy is made.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ from __future__ import annotations
 import asyncio
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Self
 
 import google_crc32c
@@ -39,7 +36,6 @@ from gpuclust.errors import ConfigError, CorruptDataError
 
 NAME, _MAGIC, _VERSION = "gpuclust.bitmap", b"GCBM", 1
 _HEADER = struct.Struct("<4sBB2xQQ4xI")
-_ONE = np.uint64(1)  # in a kernel, a uint64 and a signed integer make a float64
 Encoded = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
@@ -68,6 +64,8 @@ def encode(array: ArrayLike) -> NDArray[np.uint8]:
     >>> chunk.size, decode(chunk, (4,), np.float16)
     (48, array([ 0. ,  1.5, -0. ,  0. ], dtype=float16))
     """
+    from gpuclust import kernels
+
     dtype = _check_dtype(np.asarray(array).dtype)
     values = np.require(array, dtype, ["C", "A"]).reshape(-1).view(f"<u{dtype.itemsize}")
     values.flags.writeable = False  # of this view: one type for numba, whatever comes in
@@ -76,7 +74,7 @@ def encode(array: ArrayLike) -> NDArray[np.uint8]:
     chunk = np.zeros(size, np.uint8)
     bits = np.packbits(values != 0, bitorder="little")
     chunk[_HEADER.size : _HEADER.size + bits.size] = bits
-    _kernels()[0](values, chunk[_HEADER.size : start].view("<u8"), chunk[start:end].view(values.dtype))
+    kernels.gather(values, chunk[_HEADER.size : start].view("<u8"), chunk[start:end].view(values.dtype))
     _HEADER.pack_into(chunk.data, 0, _MAGIC, _VERSION, dtype.itemsize, values.size, nonzero, 0)
     struct.pack_into("<I", chunk.data, _HEADER.size - 4, _crc(chunk))
     return chunk
@@ -108,12 +106,14 @@ def decode(buffer: Encoded, shape: tuple[int, ...], dtype: DTypeLike, out: NDArr
     CorruptDataError
         The chunk is of another format, itemsize or number of elements, truncated, too long, or fails its checksum.
     """
+    from gpuclust import kernels
+
     stored = _check_dtype(np.dtype(dtype))
     target = np.empty(shape, stored) if out is None else out
     if target.shape != shape or target.dtype != stored or not target.flags.c_contiguous:
         raise ConfigError(f"out is {target.dtype} {target.shape}: pass a C-contiguous array, {stored} {shape}.")
     words, packed = _sections(np.frombuffer(buffer, np.uint8), math.prod(shape), stored.itemsize)
-    _kernels()[1](words, packed, target.reshape(-1).view(packed.dtype))
+    kernels.scatter(words, packed, target.reshape(-1).view(packed.dtype))
     return target.astype(dtype, copy=False)
 
 
@@ -158,56 +158,6 @@ def _check_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind != "f" or dtype.itemsize not in (2, 4):
         raise ConfigError(f"{NAME} holds float16 or float32, not {dtype.name}: convert, or use another codec (zstd).")
     return dtype.newbyteorder("<")
-
-
-def _popcount(word: Any) -> Any:
-    """Count a word's bits; LLVM makes it one instruction."""
-    word -= (word >> _ONE) & np.uint64(0x5555555555555555)
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
-def _pack(values: NDArray[Any], words: NDArray[np.uint64], packed: NDArray[Any]) -> None:
-    """Gather the `values` that are marked: `_expand` the other way."""
-    k = 0
-    for i in range(words.size):
-        word = words[i]
-        end = k + _popcount(word)
-        step = 8 if end + 7 <= packed.size else 1
-        while k < end:
-            for j in range(step):
-                packed[k + j] = values[i * 64 + _popcount(~word & (word - _ONE))]
-                word &= word - _ONE
-            k += step
-        k = end
-
-
-def _expand(words: NDArray[np.uint64], packed: NDArray[Any], out: NDArray[Any]) -> None:
-    """Scatter the packed values to where they are marked, and zero the rest."""
-    # Eight at a time, although a word's last eight may be fewer: with no bit left, the lowest is at 64, so the rest
-    # fall on the next word's first element, written later: seven more values follow, so there is one. Twice as fast.
-    k = 0
-    for i in range(words.size):
-        for j in range(min(64, out.size - i * 64)):
-            out[i * 64 + j] = 0
-        word = words[i]
-        end = k + _popcount(word)
-        step = 8 if end + 7 <= packed.size else 1
-        while k < end:
-            for j in range(step):
-                out[i * 64 + _popcount(~word & (word - _ONE))] = packed[k + j]
-                word &= word - _ONE
-            k += step
-        k = end
-
-
-@cache
-def _kernels() -> tuple[Callable[..., None], ...]:
-    import numba  # here, because it takes longer to import than zarr
-
-    numba.extending.register_jitable(_popcount)
-    return tuple(numba.njit(nogil=True, cache=True)(kernel) for kernel in (_pack, _expand))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
     return np.take_along_axis(indices, order, axis=1).astype(np.int32), moved
 
 
-def member(indices: Array, distances: Array, n_prompts: int, config: Config, number: int) -> Array:
+def member(
+    indices: Array, distances: Array, n_prompts: int, config: Config, number: int, backend: str = "cpu"
+) -> Array:
     """Cluster once: member 0 on the neighbours as they are, the others on redrawn ones with seeds of their own.
 
     Parameters
@@ -70,6 +72,7 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
     config : Config
         Sections umap, hdbscan and consensus.
     number : int
+    backend : {"cpu", "cuda"}
 
     Returns
     -------
@@ -84,8 +87,8 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
         elif number == 1:
             log.info("consensus: no standard error is known for the metric %s; members differ by seed", config.metric)
         umap = umap.model_copy(update={"random_state": seed, "n_epochs": config.consensus.n_epochs})
-    embedding, _ = embed(indices, distances, umap)
-    return cluster_embedding(embedding, config.hdbscan).labels
+    embedding, _ = embed(indices, distances, umap, backend=backend)
+    return cluster_embedding(embedding, config.hdbscan, backend=backend).labels
 
 
 def combine(members: Sequence[Array], config: Config) -> Clustering:

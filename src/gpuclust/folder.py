@@ -6,11 +6,13 @@ configuration the stage depends on, of the keys of the stages before it, and of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,10 @@ PACKAGES = (
     "gpuclust", "dask", "datasets", "hdbscan", "numpy", "sae-lens", "torch", "transformer-lens", "transformers",
     "umap-learn", "xarray", "zarr",
 )  # fmt: skip
+GPU_PACKAGES = ("cuml-cu13", "cupy-cuda13x", "dask-cuda", "rmm-cu13")  # where they are installed
 RECORD_VERSION = 1
 # Settings that change how a run is computed, not what comes out, and settings that the first two stages depend on.
-RESULT_FREE = ("scheduler", "device", "extract.batch_tokens")
+RESULT_FREE = ("scheduler", "device", "plan", "extract.batch_tokens")
 AFTER_EXTRACTION = (
     "extract.activation_threshold", "select", "neighbors", "umap", "hdbscan", "consensus", "quality", "analyse",
 )  # fmt: skip
@@ -38,6 +41,40 @@ EXTRACTION = ("extract", "store", "sae")
 def content_key(*parts: Any) -> str:
     """Hash plain data; equal data give equal keys on every machine."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def claim(path: Path, mark: str = schema.RECORD) -> Iterator[None]:
+    """Hold a run's folder while computing in it, so that no second process does; the system lets go of a killed one.
+
+    Parameters
+    ----------
+    path : Path
+    mark : str
+        The file that tells such a folder from any other; a folder with other things and without it is left alone.
+
+    Raises
+    ------
+    StoreError
+        If another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    if path.is_file() or (not (path / mark).exists() and others(path)):
+        yield  # no run, which `Folder` refuses; nothing is put there
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / schema.LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreError(
+            f"another process is computing in --out {path}. Wait for it, stop it, or give another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Folder:
@@ -66,8 +103,8 @@ class Folder:
         if record.exists() and existing.exists():
             self.record = json.loads(record.read_text(encoding="utf8"))
             self._refuse_other_run(yaml.safe_load(existing.read_text(encoding="utf8")), resolved)
-        elif path.exists() and any(path.iterdir()):
-            some = ", ".join(sorted(p.name for p in path.iterdir())[:3])
+        elif there := others(path):
+            some = ", ".join(there[:3])
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
         self.record |= {"record_version": RECORD_VERSION, "versions": versions(), "python": platform.python_version()}
@@ -123,6 +160,11 @@ class Folder:
         write_json(self.path / schema.RECORD, self.record)
 
 
+def others(path: Path) -> list[str]:
+    """Names of what is in a folder beside its lock, sorted; none for a folder that does not exist."""
+    return sorted(p.name for p in path.iterdir() if p.name != schema.LOCK) if path.exists() else []
+
+
 def _within(key: str, sections: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{name}.") for name in sections)
 
@@ -157,4 +199,8 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    for name in GPU_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

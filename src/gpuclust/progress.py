@@ -24,6 +24,7 @@ DOING = {
     "quality": "stability, nulls, validity",
     "analyse": "cluster tables",
     "report": "report.html",
+    "sweep": "settings and seeds",
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import zarr
+from zarr.abc.store import SupportsGetSync
 from zarr.codecs.sharding import ShardingCodec, ShardingCodecIndexLocation
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import register_pipeline
@@ -62,14 +63,22 @@ class DirectPipeline(BatchedCodecPipeline):
         )
 
     async def _read_shard(self, item: Any, target: np.ndarray[Any, Any]) -> None:
+        """Read and decode a shard, both in one thread where the store can be read without awaiting."""
         getter, spec, _, out_selection, _ = item
-        stored = await getter.get(prototype=spec.prototype)
-        view = target[out_selection]
+        if isinstance(getter.store, SupportsGetSync):
+            await asyncio.to_thread(
+                lambda: self._decode(getter.get_sync(prototype=spec.prototype), spec, target[out_selection])
+            )
+        else:
+            stored = await getter.get(prototype=spec.prototype)
+            await asyncio.to_thread(self._decode, stored, spec, target[out_selection])
+
+    def _decode(self, stored: Any, spec: Any, out: np.ndarray[Any, Any]) -> None:
         if stored is None:
-            view[...] = 0
+            out[...] = 0
             return
         codec: Any = self.array_bytes_codec
-        await asyncio.to_thread(decode_shard, stored.as_numpy_array(), spec.shape, codec.chunk_shape, view)
+        decode_shard(stored.as_numpy_array(), spec.shape, codec.chunk_shape, out)
 
 
 def decode_shard(

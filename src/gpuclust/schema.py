@@ -10,6 +10,7 @@ from typing import Final
 # Files of a run's folder
 CONFIG: Final = "config.yaml"
 RECORD: Final = "run.json"
+LOCK: Final = ".lock"  # held by the process that computes in the folder
 ACTIVATIONS: Final = "activations.zarr"
 PROMPTS: Final = "prompts.parquet"
 FEATURES: Final = "features.parquet"

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import gram, memory, neighbors, schema, store, tiles
+from gpuclust import gram, memory, neighbors, schema, store, tiles, transfer
+from gpuclust.backend import on_host, resolve
 from gpuclust.cluster import Clustering
 from gpuclust.config import Config, SelectConfig
 from gpuclust.errors import ModelError, StoreError
@@ -22,6 +23,7 @@ from gpuclust.tiles import read_neighbors, write_neighbors
 log = logging.getLogger("gpuclust")
 
 Array = np.ndarray[Any, Any]
+METHODS = {"cpu": "umap-learn", "cuda": "cuml"}
 
 
 def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any], list[str]]:
@@ -67,13 +69,16 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         "d_sae": encoder.d_sae,
         "d_in": encoder.d_in,
         "model_bytes": encoder.model_bytes,
+        "sae_bytes": encoder.sae_bytes,
         "attributes": attributes,
     }, warnings + more
 
 
-def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any]:
+def reduce_task(out: Path, threshold: float, rows: int, k: int, device: str = "cpu") -> dict[str, Any]:
     """Merge the shards' moments and examples; recompute from the store what is missing or had another threshold."""
     path, shards = out / schema.ACTIVATIONS, out / schema.SHARDS
+    backend = resolve(device)
+    xp = backend.xp
     ranges = store.shard_ranges(path)
     moments: State | None = None
     examples: State | None = None
@@ -83,10 +88,11 @@ def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any
         if states is None or float(states["threshold"]) != threshold:
             read_again += 1
             fresh, unknown = [], []
-            for start, block in store.read_rows(path, rows, first, stop):
-                fresh.append(MOMENTS.chunk(block, threshold))
+            for start, block in transfer.rows(path, rows, backend, first, stop):
+                fresh.append(on_host(MOMENTS.chunk(block, threshold, xp)))
                 if states is None:  # where in a prompt a feature peaks cannot be known any more
-                    unknown.append(EXAMPLES.chunk(block, np.full(block.shape, -1, np.int16), start, k))
+                    nowhere = xp.full(block.shape, -1, xp.int16)
+                    unknown.append(on_host(EXAMPLES.chunk(block, nowhere, start, k, xp)))
             moment = MOMENTS.merge(fresh)
         else:
             moment = {name: states[f"moments.{name}"] for name in MOMENTS.fields}
@@ -147,38 +153,40 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> di
 # ---------------------------------------------------------------- embedding, clusters, tables
 
 
-def embed_task(out: Path, config: Config) -> dict[str, Any]:
+def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
     """Embed the features for clustering, and in two dimensions for the map."""
     from gpuclust.embed import embed
 
+    backend = resolve(device).name
     kept, indices, distances = read_neighbors(out)
     notes: tuple[str, ...] = ()
     flat = None
     if config.umap.enabled:
-        embedding, notes = embed(indices, distances, config.umap)
+        embedding, notes = embed(indices, distances, config.umap, backend=backend)
         variables = {
             "embedding": (("feature", "component"), embedding),
             "feature": (("feature",), kept),
             "component": (("component",), np.arange(embedding.shape[1])),
         }
-        store.write_dataset(out / schema.EMBEDDING, variables, {"method": "umap-learn"})
+        store.write_dataset(out / schema.EMBEDDING, variables, {"method": METHODS[backend]})
         flat = embedding if embedding.shape[1] == 2 else None
     if flat is None:
-        flat, more = embed(indices, distances, config.umap, n_components=2)
+        flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
         notes = tuple(dict.fromkeys((*notes, *more)))
     (out / schema.MAP).parent.mkdir(exist_ok=True)
     np.save(out / schema.MAP, flat)
-    return {"rows": len(kept), "components": config.umap.n_components, "warnings": list(notes)}
+    facts = {"rows": len(kept), "components": config.umap.n_components, "method": METHODS[backend]}
+    return facts | {"warnings": list(notes)}
 
 
-def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int) -> Array:
+def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int, device: str = "cpu") -> Array:
     """Cluster a view of the prompts once: a member of its consensus, or without UMAP its spanning tree."""
     from gpuclust import consensus
 
     if not config.umap.enabled:
         return _cluster_tree(tiles.view_path(out, view, schema.SPANNING_TREE), config).labels
     _, indices, distances = read_neighbors(out, view)
-    return consensus.member(indices, distances, n_prompts, config, number)
+    return consensus.member(indices, distances, n_prompts, config, number, resolve(device).name)
 
 
 def numbered(number: int, function: Any, *args: Any) -> tuple[int, Any]:
@@ -194,7 +202,7 @@ def _cluster_tree(path: Path, config: Config) -> Clustering:
     return cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
 
 
-def cluster_task(out: Path, config: Config, members: list[Array]) -> dict[str, Any]:
+def cluster_task(out: Path, config: Config, members: list[Array], device: str = "cpu") -> dict[str, Any]:
     """Cluster on the embedding, or without UMAP on the spanning tree of exact distances; with `members`, by consensus.
 
     The clustering of the embedding is the consensus' first member.
@@ -207,7 +215,7 @@ def cluster_task(out: Path, config: Config, members: list[Array]) -> dict[str, A
     kept, _, distances = read_neighbors(out)
     if config.umap.enabled:
         group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
-        result = cluster_embedding(group["embedding"][:], config.hdbscan)
+        result = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
     else:
         result = _cluster_tree(out / schema.SPANNING_TREE, config)
     if members:

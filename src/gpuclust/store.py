@@ -210,11 +210,16 @@ def read_rows(path: Path, rows: int, first: int = 0, stop: int | None = None) ->
         try:
             block = array[start : min(start + rows, stop)]
         except (ValueError, CorruptDataError) as error:
-            raise CorruptDataError(
-                f"{path}: prompts {start} to {min(start + rows, stop) - 1} cannot be read: {error}. Delete the marker "
-                f"of that shard in {path.parent / schema.SHARDS} and run the same command again to compute it anew"
-            ) from error
+            raise unreadable(path, start, min(start + rows, stop), error) from error
         yield start, block
+
+
+def unreadable(path: Path, first: int, stop: int, error: Exception) -> CorruptDataError:
+    """Return the error that names the prompts that cannot be read, and the way out."""
+    return CorruptDataError(
+        f"{path}: prompts {first} to {stop - 1} cannot be read: {error}. Delete the marker of that shard in "
+        f"{path.parent / schema.SHARDS} and run the same command again to compute it anew"
+    )
 
 
 def write_dataset(

@@ -83,7 +83,7 @@ def _cluster_table(clusters: pd.DataFrame) -> Table:
             f"{row['persistence']:.2f}",
             f"{row['mean_activation']:.3g}",
             f"{row['sparsity']:.3f}",
-            escape(" · ".join(_listed(row["tokens"])[:6])),
+            escape(_name(row) + " · ".join(_listed(row["tokens"])[:6])),
             escape(" ".join(_listed(row["keywords"])[:6])),
         )
     return table
@@ -112,6 +112,12 @@ def _similar(out: Path, console: Console) -> None:
     if len(pairs):
         listed = ", ".join(f"{a}–{b} {r:+.2f}" for a, b, r in pairs.itertuples(index=False, name=None))
         console.print(f"\nclusters that go together over prompts (correlation): {listed}")
+
+
+def _name(row: Any) -> str:
+    """The cluster's name from a labeller, if it has one."""
+    name = row.get("name")
+    return f"{name}: " if isinstance(name, str) else ""
 
 
 def _listed(value: Any) -> list[Any]:

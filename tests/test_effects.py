@@ -1,0 +1,114 @@
+"""Planted effects: found with their size and interval, and nothing found where nothing is."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gpuclust import effects
+from gpuclust.effects import Estimate
+
+
+def table(outcome: Any, seeds: int = 3, noise: float = 0.01, **levels: list[Any]) -> pd.DataFrame:
+    """A complete grid: `outcome` of the levels, a shift by seed, and noise."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for seed in range(seeds):
+        for number, values in enumerate(product(*levels.values())):
+            own = dict(zip(levels, values, strict=True))
+            value = outcome(**own) + 0.05 * seed + noise * rng.standard_normal()
+            rows.append({"setting": number, "seed": seed, **own, "ari_halves": value, "clusters": 10.0, "noise": 0.4})
+    return pd.DataFrame(rows)
+
+
+def test_a_planted_effect_is_clear_and_its_interval_holds_it() -> None:
+    rows = table(lambda a, b: 0.1 * a, a=[1, 2, 3], b=[True, False])
+    found = effects.effect(rows, "a")
+    assert found is not None
+    assert (found.best, found.worst) == ("3", "1")
+    assert found.difference.clear
+    assert found.difference.low < 0.2 < found.difference.high
+    assert found.levels["level"].tolist() == ["1", "2", "3"]
+    assert (found.levels["low"] < found.levels["mean"]).all()
+    none = effects.effect(rows, "b")
+    assert none is not None
+    assert not none.difference.clear
+    assert none.levels["level"].tolist() == ["true", "false"]
+
+
+def test_intervals_cover_what_they_promise() -> None:
+    rng = np.random.default_rng(1)
+    clear = 0
+    for _ in range(120):
+        rows = table(lambda a: 0.0, noise=0, a=[1, 2, 3])
+        rows["ari_halves"] += 0.1 * rng.standard_normal(len(rows))
+        found = effects.effect(rows, "a")
+        assert found is not None
+        clear += found.difference.low > 0
+    assert clear / 120 < 0.08  # 5%, corrected for the choice of the pair
+
+
+def test_one_seed_has_no_interval_and_nothing_is_clear() -> None:
+    found = effects.effect(table(lambda a: float(a), seeds=1, a=[0, 1]), "a")
+    assert found is not None
+    assert not found.difference.clear
+    assert np.isnan(found.difference.low)
+    assert "no interval" in str(found.difference)
+
+
+def test_levels_without_an_outcome_drop() -> None:
+    rows = table(lambda a: float(a), a=[0, 1, 2])
+    rows.loc[rows["a"] == 2, "ari_halves"] = np.nan
+    found = effects.effect(rows, "a")
+    assert found is not None
+    assert found.levels["level"].tolist() == ["0", "1"]
+    assert effects.effect(rows[rows["a"] > 0], "a") is None
+
+
+def test_interactions() -> None:
+    crossed = table(lambda a, b: 0.2 * (a == b), a=[0, 1], b=[0, 1])
+    (row,) = effects.interactions(crossed, ["a", "b"]).to_dict("records")
+    assert row["share"] > 0.9
+    assert row["matters"]
+    plain = effects.interactions(table(lambda a, b: 0.2 * a + 0.1 * b, a=[0, 1], b=[0, 1]), ["a", "b"])
+    assert not plain["matters"].any()
+    assert effects.interactions(crossed[crossed["setting"] != 3], ["a", "b"]).empty  # not a whole grid
+
+
+def test_cliffs_are_steps_of_one_number() -> None:
+    rows = table(lambda a, b: 0.0, a=[5, 10, 20], b=["x", "y"])
+    rows["clusters"] = np.where((rows["a"] == 20) & (rows["b"] == "y"), 3.0, 30.0)
+    (cliff,) = effects.cliffs(rows, ["a", "b"]).to_dict("records")
+    assert (cliff["field"], cliff["at"], cliff["from"], cliff["to"]) == ("a", "b=y", "10", "20")
+    assert (cliff["clusters_from"], cliff["clusters_to"]) == (30, 3)
+    assert effects.unsteady(rows).empty
+    rows.loc[0, "clusters"] = 2.0
+    assert effects.unsteady(rows)[["setting", "fewest", "most"]].to_numpy().tolist() == [[0, 2, 30]]
+
+
+def test_the_recommended_setting_must_cluster_as_much_as_finely() -> None:
+    rows = table(lambda a: 0.1 * a, a=[0, 1, 2, 3])
+    rows.loc[rows["a"] == 3, "clusters"] = 2.0  # few large clusters are easily stable
+    rows.loc[rows["a"] == 2, "noise"] = 0.9  # so is a handful of features
+    default = rows[rows["setting"] == 0]
+    found = effects.recommend(rows, default)
+    assert found is not None
+    number, gain = found
+    assert number == 1
+    assert gain.low < 0.1 < gain.high
+    rows["ari_halves"] *= -1
+    assert effects.recommend(rows, rows[rows["setting"] == 0]) == (0, Estimate(0, 0, 0))
+    empty = default.assign(ari_halves=np.nan)
+    assert effects.recommend(rows, empty) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(True, "true"), (np.False_, "false"), (15.0, "15"), (0.05, "0.05"), ("eom", "eom"), (3, "3")],
+)
+def test_levels_read_as_in_yaml(value: Any, expected: str) -> None:
+    assert effects.text(value) == expected

@@ -1,0 +1,48 @@
+"""Subsets of prompts and the atoms that add up to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuclust.errors import SelectionError
+from gpuclust.subsets import Subset, group_members, layers, refuse_small
+
+PROMPTS = pd.DataFrame(
+    {"source": [f"{17 + i % 3}{i}-x" for i in range(100)], "n_tokens": [(i * 7) % 40 for i in range(100)]}
+)
+PATTERN = r"^(\d\d)"
+GROUPS = [(None, None), ("17", None), ("18", None), (None, (0, 19)), (None, (10, 30)), ("19", (20, 39))]
+
+
+@given(st.lists(st.tuples(st.sampled_from(GROUPS), st.integers(1, 100)), min_size=1, max_size=8))
+def test_atoms_add_up_to_halves(wanted: list[tuple[tuple[str | None, tuple[int, int] | None], int]]) -> None:
+    subsets = {
+        Subset(source, length, min(n, len(group_members(PROMPTS, PATTERN, source, length))))
+        for (source, length), n in wanted
+    }
+    made = layers(subsets, PROMPTS, PATTERN)
+    assert sum(len(layer.members) for layer in made) == len(subsets)
+    for layer in made:
+        assert layer.codes.max() < layer.n_atoms
+        for subset, halves in layer.members.items():
+            members = group_members(PROMPTS, PATTERN, *subset.group)[: subset.n]
+            for offset, atoms in enumerate(halves):
+                assert np.flatnonzero(np.isin(layer.codes, atoms)).tolist() == members[offset::2].tolist()
+
+
+def test_groups_without_common_prompts_share_a_layer() -> None:
+    apart = [Subset("17", None, 30), Subset("18", None, 30), Subset("19", None, 30)]
+    assert len(layers(apart, PROMPTS, PATTERN)) == 1
+    assert len(layers([*apart, Subset(None, None, 50), Subset(None, None, 100)], PROMPTS, PATTERN)) == 2
+
+
+def test_a_small_group_is_refused_with_what_there_is() -> None:
+    with pytest.raises(SelectionError, match=r"only 0 prompts.*source 16.*finds 17 \(34\)"):
+        refuse_small(0, Subset("16", None, 0), PROMPTS, PATTERN)
+    with pytest.raises(SelectionError, match="0 to 39 tokens"):
+        refuse_small(3, Subset(None, (50, 60), 3), PROMPTS, PATTERN)
+    refuse_small(20, Subset(None, None, 20), PROMPTS, PATTERN)

@@ -1,0 +1,222 @@
+"""Sweeps on a tiny model: what is shared, resumed, refused; groups equal separate runs; the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+import zarr
+
+from gpuclust import cluster_features, computation, embed, matching, memory, neighbors, run, schema, store, trials
+from gpuclust import sweep as command
+from tests import tiny
+
+N_NEIGHBORS = {"umap.n_neighbors": [4, 6]}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return tiny.build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(base: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose activations the sweeps use."""
+    folder = tmp_path_factory.mktemp("run")
+    return single(folder, base)
+
+
+def single(folder: Path, settings: dict[str, Any], name: str = "run") -> Path:
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    code = run.main(
+        ["--config", str(file), "--out", str(folder / name), "--scheduler", "threads", "--quiet", "--no-report"]
+    )
+    assert code == 0
+    return folder / name
+
+
+def go(folder: Path, data: dict[str, Any], finished: Path | None = None, code: int = 0) -> pd.DataFrame:
+    file = folder / "sweep.yaml"
+    file.write_text(yaml.safe_dump(data))
+    reuse = [] if finished is None else ["--reuse", str(finished)]
+    out = folder / "out"
+    assert command.main([str(file), "--out", str(out), "--scheduler", "threads", "--quiet", *reuse]) == code
+    return pd.read_parquet(out / "sweep.parquet") if code == 0 else pd.DataFrame()
+
+
+def computed(folder: Path) -> dict[str, int]:
+    record: dict[str, int] = json.loads((folder / "out" / "sweep.json").read_text())["computed"]
+    return record
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[Any]:
+    """Count the calls of a function; tasks of `threads` run in this process."""
+    calls: list[Any] = []
+    original = getattr(module, name)
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, counting)
+    return calls
+
+
+def test_48_settings_share_what_they_can(
+    base: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = counted(monkeypatch, store, "read_rows")
+    searches = counted(monkeypatch, neighbors, "exact")
+    layouts = counted(monkeypatch, embed, "embed")
+    vary = {
+        **N_NEIGHBORS, "hdbscan.min_cluster_size": [3, 4, 5, 6], "hdbscan.min_samples": [2, 3, 4],
+        "hdbscan.cluster_selection_method": ["eom", "leaf"],
+    }  # fmt: skip
+    table = go(tmp_path, {"base": base, "vary": vary, "seeds": 1}, finished)
+    assert len(table) == 48
+    assert table["error"].isna().all()
+    assert len(reads) == 1
+    assert len(searches) == 3  # all prompts and both halves; fewer neighbours are the first of more
+    assert len(layouts) == 2 * 3
+    assert computed(tmp_path) == {
+        "extractions": 0, "store_reads": 1, "neighbors": 1, "embeddings": 6, "trees": 18, "trials": 48,
+    }  # fmt: skip
+    assert ((table["noise"] >= 0) & (table["ari_halves"].isna() | (table["ari_halves"] <= 1))).all()
+    assert table.loc[table["setting"] == 0, "ari_default"].tolist() == [1]
+
+    for name in ("trials", "cache"):  # a killed sweep: some files are missing
+        kept = sorted((tmp_path / "out" / name).glob("embedding-*" if name == "cache" else "*"))
+        kept[0].unlink()
+    del reads[:], layouts[:]
+    again = go(tmp_path, {"base": base, "vary": vary, "seeds": 1}, finished)
+    pd.testing.assert_frame_equal(again, table)
+    assert len(reads) == 0
+    assert computed(tmp_path)["trials"] == 1
+    assert len(layouts) <= 1
+
+
+def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    questions = {
+        "prompts": [{"vary": {"n_prompts": [30, 60]}}, {"vary": {"length": [[20, 40], [40, 40]]}}],
+        "dataset": {"vary": {"source": ["a", "b"]}}, "filters": {"vary": {"select.sparsity_max": [0.9, 1.01]}},
+        "umap": {"vary": {"umap.enabled": [True, False], "hdbscan.min_samples": [2, 3]}},
+    }  # fmt: skip
+    table = go(tmp_path, {"base": base, "questions": questions, "seeds": 2}, finished)
+    assert table["error"].isna().all()
+    assert computed(tmp_path)["store_reads"] == 1
+    group: Any = zarr.open_group(tmp_path / "out" / "labels.zarr", mode="r")
+    numbers = list(zip(group["setting"][:].tolist(), group["seed"][:].tolist(), strict=True))
+    stored = dict(zip(numbers, group["labels"][:], strict=True))
+    prompts = pd.read_parquet(finished / schema.PROMPTS)
+    activations = store.open_array(finished / schema.ACTIVATIONS)[:]
+    everything = np.arange(len(prompts))
+    size = int((prompts["n_tokens"] == 40).sum())  # the smaller of the two groups
+    longer = np.flatnonzero(prompts["n_tokens"] >= 20)[:size]
+    assert set(table.loc[table["length"].notna(), "prompts"]) == {size}
+    cases: list[tuple[str, Any, np.ndarray[Any, Any], dict[str, Any], int]] = [
+        ("setting", 0, everything, {}, 42),
+        ("setting", 0, everything, {"umap": base["umap"] | {"random_state": 43}}, 43),
+        ("n_prompts", 30, everything[:30], {}, 42),
+        ("source", "a", np.flatnonzero(prompts["source"] == "a"), {}, 42),
+        ("length", "[20, 40]", longer, {}, 42),
+        ("select.sparsity_max", 0.9, everything, {"select": {"sparsity_max": 0.9}}, 42),
+        ("umap.enabled", False, everything, {"umap": base["umap"] | {"enabled": False}}, 42),
+    ]
+    for column, value, rows, changed, seed in cases:
+        setting = int(table.loc[table[column] == value, "setting"].max())
+        own = table[table["setting"] == setting].iloc[0]
+        settings = {key: base[key] for key in ("select", "umap", "hdbscan")} | changed
+        settings["hdbscan"] = settings["hdbscan"] | {"min_samples": int(own["hdbscan.min_samples"])}
+        expected = cluster_features(activations[rows], settings)
+        labels = expected.features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
+        np.testing.assert_array_equal(stored[setting, seed][0], labels, err_msg=f"{column}={value}")
+        assert own["n_kept"] == len(expected.labels)
+        if column == "n_prompts":  # halves: the same features, from every other prompt
+            even = cluster_features(activations[rows[::2]], settings | {"select": {"sparsity_max": 1.01}})
+            if even.features["kept"].equals(expected.features["kept"]):
+                np.testing.assert_array_equal(stored[setting, seed][1][even.features["kept"]], even.labels)
+
+
+def test_what_fails_is_a_row_and_the_rest_goes_on(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    vary = {"hdbscan.min_samples": [3, 500], "umap.min_dist": [0.0, 1.5]}
+    table = go(tmp_path, {"base": base, "vary": vary, "seeds": 1}, finished)
+    error = table.set_index(["hdbscan.min_samples", "umap.min_dist"])["error"]
+    assert pd.isna(error[3, 0.0])
+    assert "at least 501" in error[500, 0.0]
+    assert "ConfigError: umap.min_dist is 1.5" in error[3, 1.5]
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["failed"] == 3
+    page = (tmp_path / "out" / "sweep.html").read_text()
+    assert "Settings that failed" in page
+    assert "umap.min_dist is 1.5" in page
+
+
+def test_a_group_that_is_not_there_is_a_row_with_what_is(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    table = go(tmp_path, {"base": base, "vary": {"source": ["a", "nobody"]}, "seeds": 1}, finished)
+    error = table.set_index("source")["error"]
+    assert pd.isna(error["a"])
+    assert "source_pattern finds a (30), b (30)" in error["nobody"]
+
+
+def test_extraction_fields_extract_again_and_other_activations_are_not_reused(
+    base: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go(tmp_path, {"base": base | {"max_tokens": 30}, "vary": N_NEIGHBORS}, finished, code=2)
+    assert "max_tokens is 40 there and 30 here" in capsys.readouterr().err
+    table = go(tmp_path, {"base": base, "vary": {"max_tokens": [20, 40]}, "seeds": 1}, finished)
+    assert table["error"].isna().all()
+    assert computed(tmp_path)["extractions"] == 1
+    assert computed(tmp_path)["store_reads"] == 2
+    assert table["ari_default"].nunique() == 2
+
+
+def test_a_folder_of_something_else_is_refused(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("all of it")
+    go(tmp_path, {"base": base, "vary": N_NEIGHBORS}, finished, code=2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_memory_decides_how_often_the_store_is_read(
+    base: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = {"prompts": {"vary": {"n_prompts": [30, 60]}}, "dataset": {"vary": {"source": ["a", "b"]}}}
+    data = {"base": base | {"umap": base["umap"] | {"enabled": False}}, "questions": questions, "seeds": 1}
+    monkeypatch.setattr(computation, "TILE", 96)
+    one = 96 * 96 * 8
+    needed = memory.PROCESS + computation.WORKSPACE * one + 4 * one
+    monkeypatch.setattr(memory, "budget", lambda config, n_workers=1: needed)
+    go(tmp_path, data, finished)
+    assert computed(tmp_path)["store_reads"] == 2
+    monkeypatch.setattr(memory, "budget", lambda config, n_workers=1: needed - 1)
+    (tmp_path / "second").mkdir()
+    go(tmp_path / "second", data, finished, code=2)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, -1], [-1, -1, -1, -1, -1]])
+def test_measures_of_a_clustering(labels: list[int]) -> None:
+    own = np.array(labels)
+    indices = np.array([[0, 1, 2], [1, 0, 4], [2, 3, 1], [3, 2, 1], [4, 0, 1]])
+    found = trials.shape_of(own) | trials.stability(own, own)
+    if own.max() < 0:
+        assert (found["clusters"], found["noise"], found["largest"]) == (0, 1, 0)
+        assert np.isnan(found["ari_halves"])  # nothing that could be stable
+        assert np.isnan(trials.purity(own, indices))
+        return
+    assert (found["clusters"], found["noise"], found["median_size"]) == (2, 0.2, 2)
+    assert (found["ari_halves"], found["recovered_halves"]) == (1, 1)
+    assert trials.purity(own, indices) == pytest.approx(4 / 8)
+
+
+def test_what_clusters_share_is_nothing_by_chance() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(20), 10)
+    by_chance = [trials.shared(labels, rng.random(200)) for _ in range(200)]
+    assert np.mean(by_chance) == pytest.approx(0, abs=0.02)
+    assert trials.shared(labels, labels * 1.0) == pytest.approx(1)
+    assert np.isnan(trials.shared(np.zeros(9, dtype=int), rng.random(9)))
