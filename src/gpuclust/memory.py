@@ -292,7 +292,12 @@ def _quality(config: Config, shapes: Shapes, rows: int, host: dict[str, int]) ->
     """The largest of: neighbours of permuted activations, a consensus, sums of unit features over clusters and sets."""
     clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
     sets = config.quality.random_sets * clusters
-    unit = rows * shapes.n_kept * 24 + 8 * (clusters + sets) * rows + 16 * clusters * shapes.n_kept + 48 * config.quality.random_sets * shapes.n_kept
+    unit = (
+        rows * shapes.n_kept * 24
+        + 8 * (clusters + sets) * rows
+        + 16 * clusters * shapes.n_kept
+        + 48 * config.quality.random_sets * shapes.n_kept
+    )
     return max(host["neighbors"], host["cluster"], host["reduce"] + unit)
 
 
