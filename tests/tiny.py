@@ -68,4 +68,6 @@ def build(root: Path) -> dict[str, Any]:
         "select": {"sparsity_max": 1.01},
         "umap": {"n_components": 3, "n_neighbors": 6, "n_epochs": 50},
         "hdbscan": {"min_cluster_size": 4, "min_samples": 3},
+        "consensus": {"members": 2, "n_epochs": 20},
+        "quality": {"null": False, "decoder": False},
     }

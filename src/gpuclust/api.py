@@ -256,7 +256,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     ----------
     activations : array or xarray.DataArray, (prompt, feature), float16, float32 or float64
     config : Config or mapping, optional
-        Sections extract.activation_threshold, select, neighbors, umap and hdbscan apply.
+        Sections extract.activation_threshold, select, neighbors, umap, hdbscan and consensus apply.
 
     Returns
     -------
@@ -273,7 +273,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     -----
     Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
     """
-    from gpuclust import gram, memory, neighbors
+    from gpuclust import consensus, gram, memory, neighbors
     from gpuclust.cluster import cluster_embedding, cluster_tree
     from gpuclust.embed import embed
     from gpuclust.reductions import MOMENTS
@@ -293,18 +293,21 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     if not all(np.isfinite(block).all() for block in blocks):
         raise ActivationError("activations hold NaN or infinity; clean them first")
     moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
-    table, _ = select(MOMENTS.finalize(moments), c.select, c.n_neighbors + 1)
+    table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features)
     mask = table["kept"].to_numpy()
     n_kept = int(mask.sum())
     tile = min(memory.TILE, n_kept)
     (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
     matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile)
-    indices, distances = neighbors.exact(matrix, c.n_neighbors, c.metric)
+    indices, distances = neighbors.exact(matrix, min(c.n_neighbors, n_kept), c.metric)
     notes: tuple[str, ...] = ()
     embedding = None
     if c.umap.enabled:
         embedding, notes = embed(indices, distances, c.umap)
         result = cluster_embedding(embedding, c.hdbscan)
+        if c.n_members > 1:
+            more = (consensus.member(indices, distances, len(data), c, number) for number in range(1, c.n_members))
+            result = consensus.combine([result.labels, *more], c)
         flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
     else:
         sides = {"sums": matrix.sums, "squares": matrix.squares}

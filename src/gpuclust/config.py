@@ -147,10 +147,28 @@ class HdbscanConfig(Section):
     )
 
 
+class ConsensusConfig(Section):
+    """Consensus of clusterings over redrawn neighbours; not used without UMAP, where there is nothing random."""
+
+    members: int = Field(
+        8, ge=1, le=255, description="clusterings; 1 is a single UMAP and HDBSCAN, without a consensus"
+    )
+    agreement: float = Field(0.5, gt=0, lt=1, description="mean share of members that put a cluster's pairs together")
+    candidates: int = Field(4, ge=1, description="neighbours computed, as a multiple of umap.n_neighbors")
+    n_epochs: int | None = Field(200, ge=1, description="of every member but the first; null: as umap.n_epochs")
+
+
 class QualityConfig(Section):
-    """Checks on the clustering."""
+    """Checks on the clustering. Each repeats embedding and clustering; the summary says what was left out."""
 
     duplicates: bool = Field(True, description="count features that are exact duplicates in direction")
+    halves: bool = Field(True, description="cluster each half of the prompts, and compare")
+    null: bool = Field(True, description="cluster activations permuted over prompts, feature by feature")
+    decoder: bool = Field(True, description="compare with the geometry of the SAE's decoder directions")
+    seeds: int = Field(0, ge=0, description="further seeds of the whole clustering to compare with")
+    random_sets: int = Field(50, ge=0, description="degree-matched random sets a cluster; 0 leaves them out")
+    stable: float = Field(0.5, gt=0, le=1, description="mean best-match Jaccard index of a stable cluster")
+    dbcv_features: int = Field(4096, ge=0, description="DBCV is left out above so many features: quadratic time")
 
 
 class AnalyseConfig(Section):
@@ -221,6 +239,7 @@ class Config(Section):
     neighbors: NeighborsConfig = NeighborsConfig()
     umap: UmapConfig = UmapConfig()
     hdbscan: HdbscanConfig = HdbscanConfig()
+    consensus: ConsensusConfig = ConsensusConfig()
     quality: QualityConfig = QualityConfig()
     analyse: AnalyseConfig = AnalyseConfig()
     device: DeviceConfig = DeviceConfig()
@@ -255,14 +274,27 @@ class Config(Section):
         return self
 
     @property
+    def n_members(self) -> int:
+        """Clusterings that the consensus is made of; 1 without a consensus."""
+        return self.consensus.members if self.umap.enabled else 1
+
+    @property
     def n_neighbors(self) -> int:
-        """Neighbours computed per feature, itself included."""
-        return self.neighbors.n_neighbors or self.umap.n_neighbors
+        """Neighbours computed per feature, itself included, where there are so many features."""
+        several = self.consensus.candidates if self.n_members > 1 else 1
+        return self.neighbors.n_neighbors or self.umap.n_neighbors * several
 
     @property
     def fewest_features(self) -> int:
         """The fewest kept features that every stage can work with."""
-        return max(self.n_neighbors, self.hdbscan.min_samples, self.hdbscan.min_cluster_size) + 1
+        return (
+            max(
+                self.neighbors.n_neighbors or self.umap.n_neighbors,
+                self.hdbscan.min_samples,
+                self.hdbscan.min_cluster_size,
+            )
+            + 1
+        )
 
     @property
     def metric(self) -> str:

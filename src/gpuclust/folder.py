@@ -33,7 +33,7 @@ RECORD_VERSION = 1
 # Settings that change how a run is computed, not what comes out, and settings that the first two stages depend on.
 RESULT_FREE = ("scheduler", "device", "plan", "extract.batch_tokens")
 AFTER_EXTRACTION = (
-    "extract.activation_threshold", "select", "neighbors", "umap", "hdbscan", "quality", "analyse",
+    "extract.activation_threshold", "select", "neighbors", "umap", "hdbscan", "consensus", "quality", "analyse",
 )  # fmt: skip
 EXTRACTION = ("extract", "store", "sae")
 

@@ -151,6 +151,7 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     elif not config.umap.enabled:
         peaks["neighbors"] += _dense(shapes)
     peaks |= _host_of_clusters(config, shapes, base)
+    peaks["quality"] = _quality(config, shapes, rows, peaks)
     peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _weights(shapes)
     return Plan(allowed, rows, tile, per_pass, _stages(config, store, -(-n_tiles // per_pass), peaks, {}))
 
@@ -195,9 +196,11 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     elif not config.umap.enabled:
         host["neighbors"] += _dense(shapes)
     host |= _host_of_clusters(config, shapes, base)
+    host["quality"] = _quality(config, shapes, rows, host)
     host["analyse"] = (
         base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes) + _weights(shapes)
     )
+    device["quality"] = max(device[name] for name in ("neighbors", "embed", "cluster"))
     stages = _stages(config, store, -(-n_tiles // per_pass), host, device)
     return Plan(allowed, rows, tile, per_pass, stages, device_allowed)
 
@@ -229,12 +232,17 @@ def _stages(
         extract = "the model's layer (sae), model.dtype, extract.batch_tokens or store.shard_prompts"
     if config.neighbors.method == "sketch":
         passes, neighbors = 1, "neighbors.sketch_size"
+    clusters = "umap.n_components or select.*" if config.umap.enabled else "select.*"
+    if config.n_members > 1:
+        clusters = "consensus.members (to 1), umap.n_components or select.*"
+    checks = 1 + (1 + passes if config.quality.null and config.neighbors.method != "sketch" else 0)
     lines = (
         ("extract", 1, 1, extract),
         ("reduce", 0, 0, "store.shard_prompts"),
         ("neighbors", passes, passes, neighbors),
         ("embed", 0, 0, "umap.n_components or select.*"),
-        ("cluster", 0, 0, "umap.n_components or select.*" if config.umap.enabled else "select.*"),
+        ("cluster", 0, 0, clusters),
+        ("quality", checks, checks, clusters),
         ("analyse", 1, 1, "hdbscan.min_cluster_size"),
     )
     return tuple(
@@ -274,10 +282,24 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     """Embedding and clusters on the host; with a GPU, what is left there is less."""
     kept, components = shapes.n_kept, max(config.umap.n_components, 2)
     cluster = 300 + (16 * components + 24 * config.hdbscan.min_samples if config.umap.enabled else 0)
+    pairs = 9 * kept**2 if config.n_members > 1 else 0  # how often two features are together, and their distances
     return {
         "embed": base + kept * (90 * config.n_neighbors + 56 * (components + 10)),
-        "cluster": base + kept * cluster,
+        "cluster": base + kept * cluster + pairs,
     }
+
+
+def _quality(config: Config, shapes: Shapes, rows: int, host: dict[str, int]) -> int:
+    """The largest of: neighbours of permuted activations, a consensus, sums of unit features over clusters and sets."""
+    clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
+    sets = config.quality.random_sets * clusters
+    unit = (
+        rows * shapes.n_kept * 24
+        + 8 * (clusters + sets) * rows
+        + 16 * clusters * shapes.n_kept
+        + 48 * config.quality.random_sets * shapes.n_kept
+    )
+    return max(host["neighbors"], host["cluster"], host["reduce"] + unit)
 
 
 def _tables(config: Config, shapes: Shapes) -> int:

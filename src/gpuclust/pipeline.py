@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import device, extract, measure, memory, models, schema, stages, store, tiles
+from gpuclust import checks, device, extract, measure, memory, models, schema, stages, store, tiles
 from gpuclust.config import DEMO, Config
 from gpuclust.errors import StoreError
 from gpuclust.folder import Folder, content_key, fingerprint
@@ -90,12 +90,16 @@ class Pipeline:
         key = content_key("select", key, c.select.model_dump(), c.fewest_features)
         self.stage("select", key, [schema.SELECTED], self.select)
         tree = None if c.umap.enabled else c.hdbscan.min_samples
-        key = content_key("neighbors", key, c.neighbors.model_dump(), c.n_neighbors, c.metric, tree)
-        self.stage("neighbors", key, [schema.NEIGHBORS], self.neighbors)
+        halves = [c.seed] if self._halves() else None
+        key = content_key("neighbors", key, c.neighbors.model_dump(), c.n_neighbors, c.metric, tree, halves)
+        views = [str(tiles.view_path(Path(), half, schema.NEIGHBORS)) for half in tiles.HALVES if halves]
+        self.stage("neighbors", key, [schema.NEIGHBORS, *views], self.neighbors)
         key = content_key("embed", key, c.umap.model_dump())
         self.stage("embed", key, [schema.MAP, *([schema.EMBEDDING] if c.umap.enabled else [])], self.embed)
-        key = content_key("cluster", key, c.hdbscan.model_dump(), c.quality.model_dump())
+        key = content_key("cluster", key, c.hdbscan.model_dump(), c.consensus.model_dump(), c.quality.duplicates)
         self.stage("cluster", key, [schema.FEATURES, schema.CONDENSED_TREE, schema.PERSISTENCE], self.cluster)
+        key = content_key("quality", key, c.quality.model_dump(), c.seed)
+        self.stage("quality", key, [schema.QUALITY], self.quality)
         key = content_key("analyse", key, c.analyse.model_dump())
         tables = [schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.EXAMPLE_SPANS]
         self.stage("analyse", key, tables, self.analyse)
@@ -165,7 +169,8 @@ class Pipeline:
     def _make_plan(self, facts: dict[str, Any], n_kept: int | None = None) -> memory.Plan:
         shapes = memory.Shapes(
             facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"],
-            sae_bytes=facts.get("sae_bytes", 0),
+            sae_bytes=facts.get("sae_bytes", 0), n_groups=2 if self._halves() else 1,
+            n_views=3 if self._halves() else 1,
         )  # fmt: skip
         scheduler = self._scheduler()
         allowed = memory.budget(self.config, len(scheduler.workers), scheduler.device)
@@ -247,10 +252,15 @@ class Pipeline:
                 log.info("neighbors: the sketch is computed on the host")
             facts = self._submit(stages.sketch_task, self.out, kept, self.config, plan)
         else:
+            groups = tiles.halves(self._facts()["rows"], self.config.seed) if self._halves() else None
             facts = tiles.exact_neighbors(
-                self.client, workers, self.out, kept, self.config, plan, self.progress, device=on
+                self.client, workers, self.out, kept, self.config, plan, self.progress, groups, device=on
             )
         return {"method": method, "metric": self.config.metric, **facts}
+
+    def _halves(self) -> bool:
+        """Whether each half of the prompts has neighbours of its own: two Grams from the one pass."""
+        return self.config.quality.halves and self.config.neighbors.method != "sketch"
 
     def kept(self) -> np.ndarray[Any, Any]:
         """Numbers of the kept features, sorted."""
@@ -262,13 +272,55 @@ class Pipeline:
         return dict(self._submit(stages.embed_task, self.out, self.config, self._scheduler().device))
 
     def cluster(self) -> dict[str, Any]:
-        return dict(self._submit(stages.cluster_task, self.out, self.config, self._scheduler().device))
+        rows = self._facts()["rows"]
+        jobs = [(self.out, self.config, tiles.WHOLE, rows, number) for number in range(1, self.config.n_members)]
+        return dict(
+            self._submit(stages.cluster_task, self.out, self.config, self._members(jobs), self._scheduler().device)
+        )
+
+    def _members(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
+        """Cluster once a job, as tasks, and return the labels in the order of the jobs."""
+        items = [(number, stages.member_task, *job, self._scheduler().device) for number, job in enumerate(jobs)]
+        return [labels for _, labels in sorted(self._tasks(stages.numbered, items, "clusterings"), key=_number)]
+
+    def quality(self) -> dict[str, Any]:
+        c, rows, kept = self.config, self._facts()["rows"], self.kept()
+        plan = self._make_plan(self._facts(), len(kept))
+        views: list[tuple[str, Config, str, int]] = []
+        skipped: list[str] = []
+        exact = c.neighbors.method != "sketch"
+        if self._halves():
+            sizes = np.bincount(tiles.halves(rows, c.seed).groups, minlength=2)
+            views += [(half, c, half, int(size)) for half, size in zip(tiles.HALVES, sizes, strict=True)]
+        if c.quality.null and exact:
+            groups = tiles.PromptGroups(np.zeros(rows, np.int64), {tiles.NULL: np.ones(1)}, permute=c.seed)
+            workers = self._scheduler().workers
+            tiles.exact_neighbors(
+                self.client, workers, self.out, kept, c, plan, self.progress, groups, device=self._scheduler().device
+            )
+            views.append((tiles.NULL, c, tiles.NULL, rows))
+        if c.umap.enabled:
+            for seed in range(1, c.quality.seeds + 1):
+                umap = c.umap.model_copy(update={"random_state": c.umap.random_state + 1000 * seed})
+                views.append((f"seed{seed}", c.model_copy(update={"umap": umap}), tiles.WHOLE, rows))
+        elif c.quality.seeds:
+            skipped.append("seeds: nothing is random without UMAP")
+        if not exact and (c.quality.halves or c.quality.null):
+            skipped.append("halves and null: neighbors.method=sketch has no Gram matrix")
+        jobs = [(self.out, config, view, n, m) for _, config, view, n in views for m in range(c.n_members)]
+        labels = self._members(jobs)
+        found = {name: labels[i * c.n_members : (i + 1) * c.n_members] for i, (name, *_) in enumerate(views)}
+        return dict(self._submit(checks.quality_task, self.out, c, plan, found, skipped))
 
     def analyse(self) -> dict[str, Any]:
         return dict(self._submit(stages.analyse_task, self.out, self.config, self._rows()))
 
     def write_report(self) -> dict[str, Any]:
         return dict(self._submit(stages.report_task, self.out))
+
+
+def _number(pair: tuple[int, Any]) -> int:
+    return pair[0]
 
 
 def _source_state(source: Any) -> Any:

@@ -21,6 +21,7 @@ DOING = {
     "neighbors": "exact neighbours",
     "embed": "UMAP",
     "cluster": "HDBSCAN",
+    "quality": "stability, nulls, validity",
     "analyse": "cluster tables",
     "report": "report.html",
     "sweep": "settings and seeds",

@@ -30,10 +30,23 @@ MOMENTS: Final = "state/moments.npz"
 SELECTED: Final = "state/selected.parquet"
 MAP: Final = "state/map.npy"
 PERSISTENCE: Final = "state/persistence.npy"
+MEMBERS: Final = "state/members.npy"  # labels of every member of the consensus, (member, feature)
+QUALITY: Final = "quality.parquet"
 VIEWS: Final = "state/views"  # a folder a view of the prompts: its neighbours and spanning tree
 
 # Stages, in the order in which data flows
-STAGES: Final = ("prompts", "extract", "reduce", "select", "neighbors", "embed", "cluster", "analyse", "report")
+STAGES: Final = (
+    "prompts",
+    "extract",
+    "reduce",
+    "select",
+    "neighbors",
+    "embed",
+    "cluster",
+    "quality",
+    "analyse",
+    "report",
+)
 
 NOISE: Final = -1
 
@@ -85,7 +98,10 @@ CLUSTER_COLUMNS: Final = {
     "cluster": ("int64", "-1 is noise"),
     "size": ("int64", "features"),
     "ratio": ("float64", "of the kept features"),
-    "persistence": ("float64", "HDBSCAN's, null for noise"),
+    "persistence": ("float64", "HDBSCAN's, or mean share of members that put a pair together; null for noise"),
+    "verdict": ("string", "stable, fragile or not above null; null for noise and where not measured"),
+    "stability": ("float64", "mean best-match Jaccard index in clusterings of the two halves of the prompts"),
+    "silhouette": ("float64", "cosine, in the input space"),
     "mean_activation": ("float64", "mean of |a| over the features and prompts, null for noise"),
     "max_activation": ("float64", "largest |a|, null for noise"),
     "std_activation": ("float64", "of |a| over features and prompts, null for noise"),
@@ -107,6 +123,18 @@ CLUSTER_COLUMNS: Final = {
     "tree_node": ("Int64", "the cluster's node in the condensed tree, null for noise"),
     "similarity_rank": ("Int64", "place in an order that puts correlated clusters side by side, null for noise"),
     "name": ("string", "from analyse.labeller, null without"),
+}
+QUALITY_COLUMNS: Final = {
+    "cluster": ("int64", ""),
+    "size": ("int64", "features"),
+    "verdict": ("string", "stable, fragile or not above null; null where not measured"),
+    "stability": ("float64", "mean best-match Jaccard index in clusterings of the two halves of the prompts"),
+    "chance_stability": ("float64", "the largest that random relabelling of the halves reached"),
+    "silhouette": ("float64", "cosine, in the input space"),
+    "cohesion": ("float64", "mean cosine between two features of the cluster"),
+    "random_z": ("float64", "of cohesion, against random sets matched in size and active prompts"),
+    "permutation_z": ("float64", "of cohesion, against each feature's activations permuted over prompts"),
+    "permutation_z_null": ("float64", "the largest of a clustering of permuted activations, 0 without clusters"),
 }
 SIMILARITY_COLUMNS: Final = {
     "cluster_a": ("int64", ""),

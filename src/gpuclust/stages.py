@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import gram, memory, neighbors, schema, store, transfer
+from gpuclust import gram, memory, neighbors, schema, store, tiles, transfer
 from gpuclust.backend import on_host, resolve
+from gpuclust.cluster import Clustering
 from gpuclust.config import Config, SelectConfig
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.reductions import EXAMPLES, MOMENTS, State
@@ -134,7 +135,7 @@ def select_task(out: Path, config: SelectConfig, needed: int) -> dict[str, Any]:
 
 def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> dict[str, Any]:
     """Neighbours from a random projection of the prompts."""
-    size = config.neighbors.sketch_size
+    size, k = config.neighbors.sketch_size, min(config.n_neighbors, len(kept))
     blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows)
     projected = neighbors.sketch(((first, block[:, kept]) for first, block in blocks), len(kept), size, config.seed)
     blocks_of_features = -(-len(kept) // plan.tile)
@@ -143,12 +144,12 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> di
         for j in range(i, blocks_of_features):
             part = gram.accumulate([projected.T], len(kept), [(i, j)], plan.tile, sparse=False)
             for block, keys in neighbors.candidates(
-                part, i, j, config.metric, config.n_neighbors - 1, float(part.squares.max())
+                part, i, j, config.metric, k - 1, float(part.squares.max())
             ).items():
                 parts = [found[block], keys] if block in found else [keys]
-                found[block] = neighbors.merge(parts, config.n_neighbors - 1)
+                found[block] = neighbors.merge(parts, k - 1)
     keys = np.concatenate([found[block] for block in sorted(found)])
-    indices, distances = neighbors.finish(keys, config.n_neighbors)
+    indices, distances = neighbors.finish(keys, k)
     write_neighbors(out / schema.NEIGHBORS, kept, indices, distances, config.metric)
     return {"rows": len(kept), "passes": 1, "sketch_size": size}
 
@@ -182,20 +183,49 @@ def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]
     return facts | {"warnings": list(notes)}
 
 
-def cluster_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
-    """Cluster on the embedding, or without UMAP on the spanning tree of exact cosine distances."""
+def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int, device: str = "cpu") -> Array:
+    """Cluster a view of the prompts once: a member of its consensus, or without UMAP its spanning tree."""
+    from gpuclust import consensus
+
+    if not config.umap.enabled:
+        return _cluster_tree(tiles.view_path(out, view, schema.SPANNING_TREE), config).labels
+    _, indices, distances = read_neighbors(out, view)
+    return consensus.member(indices, distances, n_prompts, config, number, resolve(device).name)
+
+
+def numbered(number: int, function: Any, *args: Any) -> tuple[int, Any]:
+    """Call a task's function and return its number with the result."""
+    return number, function(*args)
+
+
+def _cluster_tree(path: Path, config: Config) -> Clustering:
+    from gpuclust.cluster import cluster_tree
+    from gpuclust.spanning import chord_edges
+
+    edges = np.load(path)
+    return cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
+
+
+def cluster_task(out: Path, config: Config, members: list[Array], device: str = "cpu") -> dict[str, Any]:
+    """Cluster on the embedding, or without UMAP on the spanning tree of exact distances; with `members`, by consensus.
+
+    The clustering of the embedding is the consensus' first member.
+    """
     import zarr
 
-    from gpuclust.cluster import cluster_embedding, cluster_tree
-    from gpuclust.spanning import chord_edges
+    from gpuclust import consensus
+    from gpuclust.cluster import cluster_embedding
 
     kept, _, distances = read_neighbors(out)
     if config.umap.enabled:
         group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
         result = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
     else:
-        edges = np.load(out / schema.SPANNING_TREE)
-        result = cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
+        result = _cluster_tree(out / schema.SPANNING_TREE, config)
+    if members:
+        members = [result.labels, *members]
+        result = consensus.combine(members, config)
+        np.save(out / schema.MEMBERS, np.stack(members))
     features = pd.read_parquet(out / schema.SELECTED)
     features = with_clusters(features, result, np.load(out / schema.MAP))
     mask = features["kept"].to_numpy()
@@ -206,6 +236,7 @@ def cluster_task(out: Path, config: Config, device: str = "cpu") -> dict[str, An
         "rows": len(kept),
         "clusters": len(result.persistence),
         "noise": int((result.labels == schema.NOISE).sum()),
+        "members": max(len(members), 1),
         "warnings": list(result.notes),
     }
     if config.quality.duplicates:
@@ -239,7 +270,9 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     kept = features[features["kept"]]
     label = kept["label"].to_numpy(dtype=np.int64)
     profile = cluster_profile(out, profiles.members(kept["feature"].to_numpy(), label), rows, config, prompts)
-    more: dict[str, Any] = {"tree_node": analyse.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), label)}
+    checked = pd.read_parquet(out / schema.QUALITY)
+    more: dict[str, Any] = {name: checked[name].tolist() for name in ("verdict", "stability", "silhouette")}
+    more |= {"tree_node": analyse.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), label)}
     notes: list[str] = []
     spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
     spans[["feature", "rank"]] = examples[["feature", "rank"]]

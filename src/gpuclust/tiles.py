@@ -7,6 +7,7 @@ tile (neighbours, distances) is computed for every view.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from gpuclust.device import guarded
 Array = np.ndarray[Any, Any]
 
 WHOLE = "whole"  # the view of all prompts
+HALVES = ("half0", "half1")
+NULL = "null"  # the view of permuted activations
+PERMUTED_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +37,32 @@ class PromptGroups:
         Group of every prompt, from 0; -1 none.
     views : dict of str to array, (group,)
         Weight of every group in each view: all ones the whole, ones and zeros some groups, whole numbers a bootstrap.
+    permute : int, optional
+        Seed: permute each feature's activations over the prompts of each block (`permuted`).
     """
 
     groups: Array
     views: dict[str, Array]
+    permute: int | None = None
 
     @property
     def n_groups(self) -> int:
         """Number of groups."""
         return len(next(iter(self.views.values())))
+
+
+def halves(n_prompts: int, seed: int) -> PromptGroups:
+    """Two random halves of the prompts, and the views `whole`, `half0` and `half1`."""
+    groups = np.random.default_rng(seed).permutation(n_prompts) % 2
+    return PromptGroups(groups, {WHOLE: np.array([1, 1]), HALVES[0]: np.array([1, 0]), HALVES[1]: np.array([0, 1])})
+
+
+def permuted(block: Array, first: int, seed: int) -> Array:
+    """Permute each feature's activations over the prompts of a block; the same for the same first prompt and seed.
+
+    Whatever each feature does by itself stays as it is, and what features do together goes.
+    """
+    return np.random.default_rng([seed, first]).permuted(block, axis=0)
 
 
 def gram_task(
@@ -50,10 +71,22 @@ def gram_task(
 ) -> list[gram.Gram]:  # fmt: skip
     """Accumulate the tiles of one pass over a range of prompts, a Gram a group."""
     backend = resolve(device)
-    blocks = transfer.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
     own, n_groups = groups.groups[first:stop], groups.n_groups
-    chunks = (block for _, block in blocks)
+    if groups.permute is None:
+        blocks = transfer.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
+        chunks = (block for _, block in blocks)
+    else:
+        chunks = (backend.xp.asarray(b) for b in read_blocks(out, kept, plan, groups.permute, first, stop))
     return gram.accumulate_groups(chunks, own, n_groups, len(kept), tiles, plan.tile, backend.xp)
+
+
+def read_blocks(
+    out: Path, kept: Array, plan: memory.Plan, permute: int | None = None, first: int = 0, stop: int | None = None
+) -> Iterator[Array]:
+    """Yield blocks of the kept features; permuted ones are as small as a permutation that memory must not change."""
+    rows = plan.rows if permute is None else min(plan.rows, PERMUTED_ROWS)
+    for start, block in store.read_rows(out / schema.ACTIVATIONS, rows, first, stop):
+        yield block[:, kept] if permute is None else permuted(block[:, kept], start, permute)
 
 
 def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
@@ -121,7 +154,7 @@ def exact_neighbors(
     weights = [groups.views[name] for name in views]
     shares = [part for part in np.array_split(np.asarray(ranges), len(workers)) if len(part)]
     passes = gram.plan_passes(len(kept), plan.tile, plan.tiles_per_pass * plan.tile**2 * 8)
-    k = config.n_neighbors
+    k = min(config.n_neighbors, len(kept))
     dense = not config.umap.enabled
     found: dict[tuple[str, int], Array] = {}
     dense_parts: dict[tuple[str, gram.Tile], Any] = {}

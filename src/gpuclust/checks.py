@@ -1,0 +1,116 @@
+"""The task of the quality stage: every measure of `quality` on a run's files, and what had to be left out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust import consensus, gram, memory, models, neighbors, quality, schema, store, tiles
+from gpuclust.config import Config
+
+log = logging.getLogger("gpuclust")
+
+Array = np.ndarray[Any, Any]
+
+CHANCE_DRAWS = 200  # random relabellings of the halves
+
+
+def quality_task(
+    out: Path, config: Config, plan: memory.Plan, members: dict[str, list[Array]], skipped: list[str]
+) -> dict[str, Any]:
+    """Measure the clustering: against others of the same features, its nulls, the input space and the decoder.
+
+    `members` are the labels of each further clustering's members; two passes over the store at most.
+    """
+    features = pd.read_parquet(out / schema.FEATURES)
+    features = features[features["kept"]]
+    kept, labels = features["feature"].to_numpy(), features["label"].to_numpy(np.int64)
+    q, skipped = config.quality, list(skipped)
+    others = {
+        name: (consensus.combine(found, config).labels if len(found) > 1 else found[0]).astype(np.int64)
+        for name, found in members.items()
+    }
+    size = np.bincount(labels[labels >= 0])
+    nothing = np.full(len(size), np.nan)
+    table: dict[str, Any] = {name: nothing for name, (dtype, _) in schema.QUALITY_COLUMNS.items() if dtype == "float64"}
+    facts: dict[str, Any] = {"rows": len(size), "noise_share": float((labels < 0).mean())}
+    if halves := [others[half] for half in tiles.HALVES if half in others]:
+        facts["halves"] = quality.agreement(*halves)
+        table["stability"] = np.mean([quality.best_match(labels, half) for half in halves], axis=0)
+        table["chance_stability"] = quality.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
+    if seeds := [quality.agreement(labels, other) for name, other in others.items() if name.startswith("seed")]:
+        facts["seeds"] = {name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]}
+    if (out / schema.MEMBERS).exists() and config.n_members > 1:
+        unmoved, *rest = np.load(out / schema.MEMBERS)
+        facts["members"] = float(np.mean([quality.agreement(unmoved, other)["ari"] for other in rest]))
+    # |a| of every feature: n (std² + mean²) = Σ a²
+    n_prompts = len(pd.read_parquet(out / schema.PROMPTS, columns=["prompt"]))
+    norms = np.sqrt(n_prompts * (features["std"].to_numpy() ** 2 + features["mean"].to_numpy() ** 2))
+    sets = quality.matched_sets(labels, features["n_active"].to_numpy(), q.random_sets, config.seed)
+    found = quality.sums(tiles.read_blocks(out, kept, plan), norms, labels, sets)
+    table |= {
+        "silhouette": quality.silhouette(found, labels),
+        "cohesion": quality.cohesion(found, labels),
+        "permutation_z": quality.permutation_z(found, labels),
+    }
+    if q.random_sets > 1:
+        table["random_z"] = quality.matched_z(found, labels, q.random_sets)
+    if tiles.NULL in others:
+        null = others[tiles.NULL]
+        first = members[tiles.NULL][0].astype(np.int64)  # one clustering finds clusters where the consensus has none
+        shuffled = tiles.read_blocks(out, kept, plan, permute=config.seed)
+        reached = quality.permutation_z(quality.sums(shuffled, norms, first), first)
+        facts["null"] = {"clusters": int(null.max(initial=schema.NOISE)) + 1, "noise_share": float((null < 0).mean())}
+        table["permutation_z_null"] = np.full(len(size), float(max(reached, default=0)))
+    clustered = size / max(size.sum(), 1)
+    for name in ("silhouette", "stability"):
+        facts[name] = None if np.isnan(table[name]).any() or not len(size) else float(clustered @ table[name])
+    table["verdict"] = quality.verdicts(table, q.stable)
+    facts["verdicts"] = {name: int((table["verdict"] == name).sum()) for name in quality.VERDICTS}
+    facts["dbcv"], why = _dbcv(out, labels, q.dbcv_features)
+    skipped += [why] if why else []
+    if q.decoder:
+        facts["decoder"], why = _decoder_agreement(out, config, labels)
+        skipped += [why] if why else []
+    store.write_table(
+        out / schema.QUALITY,
+        pd.DataFrame({"cluster": np.arange(len(size)), "size": size} | table)[list(schema.QUALITY_COLUMNS)]
+        .astype({"verdict": "string"}),
+    )  # fmt: skip
+    for reason in skipped:
+        log.info("quality: left out: %s", reason)
+    return facts | {"skipped": skipped}
+
+
+def _dbcv(out: Path, labels: Array, limit: int) -> tuple[float | None, str]:
+    import zarr
+
+    if not (out / schema.EMBEDDING).exists():
+        return None, "dbcv: there is no embedding"
+    if len(labels) > limit:
+        return None, f"dbcv: {len(labels)} features are more than quality.dbcv_features ({limit})"
+    group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
+    score, why = quality.dbcv(group["embedding"][:], labels)
+    return score, f"dbcv: {why}" if why else ""
+
+
+def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[str, float] | None, str]:
+    """Neighbours and clusters of the decoder's directions against those of the activations."""
+    kept, indices, _ = tiles.read_neighbors(out)
+    if "tokens" not in pd.read_parquet(out / schema.PROMPTS).columns:
+        return None, "decoder: the activations were imported, there is no SAE"
+    weights = models.load_directions(config, unembedding=False)[0][kept]
+    k = min(config.umap.n_neighbors, indices.shape[1])
+    (pairs,) = gram.plan_passes(len(kept), len(kept), 8 * len(kept) ** 2)
+    near = neighbors.exact(gram.accumulate([weights.T], len(kept), pairs, len(kept), sparse=False), k, "cosine")
+    facts = {
+        "overlap": quality.neighbor_overlap(near[0], indices[:, :k]),
+        "overlap_by_chance": (k - 1) / max(len(kept) - 1, 1),
+    }
+    if config.umap.enabled:
+        facts["ami"] = quality.agreement(labels, consensus.member(*near, n_prompts=0, config=config, number=0))["ami"]
+    return facts, ""

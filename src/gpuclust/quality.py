@@ -1,0 +1,311 @@
+"""Is it real? Agreement between clusterings, stability and nulls of single clusters, validity of one clustering.
+
+Labels are whole numbers from 0, -1 is noise. What needs distances between features is computed from the product of G
+with indicators of sets of features, ``G H = Aᵀ(A H)``: one pass over the prompts, and never a matrix of all pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuclust.schema import NOISE
+
+Array = NDArray[Any]
+
+STRATA = 20  # of the number of active prompts, for degree-matched random sets
+Z_MIN = 3.0  # standard deviations above a null
+NULL_MARGIN = 2.0  # the largest z of permuted activations is one draw of many: as large again is asked for
+VERDICTS = STABLE, FRAGILE, NULL = "stable", "fragile", "not above null"
+
+
+def agreement(a: Array, b: Array) -> dict[str, float]:
+    """Compare two clusterings of the same features.
+
+    Parameters
+    ----------
+    a, b : array, (feature,), int
+
+    Returns
+    -------
+    dict
+        ``ari``, ``ami``: over all features, noise as one more label (adjusted Rand index, Hubert and Arabie 1985;
+        adjusted mutual information, Vinh et al. 2010; 0 by chance, 1 when equal). ``ari_clustered``: over the features
+        that both cluster, and ``clustered``: their share. A clustering without noise raises the first two only by
+        agreeing; the last two must be read together.
+
+    Examples
+    --------
+    >>> agreement(np.array([0, 0, 1, 1, -1]), np.array([1, 1, 0, 0, 0]))["ari_clustered"]
+    1.0
+    """
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+
+    both = (a >= 0) & (b >= 0)
+    return {
+        "ari": float(adjusted_rand_score(a, b)),
+        "ami": float(adjusted_mutual_info_score(a, b)),
+        "ari_clustered": float(adjusted_rand_score(a[both], b[both])) if both.any() else 0.0,
+        "clustered": float(both.mean()),
+    }
+
+
+def best_match(labels: Array, other: Array) -> Array:
+    """Return the largest Jaccard index |A ∩ B| / |A ∪ B| of every cluster with any cluster of another clustering.
+
+    Parameters
+    ----------
+    labels, other : array, (feature,), int
+
+    Returns
+    -------
+    array, (cluster,), float64; 0 where the other has no cluster
+
+    Examples
+    --------
+    >>> best_match(np.array([0, 0, 1, 1]), np.array([5, 5, 5, -1])).round(2).tolist()
+    [0.67, 0.25]
+    """
+    n, m = int(labels.max(initial=NOISE)) + 1, int(other.max(initial=NOISE)) + 1
+    if n == 0 or m == 0:
+        return np.zeros(n)
+    both = (labels >= 0) & (other >= 0)
+    shared = np.bincount(labels[both] * np.int64(m) + other[both], minlength=n * m).reshape(n, m)
+    sizes = np.bincount(labels[labels >= 0], minlength=n)[:, None] + np.bincount(other[other >= 0], minlength=m)
+    best: Array = (shared / (sizes - shared)).max(axis=1)
+    return best
+
+
+def chance_match(labels: Array, others: Sequence[Array], draws: int, seed: int) -> Array:
+    """Return the largest mean best match of every cluster that random relabelling reached in `draws` draws.
+
+    Each draw permutes the features of every other clustering: sizes and noise stay. A cluster of most features matches
+    by chance, one of few does not.
+
+    Returns
+    -------
+    array, (cluster,), float64
+    """
+    random = np.random.default_rng(seed)
+    drawn = [np.mean([best_match(labels, random.permutation(other)) for other in others], axis=0) for _ in range(draws)]
+    largest: Array = np.max(drawn, axis=0)
+    return largest
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """What one pass over prompts gives of unit features u = a / |a| and sets of them.
+
+    Attributes
+    ----------
+    cosine : array, (feature, cluster), float64
+        Each feature's cosines summed over the features of a cluster: G of unit features times the indicators.
+    mean : array, (feature,), float64
+        Mean of u over prompts.
+    own : array, (feature,), float64
+        |u|²: 1, or 0 of a feature of zeros.
+    squares : array, (set,), float64
+        |Σ u|² over the features of every further set, less Σ |u|²: its cosines, summed over all ordered pairs.
+    n_prompts : int
+    """
+
+    cosine: Array
+    mean: Array
+    own: Array
+    squares: Array
+    n_prompts: int
+
+
+def sums(blocks: Iterable[Array], norms: Array, labels: Array, sets: Any = None) -> Sums:
+    """Sum unit features over clusters and sets in one pass over the prompts.
+
+    ``G H = Aᵀ (A H)`` with H the indicators of clusters, scaled by the features' norms: far fewer products than G.
+
+    Parameters
+    ----------
+    blocks : iterable of array, (prompt, feature)
+        The clustered features only.
+    norms : array, (feature,), float64
+        |a|, √Σ a² over prompts; a feature of zeros counts as at right angles to all others.
+    labels : array, (feature,), int
+    sets : sparse array, (feature, set), optional
+        Indicators of further sets.
+    """
+    inverse = 1 / np.where(norms > 0, norms, np.inf)
+    n_clusters = int(labels.max(initial=NOISE)) + 1
+    inside = (labels[:, None] == np.arange(n_clusters)).astype(np.float64)
+    n_sets = 0 if sets is None else sets.shape[1]
+    cosine, total, squares = np.zeros((len(labels), n_clusters)), np.zeros(len(labels)), np.zeros(n_sets)
+    n_prompts = 0
+    for block in blocks:
+        unit = block.astype(np.float64) * inverse
+        cosine += unit.T @ (unit @ inside)
+        total += unit.sum(axis=0)
+        n_prompts += len(block)
+        if n_sets:
+            squares += ((sets.T @ unit.T) ** 2).sum(axis=1)
+    own = (norms > 0).astype(np.float64)
+    if n_sets:
+        squares -= sets.T @ own
+    return Sums(cosine, total / max(n_prompts, 1), own, squares, n_prompts)
+
+
+def cohesion(found: Sums, labels: Array) -> Array:
+    """Return the mean cosine between two features of each cluster, (cluster,), float64."""
+    total, size = _inner(found, labels)
+    mean: Array = total / np.maximum(size * (size - 1), 1)
+    return mean
+
+
+def permutation_z(found: Sums, labels: Array) -> Array:
+    """Return z-scores of cohesion under permutation of each feature's activations over prompts.
+
+    Permuted independently, two unit features i and j have a cosine of mean n m_i m_j and variance v_i v_j / (n - 1),
+    with m the mean over n prompts and v = 1 - n m²; pairs are uncorrelated. So both moments of a cluster's mean are
+    exact, and nothing is drawn. It does not count that clusters were chosen for their cohesion: compare with the
+    clusters of permuted activations.
+
+    Returns
+    -------
+    array, (cluster,), float64
+    """
+    n = found.n_prompts
+    _, size = _inner(found, labels)
+    clustered = labels >= 0
+
+    def per_cluster(values: Array) -> Array:
+        added: Array = np.bincount(labels[clustered], values[clustered], minlength=len(size))
+        return added
+
+    pairs = np.maximum(size * (size - 1) / 2, 1)
+    expected = n * (per_cluster(found.mean) ** 2 - per_cluster(found.mean**2)) / 2 / pairs
+    left = np.maximum(found.own - n * found.mean**2, 0)
+    variance = (per_cluster(left) ** 2 - per_cluster(left**2)) / 2 / max(n - 1, 1) / pairs**2
+    z: Array = (cohesion(found, labels) - expected) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+    return z
+
+
+def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:
+    """Draw random sets of features that match each cluster in size and in how many prompts its features fire on.
+
+    Every member is replaced by a feature of its stratum of `degree`, of STRATA with equal numbers of features.
+
+    Returns
+    -------
+    sparse array, (feature, cluster times draw), float64
+        Draws of cluster 0 first. A feature may be drawn twice; it counts twice.
+    """
+    from scipy import sparse
+
+    random = np.random.default_rng(seed)
+    rank = np.empty(len(degree), np.int64)
+    rank[np.argsort(degree, kind="stable")] = np.arange(len(degree))
+    stratum = rank * STRATA // len(degree)
+    by_stratum = [np.flatnonzero(stratum == s) for s in range(STRATA)]
+    rows, columns = [], []
+    for cluster in range(int(labels.max(initial=NOISE)) + 1):
+        for s, count in zip(*np.unique(stratum[labels == cluster], return_counts=True), strict=True):
+            for draw in range(draws):
+                rows.append(random.choice(by_stratum[s], count, replace=count > len(by_stratum[s])))
+                columns.append(np.full(count, cluster * draws + draw))
+    shape = (len(labels), (int(labels.max(initial=NOISE)) + 1) * draws)
+    if not rows:
+        return sparse.csr_array(shape)
+    place = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_array((np.ones(len(place[0])), place), shape=shape)
+
+
+def matched_z(found: Sums, labels: Array, draws: int) -> Array:
+    """Return z-scores of cohesion against the sets of `matched_sets`, (cluster,), float64."""
+    _, size = _inner(found, labels)
+    random = found.squares.reshape(len(size), draws) / np.maximum(size * (size - 1), 1)[:, None]
+    spread = random.std(axis=1, ddof=1) if draws > 1 else np.full(len(size), np.nan)
+    z: Array = (cohesion(found, labels) - random.mean(axis=1)) / np.maximum(spread, np.finfo(np.float32).tiny)
+    return z
+
+
+def silhouette(found: Sums, labels: Array) -> Array:
+    """Return the mean cosine silhouette of each cluster (Rousseeuw 1987), noise left out.
+
+    (b - a) / max(a, b) of a feature, a its mean distance 1 - cosine to the others of its cluster and b the smallest
+    to another cluster; NaN where there is only one cluster.
+
+    Returns
+    -------
+    array, (cluster,), float64
+    """
+    n_clusters = found.cosine.shape[1]
+    if n_clusters < 2:
+        return np.full(n_clusters, np.nan)
+    clustered = np.flatnonzero(labels >= 0)
+    own, sizes = labels[clustered], np.bincount(labels[clustered], minlength=n_clusters)
+    apart = 1 - found.cosine[clustered] / sizes
+    rows = np.arange(len(clustered))
+    a = 1 - (found.cosine[clustered, own] - found.own[clustered]) / np.maximum(sizes[own] - 1, 1)
+    apart[rows, own] = np.inf
+    b = apart.min(axis=1)
+    scores = (b - a) / np.maximum(np.maximum(a, b), np.finfo(float).tiny)
+    means: Array = np.bincount(own, scores, minlength=n_clusters) / sizes
+    return means
+
+
+def dbcv(embedding: Array, labels: Array) -> tuple[float | None, str]:
+    """Return density-based validity (Moulavi et al. 2014) of clusters in an embedding, or None and why.
+
+    The library's code divides by zero on duplicates and single clusters; what is not finite is not a score.
+    """
+    from hdbscan.validity import validity_index
+
+    if labels.max(initial=NOISE) < 1:
+        return None, "DBCV needs two clusters"
+    with np.errstate(all="ignore"):
+        score = float(validity_index(embedding.astype(np.float64), labels.astype(np.int64)))
+    return (score, "") if np.isfinite(score) else (None, "DBCV is not finite: exact duplicates in the embedding")
+
+
+def neighbor_overlap(a: Array, b: Array) -> float:
+    """Return the mean share of neighbours that two lists, (feature, k), have in common; column 0 does not count."""
+    shared = [len(np.intersect1d(x, y, assume_unique=True)) for x, y in zip(a[:, 1:], b[:, 1:], strict=True)]
+    return float(np.mean(shared) / max(a.shape[1] - 1, 1))
+
+
+def verdicts(table: dict[str, Array], threshold: float) -> Array:
+    """Judge every cluster.
+
+    - not above null: the z-score of its cohesion is not NULL_MARGIN times that of the most cohesive cluster of permuted
+      activations, or below Z_MIN against degree-matched random sets, or halves of the prompts find it no better than
+      random labels
+    - stable: halves find it with a mean Jaccard index of `threshold` or more
+    - fragile: neither
+
+    Parameters
+    ----------
+    table : dict of str to array, (cluster,)
+        ``stability``, ``chance_stability``, ``permutation_z``, ``permutation_z_null``, ``random_z``; what was not
+        measured is NaN and decides nothing.
+    threshold : float
+
+    Returns
+    -------
+    array, (cluster,), object
+        None where stability was not measured and no null speaks against the cluster.
+    """
+    reached = np.maximum(NULL_MARGIN * table["permutation_z_null"], Z_MIN)
+    null = (table["permutation_z"] <= reached) | (table["random_z"] < Z_MIN)
+    null |= table["stability"] <= table["chance_stability"]
+    result = np.where(table["stability"] >= threshold, STABLE, FRAGILE).astype(object)
+    result[np.isnan(table["stability"])] = None
+    result[null] = NULL
+    return result
+
+
+def _inner(found: Sums, labels: Array) -> tuple[Array, Array]:
+    """Cosines of each cluster summed over all ordered pairs, and its size."""
+    clustered = np.flatnonzero(labels >= 0)
+    size = np.bincount(labels[clustered], minlength=found.cosine.shape[1])
+    own = found.cosine[clustered, labels[clustered]] - found.own[clustered]
+    return np.bincount(labels[clustered], own, minlength=len(size)), size
