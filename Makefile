@@ -2,10 +2,13 @@
 # make questions  the five questions on the embedded demo: minutes
 # make lint   ruff and mypy                         make clean  remove what the others made
 # Each makes .venv when it is missing. PYTHON=python3.12 make run takes another interpreter.
+# make test-cuda-contract   the GPU path's calls against RAPIDS, without a GPU; its environment takes 6 GB
+# make cuda-resolve         whether pip can put the cuda13 extra beside the project's own pins; installs nothing
+# make test-gpu             tests that need a GPU            make bench-gpu   benchmarks/gpu.py: one JSON file
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format clean questions
+.PHONY: run test lint format clean questions test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
 run: .venv/ready
 	$(BIN)/python -m gpuclust.run
 
@@ -29,5 +32,30 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) --editable ".[dev]"
 	touch $@
 
+.venv-cuda/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --constraint constraints.txt $(PIP_ARGS) --editable ".[dev,cuda13]"
+	touch $@
+
+test-cuda-contract: .venv-cuda/ready
+	GPUCLUST_REQUIRE_CUDA13=1 .venv-cuda/bin/python -m pytest tests/test_cuda_contract.py
+
+cuda-resolve: .venv/ready
+	@mkdir -p build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --constraint constraints.txt $(PIP_ARGS) --report build/cuda13.json ".[cuda13]"
+	@$(BIN)/python -c "import json; print('\n'.join(sorted(f\"{p['metadata']['name']}=={p['metadata']['version']}\" for p in json.load(open('build/cuda13.json'))['install'] if any(w in p['metadata']['name'] for w in ('cu13', 'cuda', 'cupy', 'rapids', 'torch')))))"
+
+# GPU_PYTHON=python takes an environment that is there already, such as one without a package index.
+GPU_PYTHON ?= .venv-cuda/bin/python
+gpu:
+	@$(PYTHON) -c "import ctypes; ctypes.CDLL('libcuda.so.1')" 2>/dev/null || { echo "this needs an NVIDIA GPU and its driver: libcuda.so.1 is not on this machine" >&2; exit 2; }
+	@test -x "$$(command -v $(GPU_PYTHON))" || $(MAKE) .venv-cuda/ready
+
+test-gpu: gpu
+	GPUCLUST_REQUIRE_GPU=1 $(GPU_PYTHON) -m pytest -m gpu
+
+bench-gpu: gpu
+	$(GPU_PYTHON) -m benchmarks.gpu --json build/gpu.json
+
 clean:
-	rm -rf .venv runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-cuda runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis

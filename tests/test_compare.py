@@ -29,7 +29,8 @@ def finished(path: Path, labels: list[int | None], settings: dict[str, Any], wor
     return path
 
 
-def test_tables_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # the folders' names are long here
     first = [0] * 10 + [1] * 10 + [-1] * 5
     second: list[int | None] = [1] * 10 + [0] * 9 + [None] + [-1] * 5
     a = finished(tmp_path / "a", list(first), {"sae": {"path": "here"}}, "<b>&")

@@ -4,6 +4,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import pytest
+from scipy.sparse import csr_array
 
 from gpuclust import keywords
 from tests.test_analyse import prompts
@@ -15,14 +17,14 @@ def test_keywords_mark_their_cluster() -> None:
     names = [["ship", "harbor", "sail"], ["wheat", "plough", "harvest"], ["court", "judge", "verdict"]]
     filler = ["people", "country", "year", "house", "street"]
     texts = [" ".join([*rng.choice(names[t], 3), *rng.choice(filler, 6)]) for t in topics]
-    activations = np.stack([(topics == t) + 0.1 * rng.random(200) for t in range(3)], axis=1)
-    for found, expected in zip(keywords.keywords(texts, activations, 3), names, strict=True):
+    top = np.stack([np.flatnonzero(topics == t)[:30] for t in range(3)], axis=1)
+    for found, expected in zip(keywords.keywords(pd.Series(texts), top, 3), names, strict=True):
         assert sorted(found) == sorted(expected)
 
 
 def test_keywords_of_prompts_without_words() -> None:
-    assert keywords.keywords(["1 2", "the", "3"], np.ones((3, 2)), 4) == [[], []]
-    assert keywords.keywords(["ship"], np.ones((1, 2)), 0) == [[], []]
+    assert keywords.keywords(pd.Series(["1 2", "the", "3"]), np.array([[0, 1], [1, 2]]), 4) == [[], []]
+    assert keywords.keywords(pd.Series(["ship"]), np.zeros((1, 2), int), 0) == [[], []]
 
 
 def test_peak_tokens_count_once_a_feature() -> None:
@@ -49,9 +51,14 @@ def test_peak_tokens_count_once_a_feature() -> None:
 
     tokenizer: Any = Tokenizer()
     assert keywords.peak_tokens(features, examples, table, tokenizer) == {0: ["eleven", "ten"]}
+    silent = examples.assign(position=-1)
+    assert keywords.peak_tokens(features, silent, table, tokenizer) == {}
 
 
-def test_distinctive_prompts_are_not_just_the_long_ones() -> None:
-    activations = np.array([[1.0, 1.0], [9.0, 8.0], [3.0, 0.5], [0.5, 3.0]])  # prompt 1 is strong everywhere
-    assert keywords.distinctive(activations, 1).tolist() == [[2, 3]]
-    assert keywords.distinctive(activations[:, :1], 1).tolist() == [[1]]
+def test_class_tf_idf_is_the_formula() -> None:
+    counts = np.array([[4.0, 1.0, 0.0, 0.0], [4.0, 0.0, 3.0, 0.0]])
+    weight = keywords.class_tf_idf(csr_array(counts)).toarray()
+    average = (5 + 7) / 2
+    assert weight[0].tolist() == pytest.approx([4 / 5 * np.log(1 + average / 8), 1 / 5 * np.log(1 + average / 1), 0, 0])
+    assert weight[1].tolist() == pytest.approx([4 / 7 * np.log(1 + average / 8), 0, 3 / 7 * np.log(1 + average / 3), 0])
+    assert keywords.class_tf_idf(csr_array(np.zeros((2, 3)))).toarray().tolist() == np.zeros((2, 3)).tolist()

@@ -53,3 +53,79 @@ def test_without_umap_all_distances_must_fit() -> None:
 def test_default_budget_is_a_share_of_what_is_free() -> None:
     assert 10**8 < memory.budget(validate({})) < 10**13
     assert memory.budget(validate({"device": {"memory": "6GB"}})) == 6 * GB
+
+
+# ---------------------------------------------------------------- GPU workers
+
+
+@given(
+    st.integers(1, 1_000_000),
+    st.sampled_from([2048, 32_768, 131_072]),
+    st.floats(0.05, 1),
+    st.sampled_from([4, 6, 12, 24, 80]),
+    st.sampled_from(["float16", "float32"]),
+)
+def test_neighbours_fit_the_gpu_whatever_the_shape(
+    prompts: int, features: int, share: float, allowed: int, dtype: str
+) -> None:
+    kept = max(16, int(features * share))
+    config = validate({"store": {"dtype": dtype}})
+    shapes = memory.Shapes(prompts, features, kept, 512)
+    plan = memory.plan(config, shapes, 10**15, only="neighbors", device_allowed=allowed * GB)
+    stage = next(stage for stage in plan.stages if stage.stage == "neighbors")
+    assert stage.device_peak is not None
+    assert stage.device_peak <= allowed * GB
+    blocks = -(-kept // plan.tile)
+    tiles = blocks * (blocks + 1) // 2
+    assert stage.passes * plan.tiles_per_pass >= tiles
+    assert (stage.passes - 1) * plan.tiles_per_pass < tiles
+    assert stage.bytes == stage.passes * prompts * features * (2 if dtype == "float16" else 4)
+    held = plan.tiles_per_pass * plan.tile**2 * 4
+    assert held + plan.rows * features <= stage.device_peak
+
+
+def test_a_gpus_tiles_fill_what_is_free() -> None:
+    shapes = memory.Shapes(1_000_000, 131_072, 131_072, 4096)
+    passes = []
+    for allowed in (6, 12, 24, 80):
+        plan = memory.plan(validate({}), shapes, 10**15, only="neighbors", device_allowed=allowed * GB)
+        (stage,) = (stage for stage in plan.stages if stage.stage == "neighbors")
+        passes.append(stage.passes)
+        if stage.passes > 1:
+            assert stage.device_peak is not None
+            assert stage.device_peak + 4 * plan.tile**2 > allowed * GB
+    assert passes == sorted(passes, reverse=True)
+    assert passes[0] > 4 > passes[-1] == 1
+
+
+def test_the_notebooks_case_fits_a_6_gb_gpu_in_one_pass() -> None:
+    shapes = memory.Shapes(1000, 32_768, 32_768, 512, 150_000_000)
+    plan = memory.plan(validate({}), shapes, 10**15, device_allowed=6 * GB)
+    assert max(stage.device_peak or 0 for stage in plan.stages) < 6 * GB
+    assert next(stage for stage in plan.stages if stage.stage == "neighbors").passes == 1
+
+
+def test_a_gpu_without_room_for_the_weights_is_refused_with_the_numbers() -> None:
+    shapes = memory.Shapes(100_000, 131_072, 131_072, 4096, 8_000_000_000)
+    with pytest.raises(
+        MemoryBudgetError,
+        match=r"stage extract needs 1\d.\d\d GB of GPU memory \(0.70 GB .* 8.00 GB for the language model .* 2.15 "
+        r"GB for the SAE\), but device.memory allows 6.00 GB. Raise device.memory, or change the model's layer \(sae\)",
+    ):
+        memory.plan(validate({}), shapes, 10**15, only="extract", device_allowed=6 * GB)
+
+
+def test_a_gpu_workers_host_memory_is_held_to_what_is_free() -> None:
+    config = validate({"umap": {"enabled": False}, "device": {"memory": "6GB"}})
+    assert memory.budget(config, device="cuda") != 6 * GB
+    with pytest.raises(MemoryBudgetError, match=r"stage neighbors needs .* of host memory, but 32.00 GB a worker may"):
+        memory.plan(config, memory.Shapes(1000, 131_072, 131_072, 512), 32 * GB, device_allowed=6 * GB)
+
+
+def test_groups_of_prompts_take_their_tiles_on_a_gpu() -> None:
+    config = validate({})
+    one, ten = (
+        memory.plan(config, memory.Shapes(1000, 32_768, 32_768, 512, n_groups=n), 10**15, "neighbors", 6 * GB)
+        for n in (1, 10)
+    )
+    assert one.tiles_per_pass * one.tile**2 > 5 * ten.tiles_per_pass * ten.tile**2

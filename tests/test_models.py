@@ -174,7 +174,7 @@ def test_nothing_after_the_hook_runs_or_stays(folders: dict[str, Path], tmp_path
     assert {p.numel() for p in encoder._net.blocks[2].original_component.parameters()} == {0}
     whole = sum(file.stat().st_size for file in folders["llama"].glob("*.safetensors"))
     assert 0.3 * whole < encoder.model_bytes < 0.65 * whole
-    assert encoder.sae_bytes == 4 * (2 * WIDTH * D_SAE + WIDTH + D_SAE)
+    assert encoder.sae_bytes == 4 * (WIDTH * D_SAE + WIDTH + D_SAE)  # without the decoder
 
 
 def test_tied_embedding_survives_the_cut(folders: dict[str, Path], sae: Path) -> None:
@@ -492,3 +492,22 @@ def test_notebook_settings() -> None:
     keys = ("min_cluster_size", "min_samples", "cluster_selection_epsilon")
     assert [told.hdbscan[key] for key in keys] == [10, 10, 0.01]
     assert config.store == Config().store
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_decoder_is_let_go_of_where_encoding_does_not_read_it(needed: bool) -> None:
+    class Sae(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cfg = SimpleNamespace(d_in=3)
+            self.W_enc = torch.nn.Parameter(torch.ones(3, 5))
+            self.W_dec = torch.nn.Parameter(2 * torch.ones(5, 3))
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.W_enc * (self.W_dec.norm(dim=-1) if needed else 1)
+
+    sae = Sae()
+    expected = sae.encode(torch.ones(2, 3))
+    models._drop_decoder(sae)
+    assert hasattr(sae, "W_dec") == needed
+    assert torch.equal(sae.encode(torch.ones(2, 3)), expected)

@@ -87,7 +87,7 @@ def test_every_file_of_the_contract_is_there(finished: Path) -> None:
     [
         (schema.PROMPTS, schema.PROMPT_COLUMNS), (schema.FEATURES, schema.FEATURE_COLUMNS),
         (schema.EXAMPLES, schema.EXAMPLE_COLUMNS), (schema.CLUSTERS, schema.CLUSTER_COLUMNS),
-        (schema.CLUSTER_SIMILARITY, schema.SIMILARITY_COLUMNS),
+        (schema.CLUSTER_SIMILARITY, schema.SIMILARITY_COLUMNS), (schema.EXAMPLE_SPANS, schema.SPAN_COLUMNS),
     ],
 )  # fmt: skip
 def test_tables_have_their_columns(finished: Path, file: str, columns: dict[str, Any]) -> None:
@@ -296,20 +296,6 @@ def test_special_tokens_are_left_out_unless_asked(settings: dict[str, Any]) -> N
     np.testing.assert_allclose(without[0], acts[[1, 3, 4]].max(0).values, rtol=1e-5, atol=1e-5)
 
 
-def test_text_of_prompts_is_escaped_in_the_report(settings: dict[str, Any], tmp_path: Path) -> None:
-    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)> & </body>"
-    rows = [json.loads(line) for line in Path(settings["prompts"][0]["path"]).read_text().splitlines()]
-    file = tmp_path / "hostile.jsonl"
-    file.write_text("".join(json.dumps({**row, "text": f"{hostile} {row['text']}"}) + "\n" for row in rows))
-    loose = {"min_cluster_size": 2, "min_samples": 1}
-    out = go(tmp_path, settings | {"prompts": [{"path": str(file), "label": "<b>"}], "hdbscan": loose})
-    page = (out / schema.REPORT).read_text()
-    assert (gpuclust.open_run(out).clusters["cluster"] >= 0).any()
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=alert(2)&gt; &amp; &lt;/body&gt;" in page
-    assert "<script>alert(1)" not in page
-    assert "<img src=x" not in page
-
-
 # ---------------------------------------------------------------- bad input
 
 
@@ -332,6 +318,7 @@ def broken(settings: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
             14.0,
             ["keeps 0 of 96 features", "need at least 7", "entropy > 14 removes 96"],
         ),
+        ("analyse.labeller", "no.module:f", ["analyse.labeller is no.module:f, which cannot be imported"]),
         ("device.memory", "1GB", ["stage extract needs", "device.memory allows 1.00 GB", "Raise device.memory"]),
     ],
 )

@@ -10,6 +10,15 @@ from tests import hub
 
 WIDTH, D_SAE, N_PROMPTS = 16, 96, 60
 HOOK = "blocks.1.hook_resid_post"
+# What would run, load or break out if a report took it for anything but text
+HOSTILE = (
+    """</script><script>window.hurt = 1</script><img src="x" onerror="window.hurt = 1">\u2028'"&amp; <b>@@data@@</b>"""
+)
+
+
+def label(clusters: Any) -> dict[int, str]:
+    """Name every second cluster, with markup."""
+    return {cluster: f"<img src=x onerror='window.hurt=1'>{cluster}" for cluster in clusters["cluster"] if cluster % 2}
 
 
 def build(root: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gpuclust.api import cluster_features as cluster_features
     from gpuclust.api import open_run as open_run
     from gpuclust.cache import import_cache as import_cache
+    from gpuclust.clusterer import FeatureClusterer as FeatureClusterer
     from gpuclust.config import Config as Config
     from gpuclust.errors import GpuclustError as GpuclustError
 
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "config",
+    "FeatureClusterer": "clusterer",
     "FeatureClusters": "api",
     "GpuclustError": "errors",
     "Run": "api",
@@ -30,7 +32,10 @@ _HOMES = {
     "import_cache": "cache",
     "open_run": "api",
 }
-__all__ = ["Config", "FeatureClusters", "GpuclustError", "Run", "cluster_features", "import_cache", "open_run"]
+__all__ = [
+    "Config", "FeatureClusterer", "FeatureClusters", "GpuclustError", "Run", "cluster_features", "import_cache",
+    "open_run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

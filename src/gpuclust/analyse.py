@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gpuclust.config import AnalyseConfig
-from gpuclust.keywords import distinctive, keywords
+from gpuclust.keywords import keywords
+from gpuclust.profiles import Profile
 from gpuclust.schema import CLUSTER_COLUMNS, NOISE
 from gpuclust.texts import show
 
@@ -18,36 +19,10 @@ from gpuclust.texts import show
 Marks = dict[tuple[int, int], dict[tuple[int, int], int]]
 
 
-def prompt_activations(
-    chunks: Iterable[np.ndarray[Any, Any]], columns: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    """Average abs(a) over the features of every cluster, for every prompt.
-
-    Parameters
-    ----------
-    chunks : iterable of array, (prompt, feature)
-        All features of the store.
-    columns, labels : int arrays, (kept,)
-        Feature numbers, and their clusters; noise is left out.
-
-    Returns
-    -------
-    array, (prompt, cluster), float64
-    """
-    n_clusters = int(labels.max(initial=NOISE)) + 1
-    clustered = labels >= 0
-    weight = np.zeros((int(clustered.sum()), n_clusters))
-    weight[np.arange(len(weight)), labels[clustered]] = 1
-    weight /= np.maximum(weight.sum(axis=0), 1)
-    wanted = columns[clustered]
-    parts = [np.abs(chunk[:, wanted]).astype(np.float64) @ weight for chunk in chunks]
-    return np.concatenate(parts) if parts else np.zeros((0, n_clusters))
-
-
 def cluster_table(
     features: pd.DataFrame,
     prompts: pd.DataFrame,
-    activations: np.ndarray[Any, Any],
+    profile: Profile,
     persistence: np.ndarray[Any, Any],
     config: AnalyseConfig,
     marks: Marks | None = None,
@@ -63,7 +38,8 @@ def cluster_table(
     features : DataFrame
         Of all features, with ``kept`` and ``label``.
     prompts : DataFrame
-    activations : array, (prompt, cluster)
+    profile : Profile
+        At least ``top_prompts`` of both kinds of prompts.
     persistence : array, (cluster,)
     config : AnalyseConfig
     marks : dict, optional
@@ -77,10 +53,9 @@ def cluster_table(
         Columns of ``schema.CLUSTER_COLUMNS``, noise first; null where `more` does not fill them.
     """
     kept = features[features["kept"]]
-    n_clusters = activations.shape[1]
-    words = keywords(prompts["text"].tolist(), activations, config.keywords)
-    marking = distinctive(activations)
-    order = similarity_order(activations)
+    n_clusters = len(profile.correlation)
+    words = keywords(prompts["text"], profile.marking, config.keywords)
+    order = similarity_order(profile.correlation)
     overall = prompts["source"].value_counts(normalize=True)
     rows = []
     for cluster in [NOISE, *range(n_clusters)]:
@@ -92,10 +67,16 @@ def cluster_table(
             "features": members["feature"].tolist(),
         }
         if cluster != NOISE:
-            mean, strength = members["mean"].to_numpy(), activations[:, cluster]
-            strongest = np.lexsort((np.arange(len(strength)), -strength))
-            described = (strongest[: config.top_prompts], marking[: config.top_prompts, cluster])
-            top, marked = (describe_prompts(prompts, strength, chosen, cluster, marks or {}) for chosen in described)
+            mean = members["mean"].to_numpy()
+            top, marked = (
+                describe_prompts(
+                    prompts, chosen[: config.top_prompts, cluster], strength[:, cluster], cluster, marks or {}
+                )
+                for chosen, strength in (
+                    (profile.top, profile.top_strength),
+                    (profile.marking, profile.marking_strength),
+                )
+            )
             row |= {
                 "persistence": float(persistence[cluster]),
                 "mean_activation": float(mean.mean()),
@@ -105,30 +86,34 @@ def cluster_table(
                 "top_prompts": top,
                 "distinctive_prompts": marked,
                 "keywords": words[cluster],
-                "sources": source_shares(prompts["source"].iloc[marking[:, cluster]], overall),
+                "sources": source_shares(prompts["source"].iloc[profile.marking[:, cluster]], overall),
                 "similarity_rank": int(order[cluster]),
                 **{name: values[cluster] for name, values in (more or {}).items()},
             }
         rows.append(row)
     table = pd.DataFrame(rows)
-    types = {name: dtype for name, (dtype, _) in CLUSTER_COLUMNS.items() if dtype in ("float64", "Int64", "string")}
-    return table.astype(types)
+    types = {name: dtype for name, (dtype, _) in CLUSTER_COLUMNS.items() if dtype in ("float64", "Int64")}
+    return table.astype({**types, "name": "str"})
 
 
 def describe_prompts(
-    prompts: pd.DataFrame, activation: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any], cluster: int, marks: Marks
+    prompts: pd.DataFrame, chosen: np.ndarray[Any, Any], activation: np.ndarray[Any, Any], cluster: int, marks: Marks
 ) -> list[dict[str, Any]]:
-    """Return the chosen prompts as they are shown, without those where the cluster is silent."""
-    found = prompts.iloc[[i for i in chosen if activation[i] > 0]]
+    """Return the chosen prompts as they are shown, without those where the cluster is silent.
+
+    `activation` is the cluster's on each of the chosen.
+    """
+    active = [(i, float(value)) for i, value in zip(chosen, activation, strict=False) if value > 0]
+    found = prompts.iloc[[i for i, _ in active]]
     rows = []
-    columns = ("prompt", "text", "n_tokens", "source")
-    for prompt, text, n_tokens, source in zip(*(found[name] for name in columns), strict=True):
+    columns = (found[name] for name in ("prompt", "text", "n_tokens", "source"))
+    for (_, value), prompt, text, n_tokens, source in zip(active, *columns, strict=True):
         shown = show(text)
         places = [(*shown.span(*span), count) for span, count in sorted(marks.get((cluster, int(prompt)), {}).items())]
         rows.append(
             {
                 "prompt": int(prompt),
-                "activation": float(activation[prompt]),
+                "activation": value,
                 "n_chars": len(text),
                 "n_tokens": int(n_tokens),
                 "source": source,
@@ -200,24 +185,18 @@ def tree_nodes(condensed: pd.DataFrame, labels: np.ndarray[Any, Any]) -> list[in
     return nodes
 
 
-def similarity_order(activations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def similarity_order(correlation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Rank the clusters so that correlated ones are neighbours: leaves of average linkage on 1 - r, int (cluster,)."""
-    n_clusters = activations.shape[1]
-    rank = np.arange(n_clusters)
-    if n_clusters > 2:
+    rank = np.arange(len(correlation))
+    if len(rank) > 2:
         from scipy.cluster.hierarchy import average, leaves_list
 
-        distance = 1 - np.nan_to_num(similarity(activations)["correlation"].to_numpy())
-        rank[leaves_list(average(np.clip(distance, 0, None)))] = np.arange(n_clusters)
+        distance = 1 - np.nan_to_num(correlation[np.triu_indices(len(rank), 1)])
+        rank[leaves_list(average(np.clip(distance, 0, None)))] = np.arange(len(rank))
     return rank
 
 
-def similarity(activations: np.ndarray[Any, Any]) -> pd.DataFrame:
-    """Correlate the clusters' activations over prompts: one row a pair, `cluster_a < cluster_b`."""
-    n_clusters = activations.shape[1]
-    a, b = np.triu_indices(n_clusters, 1)
-    centred = activations - activations.mean(axis=0)
-    norm = np.sqrt((centred**2).sum(axis=0))
-    scaled = centred / np.where(norm > 0, norm, np.nan)
-    correlation = (scaled.T @ scaled)[a, b]
-    return pd.DataFrame({"cluster_a": a, "cluster_b": b, "correlation": correlation})
+def similarity(correlation: np.ndarray[Any, Any]) -> pd.DataFrame:
+    """Write the correlations of the clusters over prompts as a table: one row a pair, `cluster_a < cluster_b`."""
+    a, b = np.triu_indices(len(correlation), 1)
+    return pd.DataFrame({"cluster_a": a, "cluster_b": b, "correlation": correlation[a, b]})

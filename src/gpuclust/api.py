@@ -15,10 +15,14 @@ import yaml
 
 from gpuclust import schema
 from gpuclust.config import Config, validate
-from gpuclust.errors import ActivationError, StoreError
+from gpuclust.errors import ActivationError, InputError, StoreError
 
 if TYPE_CHECKING:
     import xarray as xr
+    from anndata import AnnData
+    from plotly.graph_objects import Figure
+
+    from gpuclust.cards import Card
 
 
 class Run:
@@ -82,6 +86,11 @@ class Run:
         return pd.read_parquet(self._file(schema.EXAMPLES))
 
     @cached_property
+    def example_spans(self) -> pd.DataFrame:
+        """Where in its prompt each example peaks, columns of ``schema.SPAN_COLUMNS``; a row per row of `examples`."""
+        return pd.read_parquet(self._file(schema.EXAMPLE_SPANS))
+
+    @cached_property
     def cluster_similarity(self) -> pd.DataFrame:
         """A row per pair of clusters, columns of ``schema.SIMILARITY_COLUMNS``."""
         return pd.read_parquet(self._file(schema.CLUSTER_SIMILARITY))
@@ -100,6 +109,93 @@ class Run:
     def cluster_activations(self) -> xr.DataArray:
         """Mean abs(a) of each cluster's features, (prompt, cluster)."""
         return self._dataset(schema.CLUSTER_ACTIVATIONS)["activation"]
+
+    @property
+    def neuronpedia_id(self) -> str | None:
+        """The SAE's id on Neuronpedia, such as ``gpt2-small/6-res-jb``, or None."""
+        found: str | None = self.record["stages"].get("prompts", {}).get("attributes", {}).get("neuronpedia_id")
+        return found
+
+    def map(self) -> Figure:
+        """Draw the 2-D map of the kept features, coloured by cluster; see `figures.feature_map`."""
+        from gpuclust.figures import feature_map
+
+        return feature_map(self.features, self.clusters)
+
+    def entropy_plot(self, x: str = "entropy", y: str = "varentropy") -> Figure:
+        """Plot two of entropy, varentropy and sparsity by quadrant; see `figures.entropy_plot`."""
+        from gpuclust.figures import entropy_plot
+
+        return entropy_plot(self.features, x, y)
+
+    def cluster(self, number: int) -> Card:
+        """Describe a cluster: statistics, words, prompts with peak tokens marked, features, a Neuronpedia quick list.
+
+        Raises
+        ------
+        InputError
+            If there is no such cluster.
+        """
+        from gpuclust.cards import cluster_card
+
+        return cluster_card(self, number)
+
+    def feature(self, number: int, n_prompts: int = 5) -> Card:
+        """Describe a feature: statistics, cluster, strongest prompts with the peak token marked, nearest features.
+
+        Raises
+        ------
+        InputError
+            If there is no such feature.
+        """
+        from gpuclust.cards import feature_card
+
+        return feature_card(self, number, n_prompts)
+
+    def to_anndata(self) -> AnnData:
+        """Return the kept features as observations and the prompts as variables of an AnnData.
+
+        Returns
+        -------
+        AnnData, (feature, prompt)
+            ``X`` : sparse activations; ``obs`` : the feature table; ``var`` : prompt, text, source, n_tokens;
+            ``obsm["X_umap"]`` : the map, and ``obsm["X_embedding"]`` : what was clustered, where there is an embedding;
+            ``obsp["distances"]`` : neighbours.
+
+        Raises
+        ------
+        InputError
+            If anndata is not installed.
+
+        Notes
+        -----
+        Memory: the non-zero activations of the kept features, 8 bytes each for float32 and an index, twice.
+        """
+        try:
+            from anndata import AnnData
+        except ImportError as error:
+            raise InputError("to_anndata needs the package anndata: pip install anndata") from error
+        from scipy.sparse import csc_array, csr_array, hstack
+
+        from gpuclust import memory, store
+
+        kept = self.features[self.features["kept"]].reset_index(drop=True)
+        columns = kept["feature"].to_numpy()
+        blocks = store.read_rows(self._file(schema.ACTIVATIONS), memory.MAX_ROWS)
+        x = hstack([csc_array(block[:, columns].T.astype(np.float32)) for _, block in blocks], format="csr")
+        indices = self.neighbors["indices"].values[:, 1:]
+        width = indices.shape[1]
+        rows = np.arange(len(kept) + 1) * width
+        places = np.searchsorted(columns, indices).ravel()
+        near = csr_array(
+            (self.neighbors["distances"].values[:, 1:].ravel(), places, rows), shape=(len(kept), len(kept))
+        )
+        obsm = {"X_umap": kept[["x", "y"]].to_numpy()}
+        if (self.path / schema.EMBEDDING).exists():
+            obsm["X_embedding"] = self.embedding.values
+        obs = kept.assign(label=pd.Categorical(kept["label"].astype(str))).set_axis(columns.astype(str))
+        var = self.prompts[["prompt", "text", "source", "n_tokens"]].set_axis(self.prompts["prompt"].astype(str))
+        return AnnData(x, obs=obs, var=var, obsm=obsm, obsp={"distances": near})
 
     def _dataset(self, name: str) -> xr.Dataset:
         import xarray as xr
@@ -160,7 +256,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     ----------
     activations : array or xarray.DataArray, (prompt, feature), float16, float32 or float64
     config : Config or mapping, optional
-        Sections extract.activation_threshold, select, neighbors, umap and hdbscan apply.
+        Sections extract.activation_threshold, select, neighbors, umap, hdbscan and consensus apply.
 
     Returns
     -------
@@ -177,7 +273,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     -----
     Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
     """
-    from gpuclust import gram, memory, neighbors
+    from gpuclust import consensus, gram, memory, neighbors
     from gpuclust.cluster import cluster_embedding, cluster_tree
     from gpuclust.embed import embed
     from gpuclust.reductions import MOMENTS
@@ -197,18 +293,21 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     if not all(np.isfinite(block).all() for block in blocks):
         raise ActivationError("activations hold NaN or infinity; clean them first")
     moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
-    table, _ = select(MOMENTS.finalize(moments), c.select, c.n_neighbors + 1)
+    table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features)
     mask = table["kept"].to_numpy()
     n_kept = int(mask.sum())
     tile = min(memory.TILE, n_kept)
     (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
     matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile)
-    indices, distances = neighbors.exact(matrix, c.n_neighbors, c.metric)
+    indices, distances = neighbors.exact(matrix, min(c.n_neighbors, n_kept), c.metric)
     notes: tuple[str, ...] = ()
     embedding = None
     if c.umap.enabled:
         embedding, notes = embed(indices, distances, c.umap)
         result = cluster_embedding(embedding, c.hdbscan)
+        if c.n_members > 1:
+            more = (consensus.member(indices, distances, len(data), c, number) for number in range(1, c.n_members))
+            result = consensus.combine([result.labels, *more], c)
         flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
     else:
         sides = {"sums": matrix.sums, "squares": matrix.squares}

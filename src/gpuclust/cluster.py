@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuclust.config import HdbscanConfig
-from gpuclust.errors import InputError, SelectionError
-from gpuclust.spanning import chord_edges, mutual_reachability_tree
+from gpuclust.errors import ConfigError, InputError, SelectionError
+from gpuclust.spanning import chord_edges, mutual_reachability_tree, sort_edges
 
 Array = NDArray[Any]
+
+CUML_SAMPLES = 1023
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +54,16 @@ class Clustering:
         return len(self.persistence)
 
 
-def cluster_embedding(embedding: Array, config: HdbscanConfig) -> Clustering:
+def cluster_embedding(embedding: Array, config: HdbscanConfig, *, backend: str = "cpu") -> Clustering:
     """Cluster an embedding with HDBSCAN on euclidean distances.
 
     Parameters
     ----------
     embedding : array, (feature, component), float32
     config : HdbscanConfig
+    backend : {"cpu", "cuda"}
+        With ``cuda`` the spanning tree is cuML's, in float32; what follows is the same code, so outlier scores,
+        persistence and the condensed tree, which cuML lacks or has otherwise, are there all the same.
 
     Returns
     -------
@@ -76,13 +81,15 @@ def cluster_embedding(embedding: Array, config: HdbscanConfig) -> Clustering:
     Exact (Prim's algorithm, no approximate tree) and deterministic: one thread. O(feature² component) time, about
     ``feature * (16 * component + 24 * min_samples + 300)`` bytes.
     """
+    if backend == "cuda":
+        return cluster_tree(embedding_tree(embedding, config.min_samples, backend=backend), config)
     _check_size(len(embedding), config)
-    model = _fitted(embedding, config, keep_tree=False)
+    model = _fitted(_checked(embedding), config, keep_tree=False)
     tree = model.condensed_tree_.to_numpy()
     return _clustering(model.labels_, model.probabilities_, model.cluster_persistence_, tree, config)
 
 
-def embedding_tree(embedding: Array, min_samples: int) -> Array:
+def embedding_tree(embedding: Array, min_samples: int, *, backend: str = "cpu") -> Array:
     """Return the minimum spanning tree of mutual reachability on an embedding, for `cluster_tree`.
 
     Settings that differ in anything but `min_samples` share it: ``cluster_tree(embedding_tree(e, m), config)`` has the
@@ -92,6 +99,8 @@ def embedding_tree(embedding: Array, min_samples: int) -> Array:
     ----------
     embedding : array, (feature, component), float32
     min_samples : int
+    backend : {"cpu", "cuda"}
+        As of `cluster_embedding`.
 
     Returns
     -------
@@ -104,12 +113,14 @@ def embedding_tree(embedding: Array, min_samples: int) -> Array:
     """
     config = HdbscanConfig(min_cluster_size=2, min_samples=min_samples)
     _check_size(len(embedding), config)
+    embedding = _checked(embedding)
+    if backend == "cuda":
+        return _tree_cuml(embedding, config)
     tree: Array = _fitted(embedding, config, keep_tree=True).minimum_spanning_tree_.to_numpy()
     return tree
 
 
-def _fitted(embedding: Array, config: HdbscanConfig, keep_tree: bool) -> Any:
-    """The library's model of an embedding."""
+def _checked(embedding: Array) -> Array:
     embedding = np.asarray(embedding)
     if embedding.ndim != 2:
         raise InputError(f"the embedding has shape {embedding.shape}; (feature, component) is expected")
@@ -119,6 +130,11 @@ def _fitted(embedding: Array, config: HdbscanConfig, keep_tree: bool) -> Any:
             f"the embedding of {len(bad)} of {len(embedding)} features is NaN or infinite, first in row {bad[0]}: "
             "check the neighbours it was made from"
         )
+    return embedding
+
+
+def _fitted(embedding: Array, config: HdbscanConfig, keep_tree: bool) -> Any:
+    """The library's model of an embedding."""
     import hdbscan
 
     # Prim's algorithm breaks ties as `spanning` does; Borůvka's does not, and is half to 1.3 times as fast.
@@ -133,6 +149,25 @@ def _fitted(embedding: Array, config: HdbscanConfig, keep_tree: bool) -> Any:
         core_dist_n_jobs=1,
         gen_min_span_tree=keep_tree,
     ).fit(embedding)
+
+
+def _tree_cuml(embedding: Array, config: HdbscanConfig) -> Array:
+    """Spanning tree of mutual reachability by cuML: euclidean, min_samples without the feature itself, as here."""
+    from cuml.cluster import HDBSCAN
+
+    if config.min_samples > CUML_SAMPLES:
+        raise ConfigError(
+            f"hdbscan.min_samples is {config.min_samples}, but cuML takes at most {CUML_SAMPLES}: lower it"
+        )
+    model = HDBSCAN(
+        min_cluster_size=config.min_cluster_size,
+        min_samples=config.min_samples,  # its default, min_cluster_size, costs memory
+        metric="euclidean",
+        gen_min_span_tree=True,
+        build_algo="brute_force",
+        output_type="numpy",
+    ).fit(embedding)
+    return sort_edges(np.asarray(model.minimum_spanning_tree_.to_numpy(), np.float64))
 
 
 def cluster_distances(distances: Array, config: HdbscanConfig, *, chord: bool = False) -> Clustering:

@@ -110,6 +110,11 @@ class Computation:
         self.out = out
         self.counts = counts
         self._near: dict[str, Any] = {}
+        if scheduler.device != "cpu":
+            log.warning(
+                "sweep: only extraction uses %s; Gram matrices, embeddings and clusters of a sweep are computed on the "
+                "host in this version", scheduler.device,
+            )  # fmt: skip
 
     def path(self, name: str) -> Path:
         """File of a shared thing."""

@@ -184,9 +184,27 @@ class AnalyseConfig(Section):
 
 
 class DeviceConfig(Section):
-    """Memory that a stage may use."""
+    """Memory that a worker may use: of its GPU where it has one, else of the host."""
 
-    memory: str | None = Field(None, description='such as "6GB"; default: 60% of what is free')
+    memory: str | None = Field(
+        None, description='such as "6GB"; default: on a GPU all that is free, on a CPU 60% of what is free'
+    )
+
+
+class PlanConfig(Section):
+    """Shapes for ``--plan`` where the hub is out of reach; a run takes the real ones and ignores these."""
+
+    d_in: int | None = Field(None, ge=1, description="width of the hook")
+    d_sae: int | None = Field(None, ge=1, description="features of the SAE")
+    model_bytes: str | None = Field(None, description='weights up to the hook in model.dtype, such as "1.5GB"')
+
+    @model_validator(mode="after")
+    def _together(self) -> PlanConfig:
+        if len({value is None for value in (self.d_in, self.d_sae, self.model_bytes)}) == 2:
+            raise ValueError("d_in, d_sae and model_bytes belong together; give all three or none")
+        if self.model_bytes is not None:
+            parse_bytes(self.model_bytes, "plan.model_bytes")
+        return self
 
 
 class SchedulerConfig(Section):
@@ -226,6 +244,7 @@ class Config(Section):
     analyse: AnalyseConfig = AnalyseConfig()
     device: DeviceConfig = DeviceConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    plan: PlanConfig = PlanConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -282,6 +301,11 @@ class Config(Section):
         """Metric between features."""
         return self.neighbors.metric or self.umap.metric
 
+    @property
+    def device_bytes(self) -> int | None:
+        """``device.memory`` in bytes; None where it is not set."""
+        return None if self.device.memory is None else parse_bytes(self.device.memory)
+
     def resolved(self) -> dict[str, Any]:
         """Return all fields as plain data, as written to ``config.yaml``."""
         return self.model_dump(mode="json")
@@ -290,7 +314,7 @@ class Config(Section):
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, key: str = "device.memory") -> int:
     """Turn ``6GB``, ``5.5 GiB`` or ``800MB`` into bytes.
 
     Raises
@@ -306,7 +330,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]+)\s*", text)
     unit = UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None or float(match[1]) <= 0:
-        raise ConfigError(f"device.memory is {text!r}: write a positive number and a unit, such as 6GB or 800MiB")
+        raise ConfigError(f"{key} is {text!r}: write a positive number and a unit, such as 6GB or 800MiB")
     return int(float(match[1]) * unit)
 
 

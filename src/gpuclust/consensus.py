@@ -59,12 +59,14 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
     return np.take_along_axis(indices, order, axis=1).astype(np.int32), moved
 
 
-def member(indices: Array, distances: Array, n_prompts: int, config: Config, number: int) -> Array:
+def member(
+    indices: Array, distances: Array, n_prompts: int, config: Config, number: int, backend: str = "cpu"
+) -> Array:
     """Cluster once: the labels of a member of the consensus.
 
     Parameters
     ----------
-    indices, distances, n_prompts, config, number
+    indices, distances, n_prompts, config, number, backend
         As in `member_embedding`; section hdbscan applies too.
 
     Returns
@@ -72,11 +74,13 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
     array, (feature,), int32
         Labels, -1 noise.
     """
-    embedding = member_embedding(indices, distances, n_prompts, config, number)
-    return cluster_embedding(embedding, config.hdbscan).labels
+    embedding = member_embedding(indices, distances, n_prompts, config, number, backend)
+    return cluster_embedding(embedding, config.hdbscan, backend=backend).labels
 
 
-def member_embedding(indices: Array, distances: Array, n_prompts: int, config: Config, number: int) -> Array:
+def member_embedding(
+    indices: Array, distances: Array, n_prompts: int, config: Config, number: int, backend: str = "cpu"
+) -> Array:
     """Embed once: member 0 on the neighbours as they are, the others on redrawn ones with seeds of their own.
 
     Parameters
@@ -87,6 +91,7 @@ def member_embedding(indices: Array, distances: Array, n_prompts: int, config: C
     config : Config
         Sections umap and consensus.
     number : int
+    backend : {"cpu", "cuda"}
 
     Returns
     -------
@@ -100,7 +105,7 @@ def member_embedding(indices: Array, distances: Array, n_prompts: int, config: C
         elif number == 1:
             log.info("consensus: no standard error is known for the metric %s; members differ by seed", config.metric)
         umap = umap.model_copy(update={"random_state": seed, "n_epochs": config.consensus.n_epochs})
-    return embed(indices, distances, umap)[0]
+    return embed(indices, distances, umap, backend=backend)[0]
 
 
 def combine(members: Sequence[Array], config: Config) -> Clustering:

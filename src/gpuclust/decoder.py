@@ -81,7 +81,7 @@ def promoted(unit: Array, members: Sequence[Array], unembedding: Array, n: int) 
     unembedding : array, (d, vocabulary), float32
         W_U.
     n : int
-        Tokens a cluster.
+        Tokens a cluster, at least 1.
 
     Returns
     -------
@@ -90,8 +90,10 @@ def promoted(unit: Array, members: Sequence[Array], unembedding: Array, n: int) 
     """
     n = min(n, unembedding.shape[1])
     found = np.empty((len(members), n), dtype=np.int64)
-    for c, rows in enumerate(members):
-        logits = unit[rows].mean(axis=0) @ unembedding
-        best = np.argpartition(-logits, n - 1)[:n] if n else np.empty(0, np.int64)
-        found[c] = best[np.lexsort((best, -logits[best]))]
+    step = max(1, BLOCK // unembedding.shape[1])
+    for start in range(0, len(members), step):
+        directions = np.stack([unit[rows].mean(axis=0) for rows in members[start : start + step]])
+        for c, logits in enumerate(directions @ unembedding, start):
+            best = np.argpartition(-logits, n - 1)[:n]
+            found[c] = best[np.lexsort((best, -logits[best]))]
     return found

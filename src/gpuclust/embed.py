@@ -24,7 +24,7 @@ REACH, JITTER = 10.0, 1e-4  # largest coordinate of the start, and its noise: um
 
 
 def embed(
-    indices: Array, distances: Array, config: UmapConfig, n_components: int | None = None
+    indices: Array, distances: Array, config: UmapConfig, n_components: int | None = None, *, backend: str = "cpu"
 ) -> tuple[Array, tuple[str, ...]]:
     """Embed features by their nearest neighbours with UMAP.
 
@@ -38,6 +38,9 @@ def embed(
         `n_neighbors` of the k columns are used.
     n_components : int, optional
         Dimensions of the embedding; default `config.n_components`.
+    backend : {"cpu", "cuda"}
+        umap-learn, or cuML's UMAP: the same neighbours, start and settings, but another optimiser, so coordinates
+        differ.
 
     Returns
     -------
@@ -64,8 +67,18 @@ def embed(
     components = config.n_components if n_components is None else n_components
     start = initial_layout(indices, distances, components, config.random_state)
 
-    import numba
     import scipy.sparse.csgraph
+
+    layout = _umap_cuml if backend == "cuda" else _umap_learn
+    embedding = layout(indices, distances, start, config)
+    if not np.isfinite(embedding).all():
+        raise InputError(f"UMAP ({backend}) gave coordinates that are not finite: check the neighbours' distances")
+    parts, part = scipy.sparse.csgraph.connected_components(_weights(indices, distances), directed=False)
+    return embedding, _note_parts(int(parts), part, config)
+
+
+def _umap_learn(indices: Array, distances: Array, start: Array, config: UmapConfig) -> Array:
+    import numba
     from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
 
     random = np.random.RandomState(config.random_state)
@@ -84,7 +97,7 @@ def embed(
         embedding, _ = simplicial_set_embedding(
             data=None,
             graph=graph,
-            n_components=components,
+            n_components=start.shape[1],
             initial_alpha=1.0,
             a=a,
             b=b,
@@ -101,8 +114,28 @@ def embed(
         )
     finally:
         numba.set_num_threads(threads)
-    parts, part = scipy.sparse.csgraph.connected_components(graph, directed=False)
-    return np.asarray(embedding, np.float32), _note_parts(int(parts), part, config)
+    return np.asarray(embedding, np.float32)
+
+
+def _umap_cuml(indices: Array, distances: Array, start: Array, config: UmapConfig) -> Array:
+    """cuML's UMAP of the same graph. It checks only that each row names itself: order and column 0 are ours."""
+    from cuml.manifold import UMAP
+
+    model = UMAP(
+        n_neighbors=config.n_neighbors,
+        n_components=start.shape[1],
+        n_epochs=config.n_epochs,
+        min_dist=config.min_dist,
+        spread=1.0,
+        negative_sample_rate=5,
+        init=start,  # its spectral start falls back to a random one with only a log line
+        random_state=config.random_state,
+        build_algo="brute_force_knn",  # the only one that takes a graph as it is
+        output_type="numpy",
+    )
+    placeholder = np.zeros((len(indices), 1), np.float32)  # only its length is read
+    graph = (indices.astype(np.int64), distances)
+    return np.asarray(model.fit_transform(placeholder, knn_graph=graph), np.float32)
 
 
 def initial_layout(indices: Array, distances: Array, n_components: int, random_state: int) -> Array:

@@ -12,6 +12,7 @@
     │   ├── ActivationError       activations that cannot be stored: NaN, infinite, too large for the dtype
     │   ├── MemoryBudgetError     a stage that cannot fit the memory it is allowed
     │   └── SchedulerError        a scheduler that cannot be started or reached
+    ├── DeviceError               memory that runs out while a stage runs, or a GPU that fails; exit code 1
     └── CorruptDataError          stored bytes that fail their checksum; exit code 1
 
 Messages say what is wrong, both values, where, and the fix.
@@ -62,6 +63,10 @@ class MemoryBudgetError(InputError):
 
 class SchedulerError(InputError):
     """A scheduler that cannot be started or reached."""
+
+
+class DeviceError(GpuclustError):
+    """Memory that runs out while a stage runs, or a GPU that fails."""
 
 
 class CorruptDataError(GpuclustError):

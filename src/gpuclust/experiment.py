@@ -120,11 +120,12 @@ class Experiment:
     @contextlib.contextmanager
     def _workers(self) -> Iterator[Scheduler]:
         """Workers for the settings: one per core on this machine, as trials run on one thread each."""
-        settings = Config.model_validate(self.base).scheduler
+        base = Config.model_validate(self.base)
+        settings = base.scheduler
         if settings.n_workers is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             settings = settings.model_copy(update={"n_workers": cores})
-        with start(self.scheduler, settings) as started:
+        with start(self.scheduler, settings, base.device_bytes) as started:
             yield started
 
     # ------------------------------------------------------------ activations
@@ -156,7 +157,9 @@ class Experiment:
         folder = Folder(path, config)
         with contextlib.ExitStack() as stack:
             pipeline = Pipeline(
-                config, folder, _once(lambda: stack.enter_context(start(self.scheduler, config.scheduler))),
+                config, folder, _once(lambda: stack.enter_context(
+                    start(self.scheduler, config.scheduler, config.device_bytes)
+                )),
                 Progress(self.console, self.quiet), report=False,
             )  # fmt: skip
             before = folder.record["stages"].get("extract", {}).get("key")

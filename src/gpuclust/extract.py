@@ -1,6 +1,8 @@
 """Extract: prompts of one shard through the language model and the SAE, aggregated over tokens.
 
-A shard is one task: it loads, computes, writes and frees inside the task, and returns only a few numbers.
+A shard is one task: it loads, computes, writes and frees inside the task, and returns only a few numbers. On a GPU,
+results are copied back on a second stream while the next batch computes. When memory runs out, the batch is halved,
+then the slice of tokens that the SAE encodes at a time, and the shard goes on.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust import device as gpu
 from gpuclust import store
+from gpuclust.backend import Backend, on_host, resolve
 from gpuclust.config import Config
 from gpuclust.errors import ActivationError
-from gpuclust.reductions import EXAMPLES, MOMENTS
+from gpuclust.reductions import EXAMPLES, MOMENTS, State
 
 log = logging.getLogger("gpuclust")
 
-ENCODE_BYTES = 256 << 20  # float32 activations of all features that are in memory at a time
+# float32 activations of all features that are in memory at a time, by device; memory.py counts three times as much
+ENCODE_BYTES = {"cpu": 256 << 20, "cuda": 128 << 20}
+BACK_BYTES = 128 << 20  # aggregated values and positions of a batch
+SLICE_BYTES = 128 << 20  # stored activations that are on the GPU at a time for their moments
 
 
 def run_shard(
@@ -53,19 +60,17 @@ def run_shard(
     """
     from gpuclust import models, schema
 
+    backend = resolve(device)
     encoder = models.load_encoder(config, device)
-    activations, positions = aggregate_prompts(encoder, tokens, config)
+    activations, positions = aggregate_prompts(encoder, tokens, config, f"shard {index}")
     data = store.to_stored(activations, config.store.dtype, f"shard {index} (prompts {first} and on)")
-    states = {f"moments.{k}": v for k, v in MOMENTS.chunk(data, config.extract.activation_threshold).items()}
-    states["threshold"] = np.float64(config.extract.activation_threshold)
-    examples = EXAMPLES.chunk(data, positions, first, config.extract.top_examples)
-    states.update({f"examples.{k}": v for k, v in examples.items()})
+    states = _states(data, positions, first, config, backend)
     store.write_shard(out / schema.ACTIVATIONS, out / schema.SHARDS, index, first, data, states, key)
     return {"prompts": len(tokens), "tokens": sum(map(len, tokens)), "bytes": data.nbytes}
 
 
 def aggregate_prompts(
-    encoder: Any, tokens: list[np.ndarray[Any, Any]], config: Config
+    encoder: Any, tokens: list[np.ndarray[Any, Any]], config: Config, where: str = "extract"
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Run prompts through model and SAE and aggregate every feature over the tokens of its prompt.
 
@@ -75,46 +80,156 @@ def aggregate_prompts(
     tokens : list of int arrays
         Token ids of each prompt, special tokens not included.
     config : Config
+    where : str
+        For messages.
 
     Returns
     -------
     activations : array, (prompt, feature), float32
     positions : array, (prompt, feature), int16
         Index into the prompt's tokens of the largest abs(activation); -1 stands for the BOS token before them.
+
+    Raises
+    ------
+    DeviceError
+        If memory runs out for one prompt and one token at a time.
     """
     import torch
 
-    tokenizer = encoder.tokenizer
-    n_bos = bos_tokens(tokenizer, config)
-    padding = tokenizer.pad_token_id or 0  # masked by length, so any id will do
-    special = torch.tensor(sorted(tokenizer.all_special_ids), dtype=torch.long)
+    n_bos = bos_tokens(encoder.tokenizer, config)
+    lengths = [len(t) + n_bos for t in tokens]
     activations = np.zeros((len(tokens), encoder.d_sae), dtype=np.float32)
     positions = np.zeros((len(tokens), encoder.d_sae), dtype=np.int16)
+    most = max(1, BACK_BYTES // (6 * encoder.d_sae))
+    encode_bytes = ENCODE_BYTES[encoder.device.partition(":")[0]]
+    budget, step = config.extract.batch_tokens, max(1, encode_bytes // (4 * encoder.d_sae))
+    waiting = list(batches(lengths, budget, most=most))
+    back = _Back(activations, positions, overlap=encoder.device.startswith("cuda"))
     with torch.inference_mode():
-        for batch in batches([len(t) + n_bos for t in tokens], config.extract.batch_tokens):
-            longest = max(len(tokens[i]) for i in batch) + n_bos
-            ids = torch.full((len(batch), longest), padding, dtype=torch.long)
-            mask = torch.zeros((len(batch), longest), dtype=torch.long)
-            for row, i in enumerate(batch):
-                stop = n_bos + len(tokens[i])
-                if n_bos:
-                    ids[row, 0] = tokenizer.bos_token_id
-                ids[row, n_bos:stop] = torch.from_numpy(tokens[i].astype(np.int64))
-                mask[row, :stop] = 1
-            residual = encoder.residual(ids, mask)
-            _check_finite(residual, mask, batch)
-            for row, i in enumerate(batch):
-                used = _used_positions(ids[row, : n_bos + len(tokens[i])], n_bos, special, config)
-                value, position = _aggregate(encoder, residual[row, used.to(residual.device)], config)
-                activations[i] = value.cpu().numpy()
-                positions[i] = used.numpy()[position.cpu().numpy()] - n_bos
+        while waiting:
+            batch, failure = waiting.pop(0), ""
+            try:
+                back.put(batch, *_run_batch(encoder, [tokens[i] for i in batch], batch, n_bos, step, config))
+            except (MemoryError, RuntimeError) as error:
+                if not gpu.is_out_of_memory(error):
+                    raise
+                failure = f"{type(error).__name__}: {gpu.first_line(error)}"
+            if not failure:
+                continue
+            back.drain()
+            if len(batch) > 1:  # out of the except block: its traceback held the batch's tensors
+                budget = max(1, len(batch) * max(lengths[i] for i in batch) // 2)
+                most = min(most, len(batch) // 2)
+                waiting = list(batches(lengths, budget, [*batch, *(i for other in waiting for i in other)], most))
+                log.warning("%s: out of memory with a batch of %d prompts (%s); going on with batches of %d tokens",
+                            where, len(batch), failure, budget)  # fmt: skip
+            elif step > 1:
+                waiting, step = [batch, *waiting], step // 2
+                log.warning("%s: out of memory for one prompt (%s); going on with %d tokens at a time in the SAE",
+                            where, failure, step)  # fmt: skip
+            else:
+                raise gpu.out_of_memory("extract", failure)
+        back.drain()
     return activations, positions
 
 
-def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Group prompts of similar length so that prompts x longest stays within `budget` tokens.
+def _run_batch(
+    encoder: Any, tokens: list[np.ndarray[Any, Any]], batch: list[int], n_bos: int, step: int, config: Config
+) -> tuple[Any, Any]:
+    """Values and positions of a batch of prompts, (prompt, feature), float32 and int16, on the device."""
+    import torch
 
-    A prompt longer than the budget makes a batch of its own.
+    tokenizer = encoder.tokenizer
+    padding = tokenizer.pad_token_id or 0  # masked by length, so any id will do
+    special = torch.tensor(sorted(tokenizer.all_special_ids), dtype=torch.long)
+    longest = max(map(len, tokens)) + n_bos
+    ids = torch.full((len(tokens), longest), padding, dtype=torch.long)
+    mask = torch.zeros((len(tokens), longest), dtype=torch.long)
+    for row, text in enumerate(tokens):
+        stop = n_bos + len(text)
+        if n_bos:
+            ids[row, 0] = tokenizer.bos_token_id
+        ids[row, n_bos:stop] = torch.from_numpy(text.astype(np.int64))
+        mask[row, :stop] = 1
+    residual = encoder.residual(ids, mask)
+    _check_finite(residual, mask, batch)
+    values = torch.empty((len(tokens), encoder.d_sae), dtype=torch.float32, device=residual.device)
+    positions = torch.empty(values.shape, dtype=torch.int16, device=residual.device)
+    for row, text in enumerate(tokens):
+        used = _used_positions(ids[row, : n_bos + len(text)], n_bos, special, config).to(residual.device)
+        values[row], position = _aggregate(encoder, residual[row, used], step, config)
+        positions[row] = used[position] - n_bos
+    return values, positions
+
+
+class _Back:
+    """Brings a batch's results to the host; with `overlap` one batch behind, on a CUDA stream of its own."""
+
+    def __init__(self, activations: Any, positions: Any, *, overlap: bool) -> None:
+        self.targets = (activations, positions)
+        self.coming: Any = None
+        self.stream: Any = None
+        if overlap:
+            import torch
+
+            self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def put(self, batch: list[int], *results: Any) -> None:
+        """Take over a batch's results, tensors of (prompt, feature)."""
+        if self.stream is None:
+            self._write(batch, results)
+            return
+        import torch
+
+        self.drain()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            host = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in results]
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(self.stream)
+        self.coming = (batch, host, done, results)  # the results must outlive their copy
+
+    def drain(self) -> None:
+        """Wait for what is still on its way."""
+        if self.coming is not None:
+            batch, host, done, _ = self.coming
+            done.synchronize()
+            self._write(batch, host)
+            self.coming = None
+
+    def _write(self, batch: list[int], results: Any) -> None:
+        for target, result in zip(self.targets, results, strict=True):
+            target[batch] = result.numpy()
+
+
+def _states(
+    data: np.ndarray[Any, Any], positions: np.ndarray[Any, Any], first: int, config: Config, backend: Backend
+) -> State:
+    """Moments and top examples of a shard; on a GPU a slice of prompts at a time, halved when memory runs out."""
+    options = config.extract
+
+    def compute(step: int) -> State:
+        xp = backend.xp
+        moments, examples = [], []
+        for start in range(0, len(data), step):
+            part, where = (xp.asarray(array[start : start + step]) for array in (data, positions))
+            moments.append(on_host(MOMENTS.chunk(part, options.activation_threshold, xp)))
+            examples.append(on_host(EXAMPLES.chunk(part, where, first + start, options.top_examples, xp)))
+        states = {f"moments.{name}": value for name, value in MOMENTS.merge(moments).items()}
+        return states | {f"examples.{name}": value for name, value in EXAMPLES.merge(examples).items()}
+
+    step = len(data) if backend.name == "cpu" else max(1, SLICE_BYTES // (data.itemsize * data.shape[1]))
+    states: State = gpu.halving("extract", min(step, len(data)), compute)
+    states["threshold"] = np.float64(options.activation_threshold)
+    return states
+
+
+def batches(
+    lengths: list[int], budget: int, prompts: list[int] | None = None, most: int | None = None
+) -> Iterator[list[int]]:
+    """Group prompts (default all) of similar length so that prompts x longest stays within `budget` tokens.
+
+    A prompt longer than the budget makes a batch of its own; a batch has at most `most` prompts.
 
     Examples
     --------
@@ -122,8 +237,8 @@ def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
     [[1, 2], [0], [3]]
     """
     batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[index] > budget:
+    for index in sorted(range(len(lengths)) if prompts is None else prompts, key=lambda i: (lengths[i], i)):
+        if batch and ((len(batch) + 1) * lengths[index] > budget or len(batch) == most):
             yield batch
             batch = []
         batch.append(index)
@@ -149,12 +264,11 @@ def _used_positions(ids: Any, n_bos: int, special: Any, config: Config) -> Any:
     return used if len(used) else everything[n_bos:]
 
 
-def _aggregate(encoder: Any, residual: Any, config: Config) -> tuple[Any, Any]:
-    """Aggregate one prompt: its value and the position of its largest abs(activation), both (feature,)."""
+def _aggregate(encoder: Any, residual: Any, step: int, config: Config) -> tuple[Any, Any]:
+    """Aggregate one prompt, `step` tokens at a time: value and position of the largest abs(activation), (feature,)."""
     import torch
 
     how = config.extract.aggregate
-    step = max(1, ENCODE_BYTES // (4 * encoder.d_sae))
     total: Any = None
     peak: Any = None
     where: Any = None
@@ -168,7 +282,7 @@ def _aggregate(encoder: Any, residual: Any, config: Config) -> tuple[Any, Any]:
             peak, where = torch.where(newer, largest, peak), torch.where(newer, at + start, where)
         part = {"max": acts.max(dim=0).values, "last": acts[-1]}.get(how)
         if part is None:
-            part = acts.double().sum(dim=0)
+            part = acts.sum(dim=0, dtype=torch.float64)
         if total is not None and how != "last":
             part = torch.maximum(total, part) if how == "max" else total + part
         total = part

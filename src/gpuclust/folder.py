@@ -6,6 +6,7 @@ configuration the stage depends on, of the keys of the stages before it, and of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -27,9 +28,10 @@ PACKAGES = (
     "gpuclust", "dask", "datasets", "hdbscan", "numpy", "sae-lens", "torch", "transformer-lens", "transformers",
     "umap-learn", "xarray", "zarr",
 )  # fmt: skip
+GPU_PACKAGES = ("cuml-cu13", "cupy-cuda13x", "dask-cuda", "rmm-cu13")  # where they are installed
 RECORD_VERSION = 1
 # Settings that change how a run is computed, not what comes out, and settings that the first two stages depend on.
-RESULT_FREE = ("scheduler", "device", "extract.batch_tokens")
+RESULT_FREE = ("scheduler", "device", "plan", "extract.batch_tokens")
 AFTER_EXTRACTION = (
     "extract.activation_threshold", "select", "neighbors", "umap", "hdbscan", "consensus", "quality", "analyse",
 )  # fmt: skip
@@ -197,4 +199,8 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    for name in GPU_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

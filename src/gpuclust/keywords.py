@@ -8,61 +8,69 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-N_PROMPTS = 30  # most distinctive prompts, whose words and sources describe a cluster
 WORD_STARTS = ("Ġ", "▁")  # how byte-level BPE and SentencePiece mark a token that begins a word
 
 
-def relative_strength(activations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Take each cluster's activation relative to the other clusters, so that long prompts do not win everywhere.
+def class_tf_idf(counts: Any) -> Any:
+    """Weigh words by class-based TF-IDF: what marks a class weighs more than what is frequent in all.
 
-    The z-score over prompts, less its mean over clusters; with one cluster, the z-score. (prompt, cluster), float64.
-    """
-    spread = activations.std(axis=0)
-    z = (activations - activations.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    relative: np.ndarray[Any, Any] = z - z.mean(axis=1, keepdims=True) if z.shape[1] > 1 else z
-    return relative
-
-
-def distinctive(activations: np.ndarray[Any, Any], n: int = N_PROMPTS) -> np.ndarray[Any, Any]:
-    """Return the rows of the n most distinctive prompts of each cluster, best first: int array, (n, cluster)."""
-    return np.argsort(-relative_strength(activations), axis=0, kind="stable")[:n]
-
-
-def keywords(texts: Sequence[str], activations: np.ndarray[Any, Any], n: int) -> list[list[str]]:
-    """Find the words that mark the prompts of each cluster.
-
-    A cluster's document is its most distinctive prompts (see `distinctive`).
-    The weight of a word is p ln(p/q), its part of the Kullback-Leibler divergence of the document (share p) from all
-    prompts (share q).
+    w = t/T ln(1 + A/f), with t the count of a word in a class of T words, f its count in all classes and A the mean of
+    T over classes (Grootendorst, BERTopic, arXiv 2203.05794).
 
     Parameters
     ----------
-    texts : sequence of str
-    activations : array, (prompt, cluster)
+    counts : scipy.sparse array, (class, word)
+
+    Returns
+    -------
+    scipy.sparse array, (class, word), float64
+    """
+    from scipy.sparse import diags_array
+
+    total, everywhere = counts.sum(axis=1), counts.sum(axis=0)
+    rarity = np.log1p(total.mean() / np.where(everywhere > 0, everywhere, np.inf))
+    return (diags_array(1 / np.where(total > 0, total, 1)) @ counts @ diags_array(rarity)).tocsr()
+
+
+def keywords(texts: pd.Series[str], top: np.ndarray[Any, Any], n: int) -> list[list[str]]:
+    """Find the words that mark the prompts of each cluster.
+
+    A cluster's document is its most distinctive prompts; the words of all documents are weighed by `class_tf_idf`.
+
+    Parameters
+    ----------
+    texts : Series of str
+    top : int array, (rank, cluster)
+        Positions in `texts` of each cluster's most distinctive prompts.
     n : int
 
     Returns
     -------
     list of list of str, one list a cluster, best word first
     """
-    n_clusters = activations.shape[1]
+    n_clusters = top.shape[1]
     if n == 0 or n_clusters == 0:
         return [[] for _ in range(n_clusters)]
+    from scipy.sparse import csr_array
     from sklearn.feature_extraction.text import CountVectorizer
 
+    used, place = np.unique(top, return_inverse=True)
     vectorizer = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b")
     try:
-        counts = vectorizer.fit_transform(texts)
+        counts = vectorizer.fit_transform(texts.iloc[used])
     except ValueError:  # scikit-learn's "empty vocabulary": only stop words, digits or signs
         return [[] for _ in range(n_clusters)]
-    names = vectorizer.get_feature_names_out()
-    top = distinctive(activations)
-    documents = np.stack([np.asarray(counts[top[:, c]].sum(axis=0)).ravel() for c in range(n_clusters)])
-    share = documents / np.maximum(documents.sum(axis=1, keepdims=True), 1)
-    overall = np.asarray(counts.sum(axis=0)).ravel()
-    weight = share * np.log(np.where(share > 0, share, 1) / (overall / overall.sum()))
-    best = np.argsort(-weight, axis=1, kind="stable")[:, :n]
-    return [[str(names[w]) for w in best[c] if weight[c, w] > 0] for c in range(n_clusters)]
+    holds = csr_array((np.ones(top.size), (np.indices(top.shape)[1].ravel(), place.ravel())))
+    return best_words(class_tf_idf(holds @ counts), vectorizer.get_feature_names_out(), n)
+
+
+def best_words(weight: Any, names: Sequence[str], n: int) -> list[list[str]]:
+    """Return the n words of largest weight of each class, ties in the words' order; `weight` is sparse."""
+    found = []
+    for first, stop in zip(weight.indptr[:-1], weight.indptr[1:], strict=True):
+        words, values = weight.indices[first:stop], weight.data[first:stop]
+        found.append([str(names[w]) for w in words[np.lexsort((words, -values))[:n]]])
+    return found
 
 
 def peak_tokens(
@@ -71,25 +79,30 @@ def peak_tokens(
     """Name the words at which the features of each cluster peak, in their strongest prompts.
 
     A word is the peak token with the tokens that continue it on either side. It counts once per feature, by the share
-    of the feature's examples that peak there, so that one loud feature does not speak for its cluster.
+    of the feature's examples that peak there, so that one loud feature does not speak for its cluster; the counts are
+    weighed by `class_tf_idf`, so that words at which features of all clusters peak come last.
 
     Returns
     -------
     dict of int to list of str
-        Cluster to tokens, most frequent first.
+        Cluster to words, best first.
     """
+    from scipy.sparse import csr_array
+
     label = features.loc[features["kept"], ["feature", "label"]]
     label = label[label["label"] >= 0]
     rows = examples[examples["position"] >= 0].merge(label, on="feature")
     tokens = prompts["tokens"].to_numpy()
     words = [_word_at(tokens[p], int(i), tokenizer) for p, i in zip(rows["prompt"], rows["position"], strict=True)]
-    per_feature = rows.groupby("feature")["rank"].transform("count")
-    found: dict[int, dict[str, float]] = {}
-    for cluster, word, total in zip(rows["label"], words, per_feature, strict=True):
-        if word:
-            share = found.setdefault(int(cluster), {})
-            share[word] = share.get(word, 0) + 1 / int(total)
-    return {cluster: sorted(share, key=lambda token: (-share[token], token))[:n] for cluster, share in found.items()}
+    rows = rows.assign(word=words, share=1 / rows.groupby("feature")["rank"].transform("count"))
+    rows = rows[rows["word"] != ""]
+    if rows.empty:
+        return {}
+    word, vocabulary = pd.factorize(rows["word"], sort=True)
+    cluster, clusters = pd.factorize(rows["label"].astype("int64"), sort=True)
+    counts = csr_array((rows["share"].to_numpy(), (cluster, word)), shape=(len(clusters), len(vocabulary)))
+    found = best_words(class_tf_idf(counts), vocabulary.tolist(), n)
+    return dict(zip(clusters.tolist(), found, strict=True))
 
 
 def _word_at(ids: Any, position: int, tokenizer: Any) -> str:

@@ -1,28 +1,42 @@
 """Projected peak bytes of every stage: pure arithmetic on shapes, no array library.
 
-A figure is what a worker process needs at once, the process itself included. Stages are planned to fit the budget:
-block rows, Gram tiles and passes follow from it; what cannot fit is refused before anything runs.
+A figure is what a worker process needs at once, the process itself included: in host memory, and on GPU workers in the
+GPU's memory as well. Stages are planned to fit the budget: block rows, Gram tiles and passes follow from it; what
+cannot fit is refused before anything runs.
+
+``device.memory`` bounds one thing: on GPU workers the GPU's memory, CUDA context included; on CPU workers the process's
+host memory. The host memory of GPU workers is held to a share of what is free.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gpuclust.config import Config, parse_bytes
+from gpuclust.device import RESERVE as CONTEXT
 from gpuclust.errors import MemoryBudgetError
 
 PROCESS = 1_800_000_000  # a worker with its libraries imported, and what malloc keeps
+PROCESS_CUDA = 3_000_000_000  # the same, 0.4 GB of RAPIDS once imported, and an allowance for CUDA's own on the host
 SLABS = 6 * 8 * (1 << 20)  # float64 slabs of the moments
 ENCODE = 3 * (256 << 20)  # float32 SAE activations of a slice of tokens and their temporaries
+DEVICE_ENCODE = 3 * (128 << 20)  # the same on a GPU, where slices are smaller
+BACK = 2 * (128 << 20)  # aggregated values and positions of a batch, and those of the batch before, on their way
+# Slices of a shard on a GPU with their positions, this one and the one before; slabs of moments and keys
+MOMENTS = 4 * (128 << 20) + 9 * 8 * (1 << 22)
+SUMS = 2 * 8 * (1 << 22)  # float64 slabs of a block's column sums on a GPU
+UMAP_WORK, HDBSCAN_WORK = 300_000_000, 1_000_000_000  # cuML's workspaces: estimates, not measured
 TILE = 4096
 MAX_ROWS = 2048
-RESERVE = 0.6  # share of the free memory that is used when no budget is set
+PROFILE_ROWS = 4096  # prompts of a block of clusters' activations
+FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a projection depends on. `model_bytes` counts the weights in memory; 0 where they are not known yet.
+    """What a projection depends on. `model_bytes` and `sae_bytes` count weights in memory; 0 where not known yet.
 
     `n_groups` and `n_views` count the groups of prompts that have a Gram of their own, and the sums of them that
     neighbours are wanted for.
@@ -35,17 +49,19 @@ class Shapes:
     model_bytes: int = 0
     n_groups: int = 1
     n_views: int = 1
+    sae_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One line of the plan: bytes are of reading and writing the store, peak is of a worker."""
+    """One line of the plan: bytes are of reading and writing the store, peaks of a worker; None without a GPU."""
 
     stage: str
     passes: int
     bytes: int
     peak: int
     setting: str
+    device_peak: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,10 +70,14 @@ class Plan:
 
     Attributes
     ----------
+    budget : int
+        Bytes of host memory that a worker may use.
     rows : int
         Prompts of a block read at a time.
     tile, tiles_per_pass : int
         Features of a Gram tile, and tiles held at a time.
+    device_budget : int or None
+        Bytes of GPU memory that a worker may use.
     """
 
     budget: int
@@ -65,19 +85,36 @@ class Plan:
     tile: int
     tiles_per_pass: int
     stages: tuple[StagePlan, ...]
+    device_budget: int | None = None
 
 
-def budget(config: Config, n_workers: int = 1) -> int:
-    """Return the bytes a worker may use: ``device.memory``, or its part of a share of what is free on this machine."""
-    if config.device.memory is not None:
+def budget(config: Config, n_workers: int = 1, device: str = "cpu") -> int:
+    """Return the host bytes a worker may use.
+
+    On CPU workers ``device.memory``; without it, and on GPU workers, a worker's part of a share of what is free here.
+    """
+    if config.device.memory is not None and device == "cpu":
         return parse_bytes(config.device.memory)
     import psutil
 
-    return int(psutil.virtual_memory().available * RESERVE / n_workers)
+    return int(psutil.virtual_memory().available * FREE_SHARE / n_workers)
 
 
-def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) -> Plan:
+def plan(
+    config: Config, shapes: Shapes, allowed: int, only: str | None = None, device_allowed: int | None = None
+) -> Plan:
     """Project every stage and refuse what cannot fit; with `only`, hold just that stage to the budget.
+
+    Parameters
+    ----------
+    config : Config
+    shapes : Shapes
+    allowed : int
+        Bytes of host memory of a worker.
+    only : str, optional
+        A stage.
+    device_allowed : int, optional
+        Bytes of GPU memory of a worker; on a GPU, blocks, tiles and passes follow from it.
 
     Raises
     ------
@@ -85,74 +122,201 @@ def plan(config: Config, shapes: Shapes, allowed: int, only: str | None = None) 
         Names the stage that needs most, the projected and the allowed bytes, and the setting to change.
     """
     item = 2 if config.store.dtype == "float16" else 4
+    if device_allowed is None:
+        result = _plan_cpu(config, shapes, allowed, item)
+    else:
+        result = _plan_cuda(config, shapes, allowed, device_allowed, item)
+    _refuse(result, only, shapes)
+    return result
+
+
+def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
+    kept = shapes.n_kept
     store = shapes.n_prompts * shapes.n_features * item
     base = PROCESS + _weights(shapes)  # the encoder stays loaded
-    room = max(allowed - base, 0)
-    per_row = shapes.n_features * item * 2 + shapes.n_kept * (item + 8)
+    per_row = shapes.n_features * item * 2 + kept * (item + 8)
+    rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(allowed - base, 0), per_row, 8, _gram_extra)
+    shard = min(config.store.shard_prompts, shapes.n_prompts) * shapes.n_features
+    examples = shapes.n_features * config.extract.top_examples * 14 * 2
+    extract = base + _forward(config, shapes, 4) + ENCODE + BACK // 2 + SLABS + shard * (4 + 2 + 2 * item) + examples
+    peaks = {
+        "extract": extract,
+        "reduce": base + SLABS + 20 * shapes.n_features * 8,
+        "neighbors": base + rows * per_row + per_pass * shapes.n_groups * tile * tile * 8 + _gram_extra(tile, shapes),
+    }
+    if config.neighbors.method == "sketch":
+        peaks["neighbors"] = (
+            base + rows * per_row + kept * config.neighbors.sketch_size * 24 + _gram_extra(tile, shapes)
+        )
+    elif not config.umap.enabled:
+        peaks["neighbors"] += _dense(shapes)
+    peaks |= _host_of_clusters(config, shapes, base)
+    peaks["quality"] = _quality(config, shapes, rows, peaks)
+    peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _weights(shapes)
+    return Plan(allowed, rows, tile, per_pass, _stages(config, store, -(-n_tiles // per_pass), peaks, {}))
+
+
+def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int, item: int) -> Plan:
+    kept, features = shapes.n_kept, shapes.n_features
+    store = shapes.n_prompts * features * item
+    landing = features * item + -(-features // 8)  # a row as it crosses the bus, packed at worst
+    copies = 2 if shapes.n_groups == 1 else 3  # the kept columns of a block and of the one before; a group's part of it
+    per_row = 2 * landing + 2 * features * item + copies * kept * item
+    rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(device_allowed - CONTEXT, 0), per_row, 4, _device_extra)
+    weights = shapes.model_bytes + (shapes.sae_bytes or shapes.d_in * features * 4)
+    width = 4 if config.model.dtype == "float32" else 2
+    encode = _forward(config, shapes, width) + DEVICE_ENCODE + BACK
+    gram = CONTEXT + rows * per_row + per_pass * shapes.n_groups * tile * tile * 4 + _device_extra(tile, shapes)
+    components = max(config.umap.n_components, 2)
+    device = {
+        "extract": CONTEXT + weights + max(encode, MOMENTS),
+        "reduce": CONTEXT + rows * per_row + MOMENTS,
+        "neighbors": CONTEXT if config.neighbors.method == "sketch" else gram,
+        "embed": CONTEXT + UMAP_WORK + kept * (96 * config.umap.n_neighbors + 16 * components),
+        "cluster": CONTEXT,
+        "analyse": CONTEXT,
+    }
+    if config.umap.enabled:
+        samples = config.hdbscan.min_samples
+        device["cluster"] += HDBSCAN_WORK + kept * (8 * components + 36 * samples + 300)
+    host_weights = shapes.model_bytes + 2 * shapes.d_in * features * 4  # they pass through host memory
+    shard = min(config.store.shard_prompts, shapes.n_prompts) * features
+    base = PROCESS_CUDA
+    examples = features * config.extract.top_examples * 14 * 2
+    blocks = 2 * rows * landing + shard * item + rows * features * item  # pinned, a shard as stored, a decoded block
+    host = {
+        "extract": base + host_weights + shard * (4 + 2 + 2 * item) + 2 * BACK + examples,
+        "reduce": base + blocks + 20 * features * 8,
+        "neighbors": base + blocks + 4 * shapes.n_groups * tile * tile * 8,
+    }
+    if config.neighbors.method == "sketch":
+        host["neighbors"] += (
+            rows * kept * (item + 8) + kept * config.neighbors.sketch_size * 24 + _gram_extra(tile, shapes)
+        )
+    elif not config.umap.enabled:
+        host["neighbors"] += _dense(shapes)
+    host |= _host_of_clusters(config, shapes, base)
+    host["quality"] = _quality(config, shapes, rows, host)
+    host["analyse"] = (
+        base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes) + _weights(shapes)
+    )
+    device["quality"] = max(device[name] for name in ("neighbors", "embed", "cluster"))
+    stages = _stages(config, store, -(-n_tiles // per_pass), host, device)
+    return Plan(allowed, rows, tile, per_pass, stages, device_allowed)
+
+
+def _blocks(
+    config: Config, shapes: Shapes, room: int, per_row: int, entry: int, extra: Callable[[int, Shapes], int]
+) -> tuple[int, int, int, int]:
+    """Prompts of a block, features of a tile, tiles of a pass, and tiles in all, for `room` bytes."""
     rows = max(1, min(MAX_ROWS, shapes.n_prompts, room // 8 // max(per_row, 1)))
     if rows > config.store.chunk_prompts:
         rows -= rows % config.store.chunk_prompts
     tile = min(TILE, max(shapes.n_kept, 1))
-    extra = _gram_extra(tile, shapes)
-    while tile > 256 and extra + shapes.n_groups * tile * tile * 8 > room // 2:
+    entry *= shapes.n_groups
+    while tile > 256 and extra(tile, shapes) + tile * tile * entry > room // 2:
         tile //= 2
-        extra = _gram_extra(tile, shapes)
     blocks = -(-shapes.n_kept // tile)
     n_tiles = blocks * (blocks + 1) // 2
-    tile_bytes = shapes.n_groups * tile * tile * 8
-    per_pass = max(1, min(n_tiles, (room - extra - rows * per_row) // tile_bytes))
-    passes = -(-n_tiles // per_pass)
-    stages = [
-        StagePlan("extract", 1, store, _extract(config, shapes, item), "store.shard_prompts or extract.batch_tokens"),
-        StagePlan("reduce", 0, 0, base + SLABS + 20 * shapes.n_features * 8, "store.shard_prompts"),
-    ]
+    per_pass = max(1, min(n_tiles, (room - extra(tile, shapes) - rows * per_row) // (tile * tile * entry)))
+    return rows, tile, per_pass, n_tiles
+
+
+def _stages(
+    config: Config, store: int, passes: int, host: dict[str, int], device: dict[str, int]
+) -> tuple[StagePlan, ...]:
+    """The lines of the plan."""
+    extract = "store.shard_prompts or extract.batch_tokens"
+    neighbors = "device.memory or select.*"
+    if device:
+        extract = "the model's layer (sae), model.dtype, extract.batch_tokens or store.shard_prompts"
     if config.neighbors.method == "sketch":
-        peak = base + rows * per_row + shapes.n_kept * config.neighbors.sketch_size * 24
-        stages.append(StagePlan("neighbors", 1, store, peak + extra, "neighbors.sketch_size"))
-    else:
-        peak = base + rows * per_row + per_pass * tile_bytes + extra
-        if not config.umap.enabled:
-            peak += shapes.n_kept**2 * (
-                4 + 2 * shapes.n_views
-            )  # a matrix of distances, and the tiles they are made from
-        stages.append(StagePlan("neighbors", passes, passes * store, peak, "device.memory or select.*"))
-    if config.umap.enabled:
-        dims = max(config.umap.n_components, 2)
-        graph = shapes.n_kept * config.n_neighbors * 2 * 48
-        points = shapes.n_kept * dims * 8
-        stages.append(StagePlan("embed", 0, 0, base + graph + 12 * points, "umap.n_components or select.*"))
-        pairs = 9 * shapes.n_kept**2 if config.n_members > 1 else 0
-        setting = "umap.n_components or select.*" if config.n_members == 1 else "consensus.members to 1, or select.*"
-        stages.append(StagePlan("cluster", 0, 0, base + 6 * points + shapes.n_kept * 400 + pairs, setting))
-    else:
-        stages.append(StagePlan("cluster", 0, 0, base + shapes.n_kept * 400, "select.*"))
-    clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
-    examples = shapes.n_features * config.extract.top_examples * 8 * 7
-    null = config.quality.null and config.neighbors.method != "sketch"
-    peak = base + max(
-        rows * (per_row + 8 * shapes.n_kept) + 3 * 8 * clusters * (rows + shapes.n_kept),
-        rows * per_row + per_pass * tile_bytes + extra if null else 0,
-        9 * shapes.n_kept**2 if config.n_members > 1 else 0,
+        passes, neighbors = 1, "neighbors.sketch_size"
+    clusters = "umap.n_components or select.*" if config.umap.enabled else "select.*"
+    if config.n_members > 1:
+        clusters = "consensus.members (to 1), umap.n_components or select.*"
+    checks = 1 + (1 + passes if config.quality.null and config.neighbors.method != "sketch" else 0)
+    lines = (
+        ("extract", 1, 1, extract),
+        ("reduce", 0, 0, "store.shard_prompts"),
+        ("neighbors", passes, passes, neighbors),
+        ("embed", 0, 0, "umap.n_components or select.*"),
+        ("cluster", 0, 0, clusters),
+        ("quality", checks, checks, clusters),
+        ("analyse", 1, 1, "hdbscan.min_cluster_size"),
     )
-    stages.append(StagePlan("quality", 1 + null * passes, (1 + null * passes) * store, peak, "quality.* or select.*"))
-    analyse = base + rows * per_row + 4 * clusters * 8 * (shapes.n_prompts + shapes.n_kept)
-    analyse += _weights(shapes) + examples  # SAE and unembedding are loaded once more
-    stages.append(StagePlan("analyse", 1, store, analyse, "hdbscan.min_cluster_size or n_prompts"))
-    result = Plan(allowed, rows, tile, per_pass, tuple(stages))
-    worst = max((s for s in stages if only in (None, s.stage)), key=lambda stage: stage.peak)
-    if worst.peak > allowed:
+    return tuple(
+        StagePlan(name, n, reads * store, host[name], setting, device.get(name)) for name, n, reads, setting in lines
+    )
+
+
+def _refuse(result: Plan, only: str | None, shapes: Shapes) -> None:
+    stages = [stage for stage in result.stages if only in (None, stage.stage)]
+    if result.device_budget is not None:
+        worst = max(stages, key=lambda stage: stage.device_peak or 0)
+        if (needed := worst.device_peak or 0) > result.device_budget:
+            fixed = f"{gigabytes(CONTEXT)} of them for the CUDA context and libraries"
+            if worst.stage == "extract":
+                fixed += f", {gigabytes(shapes.model_bytes)} for the language model up to the hook, and "
+                fixed += f"{gigabytes(shapes.sae_bytes or shapes.d_in * shapes.n_features * 4)} for the SAE"
+            raise MemoryBudgetError(
+                f"stage {worst.stage} needs {gigabytes(needed)} of GPU memory ({fixed}), but device.memory allows "
+                f"{gigabytes(result.device_budget)}. Raise device.memory, or change {worst.setting}"
+            )
+    worst = max(stages, key=lambda stage: stage.peak)
+    if worst.peak > result.budget:
+        if result.device_budget is not None:
+            raise MemoryBudgetError(
+                f"stage {worst.stage} needs {gigabytes(worst.peak)} of host memory, but {gigabytes(result.budget)} a "
+                f"worker may be used ({FREE_SHARE:.0%} of what is free). Change {worst.setting}, or free memory"
+            )
+        base = PROCESS + _weights(shapes)
         raise MemoryBudgetError(
             f"stage {worst.stage} needs {gigabytes(worst.peak)} ({gigabytes(base)} of them for the process and its "
-            f"weights), but device.memory allows {gigabytes(allowed)}. Raise device.memory, or change {worst.setting}"
+            f"weights), but device.memory allows {gigabytes(result.budget)}. Raise device.memory, or change "
+            f"{worst.setting}"
         )
-    return result
 
 
-def _extract(config: Config, shapes: Shapes, item: int) -> int:
-    shard = min(config.store.shard_prompts, shapes.n_prompts) * shapes.n_features
-    forward = config.extract.batch_tokens * shapes.d_in * 4 * 24
-    examples = shapes.n_features * config.extract.top_examples * 14 * 2
-    return PROCESS + _weights(shapes) + forward + ENCODE + SLABS + shard * (4 + 2 + 2 * item) + examples
+def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, int]:
+    """Embedding and clusters on the host; with a GPU, what is left there is less."""
+    kept, components = shapes.n_kept, max(config.umap.n_components, 2)
+    cluster = 300 + (16 * components + 24 * config.hdbscan.min_samples if config.umap.enabled else 0)
+    pairs = 9 * kept**2 if config.n_members > 1 else 0  # how often two features are together, and their distances
+    return {
+        "embed": base + kept * (90 * config.n_neighbors + 56 * (components + 10)),
+        "cluster": base + kept * cluster + pairs,
+    }
+
+
+def _quality(config: Config, shapes: Shapes, rows: int, host: dict[str, int]) -> int:
+    """The largest of: neighbours of permuted activations, a consensus, sums of unit features over clusters and sets."""
+    clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
+    sets = config.quality.random_sets * clusters
+    unit = (
+        rows * shapes.n_kept * 24
+        + 8 * (clusters + sets) * rows
+        + 16 * clusters * shapes.n_kept
+        + 48 * config.quality.random_sets * shapes.n_kept
+    )
+    return max(host["neighbors"], host["cluster"], host["reduce"] + unit)
+
+
+def _tables(config: Config, shapes: Shapes) -> int:
+    """A block of clusters over prompts, with temporaries; their correlations; examples and their tokens."""
+    clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
+    examples = shapes.n_features * config.extract.top_examples * 8 * 7
+    return clusters * 8 * (6 * min(PROFILE_ROWS, shapes.n_prompts) + 4 * clusters) + examples
+
+
+def _dense(shapes: Shapes) -> int:
+    """A matrix of distances, and the tiles that every view's is made from."""
+    return shapes.n_kept**2 * (4 + 2 * shapes.n_views)
+
+
+def _forward(config: Config, shapes: Shapes, width: int) -> int:
+    """Activations of a batch in the language model."""
+    return config.extract.batch_tokens * shapes.d_in * width * 24
 
 
 def _weights(shapes: Shapes) -> int:
@@ -163,6 +327,12 @@ def _gram_extra(tile: int, shapes: Shapes) -> int:
     """A product, a tile of distances, and packed keys of a slab of rows; with groups, their sums over workers too."""
     several = (shapes.n_groups + 1) * tile * tile * 8 if shapes.n_groups > 1 else 0
     return tile * tile * (8 + 4 + 8) + 3 * 1024 * tile * 8 + several
+
+
+def _device_extra(tile: int, shapes: Shapes) -> int:
+    """Tiles brought from elsewhere, their distances and float64 temporaries, packed keys; column sums."""
+    several = (shapes.n_groups + 1) * tile * tile * 4 if shapes.n_groups > 1 else 0
+    return tile * tile * (4 + 4) + 256 * tile * 8 * 6 + 1024 * tile * (4 * 8 + 4) + SUMS + several
 
 
 def gigabytes(n: int) -> str:
@@ -177,8 +347,11 @@ def gigabytes(n: int) -> str:
 
 
 def table(result: Plan) -> list[dict[str, Any]]:
-    """Return the plan as rows for printing."""
-    return [
-        {"stage": s.stage, "passes": s.passes, "bytes": gigabytes(s.bytes), "peak": gigabytes(s.peak)}
-        for s in result.stages
-    ]
+    """Return the plan as rows for printing; peaks on the GPU where there is one."""
+    rows = []
+    for s in result.stages:
+        row = {"stage": s.stage, "passes": s.passes, "bytes": gigabytes(s.bytes), "peak": gigabytes(s.peak)}
+        if s.device_peak is not None:
+            row["GPU peak"] = gigabytes(s.device_peak)
+        rows.append(row)
+    return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import gc
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuclust.config import DEMO, Config, ModelConfig, SaeConfig
+from gpuclust.device import is_out_of_memory
 from gpuclust.errors import ModelError
 
 if TYPE_CHECKING:
@@ -139,8 +141,9 @@ def load_encoder(config: Config, device: str = "cpu") -> Encoder:
 
     Notes
     -----
-    Memory on the device: the weights up to the hook's layer and the embedding, in `model.dtype`, and 8 x d_in x d_sae
-    bytes of SAE. The whole model passes through host memory. Code that a model's repository holds is never run.
+    Memory on the device: the weights up to the hook's layer and the embedding, in `model.dtype`, and 4 x d_in x d_sae
+    bytes of SAE (8 where encoding reads the decoder). The whole model and SAE pass through host memory.
+    Code that a model's repository holds is never run.
     """
     sections = {name: getattr(config, name).model_dump(mode="json") for name in ("model", "sae")}
     with _LOADING:
@@ -180,7 +183,7 @@ def load_directions(config: Config, unembedding: bool = True) -> tuple[Array, Ar
     Memory: the weights of the SAE, and the whole language model in `model.dtype` with a float32 copy of W_U.
     """
     with _LOADING:
-        sae, metadata = _load_sae(config.sae, "cpu")
+        sae, metadata = _load_sae(config.sae)
         decoder: Array = sae.W_dec.detach().float().numpy()
         hook_name = metadata.get("hook_name_out") or config.sae.hook_name or metadata.get("hook_name") or "?"
         if hook_name.rpartition(".")[2] not in RESIDUAL:
@@ -217,7 +220,9 @@ def describe(config: Config) -> dict[str, Any]:
 def _load(key: str, device: str) -> Encoder:
     sections = json.loads(key)
     model, config = ModelConfig(**sections["model"]), SaeConfig(**sections["sae"])
-    sae, metadata = _load_sae(config, device)
+    sae, metadata = _load_sae(config)
+    _drop_decoder(sae)
+    sae.to(device)
     hook_name = config.hook_name or metadata.get("hook_name")
     if hook_name is None:
         raise ModelError(f"the SAE {_label(config)} does not say which hook it reads: set sae.hook_name")
@@ -365,16 +370,16 @@ def _check_bos(tokenizer: Any, metadata: dict[str, Any], prepend_bos: bool, name
         log.warning("the SAE was trained with prepend_bos=%s, but extract.prepend_bos is %s", trained, prepend_bos)
 
 
-def _load_sae(config: SaeConfig, device: str) -> tuple[Any, dict[str, Any]]:
-    """The SAE in float32, and its metadata as plain data."""
+def _load_sae(config: SaeConfig) -> tuple[Any, dict[str, Any]]:
+    """The SAE in float32, on the host, and its metadata as plain data."""
     folder = _sae_folder(config)
     with _explained(f"the SAE {_label(config)}", "sae.path"), _quiet():
         from sae_lens import SAE
 
         if folder is not None:
-            sae = SAE.load_from_disk(str(folder), device=device, dtype="float32")
+            sae = SAE.load_from_disk(str(folder), device="cpu", dtype="float32")
         else:
-            sae = SAE.from_pretrained(config.release, config.sae_id, device=device, dtype="float32")
+            sae = SAE.from_pretrained(config.release, config.sae_id, device="cpu", dtype="float32")
     if (scaling := sae.cfg.normalize_activations) in ("expected_average_only_in", "covariance_whitening"):
         raise ModelError(
             f"the SAE {_label(config)} was trained on scaled activations (normalize_activations={scaling}), but the "
@@ -385,6 +390,25 @@ def _load_sae(config: SaeConfig, device: str) -> tuple[Any, dict[str, Any]]:
         raise ModelError(f"the SAE {_label(config)} is temporal: it reads whole sequences, not token by token")
     sae.turn_off_forward_pass_hook_z_reshaping()  # heads arrive joined
     return sae.eval().requires_grad_(False), json.loads(json.dumps(sae.cfg.metadata.to_dict(), default=str))
+
+
+def _drop_decoder(sae: Any) -> None:
+    """Let go of the decoder, half of the weights, where encoding does not read it (most architectures)."""
+    import torch
+
+    decoder = sae.W_dec
+    del sae.W_dec
+    try:
+        sae.encode(torch.ones(1, sae.cfg.d_in))
+    except AttributeError:
+        log.info("the SAE's decoder is kept: %s reads it to encode", type(sae).__name__)
+        sae.W_dec = decoder
+
+
+def release() -> None:
+    """Let go of the model and SAE that this process keeps."""
+    _load.cache_clear()
+    gc.collect()  # hooks and modules refer to each other
 
 
 def _sae_folder(config: SaeConfig) -> Path | None:
@@ -423,7 +447,7 @@ def _explained(what: str, key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ModelError | MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        if isinstance(error, ModelError) or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:300]
         raise ModelError(

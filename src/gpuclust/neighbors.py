@@ -17,7 +17,9 @@ from gpuclust.gram import Gram
 
 Array = Any
 
-ZERO = 1e-12  # cosine and correlation distances below this are rounding of exact duplicates
+# Cosine and correlation distances, and relative squared euclidean ones, below this are rounding of exact duplicates, by
+# the precision of the tile
+ZERO = {"d": 1e-12, "f": 4e-6}
 SLAB_ROWS = 1024
 DISTANCE_ROWS = 256
 
@@ -35,7 +37,7 @@ def distances(
     Parameters
     ----------
     metric : {"cosine", "correlation", "euclidean", "dot"}
-    tile : array, (row, column), float64
+    tile : array, (row, column), float64, or float32 from a GPU
     n : int
         Prompts.
     a, b : dict of arrays
@@ -58,11 +60,13 @@ def distances(
 def _distances(
     metric: str, tile: Array, n: int, a: dict[str, Array], b: dict[str, Array], largest: float, xp: Any
 ) -> Array:
+    zero = ZERO[tile.dtype.char]
     squares_a, squares_b = a["squares"][:, None], b["squares"][None, :]
     if metric == "dot":
         result = largest - tile
     elif metric == "euclidean":
-        result = xp.sqrt(xp.maximum(squares_a + squares_b - 2 * tile, 0))
+        gap = squares_a + squares_b - 2 * tile
+        result = xp.sqrt(xp.where(gap < zero * (squares_a + squares_b), 0, gap))
     else:
         if metric == "correlation":
             tile = tile - a["sums"][:, None] * (b["sums"][None, :] / n)
@@ -70,7 +74,7 @@ def _distances(
             squares_b = xp.maximum(squares_b - b["sums"][None, :] ** 2 / n, 0)
         scale = xp.sqrt(squares_a * squares_b)
         result = 1 - xp.where(scale > 0, tile / xp.where(scale > 0, scale, 1), 0)
-        result = xp.where(result < ZERO, 0, result)
+        result = xp.where(result < zero, 0, result)
     return (xp.maximum(result, 0) + 0.0).astype(xp.float32)
 
 

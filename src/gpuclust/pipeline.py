@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import checks, extract, measure, memory, schema, stages, store, tiles
+from gpuclust import checks, device, extract, measure, memory, models, schema, stages, store, tiles
 from gpuclust.config import DEMO, Config
 from gpuclust.errors import StoreError
 from gpuclust.folder import Folder, content_key, fingerprint
@@ -50,6 +50,7 @@ class Pipeline:
         self.progress = progress
         self.report = report
         self.plan: memory.Plan | None = None
+        self.current = ""
 
     @property
     def client(self) -> Any:
@@ -113,35 +114,40 @@ class Pipeline:
         self.folder.begin(name)
         scheduler = self._scheduler()
         self.client.run(measure.reset_peak)
+        self.client.run(device.reset_peak)
         measure.reset_peak()
         started = time.perf_counter()
         with self.progress.stage(name):
+            self.current = name
             facts = compute()
         peaks = self.client.run(measure.peak_bytes)
         facts |= {
             "seconds": round(time.perf_counter() - started, 3),
             "peak_bytes": {"driver": measure.peak_bytes(), **dict(sorted(peaks.items()))},
-            "projected_bytes": self._projected(name),
+            "projected_bytes": self._projected(name, "peak"),
             "scheduler": scheduler.name,
         }
+        if scheduler.device == "cuda":
+            facts["device_peak_bytes"] = dict(sorted(self.client.run(device.peaks).items()))
+            facts["device_projected_bytes"] = self._projected(name, "device_peak")
         self.folder.record["scheduler"] = {"name": scheduler.name, "reason": scheduler.reason}
         self.folder.record["device"] = scheduler.device
         self.folder.complete(name, key, **facts)
 
-    def _projected(self, name: str) -> int | None:
+    def _projected(self, name: str, what: str) -> int | None:
         if self.plan is None:
             return None
-        return next((stage.peak for stage in self.plan.stages if stage.stage == name), None)
+        return next((getattr(stage, what) for stage in self.plan.stages if stage.stage == name), None)
 
     def _submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run one task on a worker and return its result; the driver's copy of an error is the worker's."""
-        return self.client.submit(function, *args, pure=False, **kwargs).result()
+        return self.client.submit(device.guarded, self.current, function, *args, pure=False, **kwargs).result()
 
     def _tasks(self, function: Callable[..., Any], items: list[tuple[Any, ...]], what: str) -> Iterator[Any]:
         """Run one task an item, yield results as they come, and stop all at the first error."""
         from distributed import as_completed
 
-        futures = [self.client.submit(function, *item, pure=False) for item in items]
+        futures = [self.client.submit(device.guarded, self.current, function, *item, pure=False) for item in items]
         with self.progress.counting(what, len(futures)) as advance:
             try:
                 for future in as_completed(futures):
@@ -163,11 +169,14 @@ class Pipeline:
     def _make_plan(self, facts: dict[str, Any], n_kept: int | None = None) -> memory.Plan:
         shapes = memory.Shapes(
             facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"],
-            n_groups=2 if self._halves() else 1, n_views=3 if self._halves() else 1,
+            sae_bytes=facts.get("sae_bytes", 0), n_groups=2 if self._halves() else 1,
+            n_views=3 if self._halves() else 1,
         )  # fmt: skip
-        allowed = memory.budget(self.config, len(self._scheduler().workers))
+        scheduler = self._scheduler()
+        allowed = memory.budget(self.config, len(scheduler.workers), scheduler.device)
         # Until the filter has run, the number of kept features is not known: only extraction is held to the budget.
-        self.plan = memory.plan(self.config, shapes, allowed, only=None if n_kept else "extract")
+        only = None if n_kept else "extract"
+        self.plan = memory.plan(self.config, shapes, allowed, only, scheduler.memory)
         return self.plan
 
     def _facts(self) -> dict[str, Any]:
@@ -205,11 +214,13 @@ class Pipeline:
         n_shards = len(store.shard_ranges(path))
         for reason, count in again.items():
             log.info("extract: %d of %d shards to compute: %s", count, n_shards, reason)
-        device = self._scheduler().device
-        jobs = [(self.config, self.out, index, first, part, self.extract_key, device) for index, first, part in items]
+        on = self._scheduler().device
+        jobs = [(self.config, self.out, index, first, part, self.extract_key, on) for index, first, part in items]
         total = {"prompts": 0, "tokens": 0, "bytes": 0}
         for done in self._tasks(extract.run_shard, jobs, "shards"):
             total = {name: total[name] + done[name] for name in total}
+        if on == "cuda":  # what comes after needs the room
+            self.client.run(models.release)
         stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return {
             "rows": facts["rows"], "tokens": facts["tokens"], "computed": total, "stored_bytes": stored,
@@ -217,10 +228,11 @@ class Pipeline:
         }  # fmt: skip
 
     def reduce(self) -> dict[str, Any]:
-        threshold = self.config.extract.activation_threshold
-        return dict(
-            self._submit(stages.reduce_task, self.out, threshold, self._rows(), self.config.extract.top_examples)
+        options, on = self.config.extract, self._scheduler().device
+        facts = self._submit(
+            stages.reduce_task, self.out, options.activation_threshold, self._rows(), options.top_examples, on
         )
+        return dict(facts)
 
     def _rows(self) -> int:
         return (self.plan or self._make_plan(self._facts())).rows
@@ -233,14 +245,16 @@ class Pipeline:
         plan = self._make_plan(self._facts(), len(kept))
         log.info("neighbors: %d features kept, blocks of %d prompts, tiles of %d features, %s a pass",
                  len(kept), plan.rows, plan.tile, plan.tiles_per_pass)  # fmt: skip
-        workers = self._scheduler().workers
+        workers, on = self._scheduler().workers, self._scheduler().device
         method = "exact" if self.config.neighbors.method == "auto" else self.config.neighbors.method
         if method == "sketch":
+            if on == "cuda":
+                log.info("neighbors: the sketch is computed on the host")
             facts = self._submit(stages.sketch_task, self.out, kept, self.config, plan)
         else:
             groups = tiles.halves(self._facts()["rows"], self.config.seed) if self._halves() else None
             facts = tiles.exact_neighbors(
-                self.client, workers, self.out, kept, self.config, plan, self.progress, groups
+                self.client, workers, self.out, kept, self.config, plan, self.progress, groups, device=on
             )
         return {"method": method, "metric": self.config.metric, **facts}
 
@@ -255,16 +269,18 @@ class Pipeline:
         return kept
 
     def embed(self) -> dict[str, Any]:
-        return dict(self._submit(stages.embed_task, self.out, self.config))
+        return dict(self._submit(stages.embed_task, self.out, self.config, self._scheduler().device))
 
     def cluster(self) -> dict[str, Any]:
         rows = self._facts()["rows"]
         jobs = [(self.out, self.config, tiles.WHOLE, rows, number) for number in range(1, self.config.n_members)]
-        return dict(self._submit(stages.cluster_task, self.out, self.config, self._members(jobs)))
+        return dict(
+            self._submit(stages.cluster_task, self.out, self.config, self._members(jobs), self._scheduler().device)
+        )
 
     def _members(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
         """Cluster once a job, as tasks, and return the labels in the order of the jobs."""
-        items = [(number, stages.member_task, *job) for number, job in enumerate(jobs)]
+        items = [(number, stages.member_task, *job, self._scheduler().device) for number, job in enumerate(jobs)]
         return [labels for _, labels in sorted(self._tasks(stages.numbered, items, "clusterings"), key=_number)]
 
     def quality(self) -> dict[str, Any]:
@@ -279,7 +295,9 @@ class Pipeline:
         if c.quality.null and exact:
             groups = tiles.PromptGroups(np.zeros(rows, np.int64), {tiles.NULL: np.ones(1)}, permute=c.seed)
             workers = self._scheduler().workers
-            tiles.exact_neighbors(self.client, workers, self.out, kept, c, plan, self.progress, groups)
+            tiles.exact_neighbors(
+                self.client, workers, self.out, kept, c, plan, self.progress, groups, device=self._scheduler().device
+            )
             views.append((tiles.NULL, c, tiles.NULL, rows))
         if c.umap.enabled:
             for seed in range(1, c.quality.seeds + 1):

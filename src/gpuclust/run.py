@@ -15,9 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuclust import config as configuration
-from gpuclust import labels, memory
+from gpuclust import labels, memory, shapes
+from gpuclust.backend import cuda_status
 from gpuclust.config import Config
-from gpuclust.errors import GpuclustError
+from gpuclust.device import free_bytes
+from gpuclust.errors import ConfigError, GpuclustError
 from gpuclust.folder import Folder, claim
 from gpuclust.pipeline import Pipeline
 from gpuclust.progress import Progress
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = configuration.load(args.config, args.set)
         out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
         if args.plan:
-            show_plan(config, console)
+            show_plan(config, console, args.scheduler)
             return 0
         if config.analyse.labeller is not None:
             labels.find(config.analyse.labeller)
@@ -101,7 +103,7 @@ def execute(
 
         def on_demand() -> Scheduler:
             if not started:
-                started.append(stack.enter_context(start(scheduler, config.scheduler)))
+                started.append(stack.enter_context(start(scheduler, config.scheduler, config.device_bytes)))
                 if not quiet:
                     console.print(f"[dim]scheduler {started[0].name}: {escape(started[0].reason)}[/dim]")
             return started[0]
@@ -117,33 +119,56 @@ def execute(
     return pipeline
 
 
-def show_plan(config: Config, console: Console) -> None:
-    """Print what a run would do, with every feature kept (the most it can take)."""
-    from gpuclust.models import describe
+def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None:
+    """Print what a run would do, with every feature kept (the most it can take).
 
-    facts = describe(config)
-    shapes = memory.Shapes(config.n_prompts, facts["d_sae"], facts["d_sae"], facts["d_in"], facts.get("model_bytes", 0))
-    allowed = memory.budget(config)
-    plan = memory.plan(config, shapes, allowed, only="extract")
+    A plan is arithmetic: ``--scheduler local-cuda`` plans for GPU workers on any machine, given ``device.memory``.
+    """
+    facts = shapes.facts(config)
+    name = "local-cuda" if scheduler == "local-cuda" else choose(scheduler)[0]
+    device = "cuda" if name == "local-cuda" else "cpu"
+    on_device = None
+    if device == "cuda" and (on_device := config.device_bytes) is None:
+        if not cuda_status().usable:
+            raise ConfigError(
+                "--plan for GPU workers needs a budget where there is no GPU: --set device.memory=6GB, say"
+            )
+        on_device = free_bytes()
+    whole = memory.Shapes(
+        config.n_prompts,
+        facts["d_sae"],
+        facts["d_sae"],
+        facts["d_in"],
+        facts["model_bytes"],
+        sae_bytes=facts["sae_bytes"],
+    )
+    allowed = memory.budget(config, device=device)
+    plan = memory.plan(config, whole, allowed, only="extract", device_allowed=on_device)
+    bounds = f"memory of a worker: {memory.gigabytes(allowed)}"
+    if on_device is not None:
+        bounds += f" of the host, {memory.gigabytes(on_device)} of its GPU"
     console.print(
-        f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['hook_name']}), "
-        f"memory of a worker: {memory.gigabytes(allowed)}"
+        f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['source']}), {bounds}"
     )
     console.print(
         f"blocks of {plan.rows:,} prompts, Gram tiles of {plan.tile:,} features, {plan.tiles_per_pass} a pass"
     )
+    rows = memory.table(plan)
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
-    for name in ("stage", "passes", "bytes", "peak"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for row in memory.table(plan):
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
-    console.print("[dim]upper bounds: all features kept; the weights of the language model come on top[/dim]")
+    model = memory.gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
+    console.print(f"[dim]upper bounds: all features kept; {model}[/dim]")
     for stage in plan.stages:
-        if stage.peak > allowed:
-            console.print(
-                f"[yellow]! {stage.stage} would not fit with every feature kept: change {stage.setting}[/yellow]"
-            )
+        for needed, of, bound in ((stage.peak, "host", allowed), (stage.device_peak, "GPU", on_device)):
+            if needed is not None and bound is not None and needed > bound:
+                console.print(
+                    f"[yellow]! {stage.stage} would not fit the {of}'s memory with every feature kept: change "
+                    f"{stage.setting}[/yellow]"
+                )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from gpuclust import device as gpu
 from gpuclust.backend import cuda_status
 from gpuclust.config import SchedulerConfig
 from gpuclust.errors import SchedulerError
@@ -27,14 +28,17 @@ class Scheduler:
     client : distributed.Client
     name, reason : str
         What was chosen and why.
-    device : str
-        torch device of the workers.
+    device : {"cpu", "cuda"}
+        torch device of the workers: all have a GPU, or none.
+    memory : int or None
+        Bytes of GPU memory that each worker may use, CUDA context included; None on CPU workers.
     """
 
     client: Any
     name: str
     reason: str
     device: str
+    memory: int | None = None
 
     @property
     def workers(self) -> list[str]:
@@ -75,18 +79,28 @@ def choose(name: str) -> tuple[str, str]:
 
 
 @contextmanager
-def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
+def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iterator[Scheduler]:
     """Start or join a scheduler, and close what was started.
 
     - local: worker processes on this machine, one per four cores unless ``scheduler.n_workers`` says otherwise
     - threads: one worker inside this process
-    - local-cuda: one worker process per visible GPU (dask-cuda)
-    - an address: the workers of a running Dask cluster; they must see the same files
+    - local-cuda: one worker process per visible GPU (dask-cuda; CUDA_VISIBLE_DEVICES is respected)
+    - an address: the workers of a running Dask cluster; they must see the same files. All have a usable GPU, or none
+
+    Parameters
+    ----------
+    name : str
+    config : SchedulerConfig
+    memory : int, optional
+        ``device.memory`` in bytes: on GPU workers the most that each may take of its GPU. Their memory pools are made
+        here, before any task runs.
 
     Raises
     ------
     SchedulerError
-        If it cannot be started or reached, or has no workers in time.
+        If it cannot be started or reached, has no workers in time, or only some of its workers have a GPU.
+    MemoryBudgetError
+        If a GPU has too little memory to begin with.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -97,7 +111,6 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
     log.info("scheduler: %s (%s)", name, reason)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cluster: Any = None
-    device = "cpu"
     try:
         if name == "local":
             n_workers = config.n_workers or max(1, cores // 4)
@@ -114,8 +127,16 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
         elif name == "local-cuda":
             from dask_cuda import LocalCUDACluster
 
-            cluster = LocalCUDACluster(threads_per_worker=1, protocol="tcp", dashboard_address=":0")
-            device = "cuda"
+            # Dask's own spilling and limits are off: memory.py plans, and the pool caps.
+            try:
+                cluster = LocalCUDACluster(
+                    threads_per_worker=1, protocol="tcp", dashboard_address=":0", device_memory_limit=0, memory_limit=0
+                )
+            except (OSError, RuntimeError, ValueError) as error:
+                raise SchedulerError(
+                    f"dask-cuda cannot start a worker per GPU: {gpu.first_line(error)}. Look at nvidia-smi and "
+                    "CUDA_VISIBLE_DEVICES, or use --scheduler local to run on the CPU"
+                ) from error
         try:
             client = Client(name if cluster is None else cluster, timeout=config.timeout)
         except (OSError, TimeoutError, ValueError) as error:
@@ -134,10 +155,32 @@ def start(name: str, config: SchedulerConfig) -> Iterator[Scheduler]:
             client.run(_quiet_worker, log.getEffectiveLevel())
             if name != "threads":  # there the worker's log is this process's
                 client.forward_logging("gpuclust", level=log.getEffectiveLevel())
-            yield Scheduler(client, name, reason, device)
+            device, allowed = ("cpu", None) if name in ("local", "threads") else _gpus(client, name, memory)
+            yield Scheduler(client, name, reason, device, allowed)
     finally:
         if cluster is not None:
             cluster.close()
+
+
+def _gpus(client: Any, name: str, memory: int | None) -> tuple[str, int | None]:
+    """See whether the workers have GPUs, and make their memory pools: before any task, and in workers still to come."""
+    found = client.run(cuda_status)
+    without = {address: status for address, status in found.items() if not status.usable}
+    if len(without) == len(found) and name != "local-cuda":
+        log.info(
+            "scheduler: the workers at %s compute on their CPUs, because %s", name, next(iter(without.values())).reason
+        )
+        return "cpu", None
+    if without:
+        address, status = min(without.items())
+        more = f", and {len(without) - 1} more like it" if len(without) > 1 else ""
+        raise SchedulerError(
+            f"worker {address}{more} cannot compute on a GPU: {status.reason}. {len(found) - len(without)} of "
+            f"{len(found)} workers at {name} can, and a run takes one kind: stop the others, or {status.fix}"
+        )
+    budgets = client.run(gpu.guarded, "start of the workers", gpu.install, memory)
+    client.register_plugin(gpu.plugin(memory))
+    return "cuda", min(budgets.values())
 
 
 def _quiet_worker(level: int) -> None:

@@ -6,22 +6,28 @@ They run on a worker and return only small facts; what they compute is in the mo
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from gpuclust import gram, memory, neighbors, schema, store, tiles
+from gpuclust import gram, memory, neighbors, schema, store, tiles, transfer
+from gpuclust.backend import on_host, resolve
 from gpuclust.cluster import Clustering
 from gpuclust.config import Config, SelectConfig
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.tiles import read_neighbors, write_neighbors
 
+if TYPE_CHECKING:
+    from gpuclust.profiles import Members, Profile
+
 log = logging.getLogger("gpuclust")
 
 Array = np.ndarray[Any, Any]
+METHODS = {"cpu": "umap-learn", "cuda": "cuml"}
 
 
 def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any], list[str]]:
@@ -67,13 +73,16 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         "d_sae": encoder.d_sae,
         "d_in": encoder.d_in,
         "model_bytes": encoder.model_bytes,
+        "sae_bytes": encoder.sae_bytes,
         "attributes": attributes,
     }, warnings + more
 
 
-def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any]:
+def reduce_task(out: Path, threshold: float, rows: int, k: int, device: str = "cpu") -> dict[str, Any]:
     """Merge the shards' moments and examples; recompute from the store what is missing or had another threshold."""
     path, shards = out / schema.ACTIVATIONS, out / schema.SHARDS
+    backend = resolve(device)
+    xp = backend.xp
     ranges = store.shard_ranges(path)
     moments: State | None = None
     examples: State | None = None
@@ -83,10 +92,11 @@ def reduce_task(out: Path, threshold: float, rows: int, k: int) -> dict[str, Any
         if states is None or float(states["threshold"]) != threshold:
             read_again += 1
             fresh, unknown = [], []
-            for start, block in store.read_rows(path, rows, first, stop):
-                fresh.append(MOMENTS.chunk(block, threshold))
+            for start, block in transfer.rows(path, rows, backend, first, stop):
+                fresh.append(on_host(MOMENTS.chunk(block, threshold, xp)))
                 if states is None:  # where in a prompt a feature peaks cannot be known any more
-                    unknown.append(EXAMPLES.chunk(block, np.full(block.shape, -1, np.int16), start, k))
+                    nowhere = xp.full(block.shape, -1, xp.int16)
+                    unknown.append(on_host(EXAMPLES.chunk(block, nowhere, start, k, xp)))
             moment = MOMENTS.merge(fresh)
         else:
             moment = {name: states[f"moments.{name}"] for name in MOMENTS.fields}
@@ -147,38 +157,40 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> di
 # ---------------------------------------------------------------- embedding, clusters, tables
 
 
-def embed_task(out: Path, config: Config) -> dict[str, Any]:
+def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
     """Embed the features for clustering, and in two dimensions for the map."""
     from gpuclust.embed import embed
 
+    backend = resolve(device).name
     kept, indices, distances = read_neighbors(out)
     notes: tuple[str, ...] = ()
     flat = None
     if config.umap.enabled:
-        embedding, notes = embed(indices, distances, config.umap)
+        embedding, notes = embed(indices, distances, config.umap, backend=backend)
         variables = {
             "embedding": (("feature", "component"), embedding),
             "feature": (("feature",), kept),
             "component": (("component",), np.arange(embedding.shape[1])),
         }
-        store.write_dataset(out / schema.EMBEDDING, variables, {"method": "umap-learn"})
+        store.write_dataset(out / schema.EMBEDDING, variables, {"method": METHODS[backend]})
         flat = embedding if embedding.shape[1] == 2 else None
     if flat is None:
-        flat, more = embed(indices, distances, config.umap, n_components=2)
+        flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
         notes = tuple(dict.fromkeys((*notes, *more)))
     (out / schema.MAP).parent.mkdir(exist_ok=True)
     np.save(out / schema.MAP, flat)
-    return {"rows": len(kept), "components": config.umap.n_components, "warnings": list(notes)}
+    facts = {"rows": len(kept), "components": config.umap.n_components, "method": METHODS[backend]}
+    return facts | {"warnings": list(notes)}
 
 
-def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int) -> Array:
+def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int, device: str = "cpu") -> Array:
     """Cluster a view of the prompts once: a member of its consensus, or without UMAP its spanning tree."""
     from gpuclust import consensus
 
     if not config.umap.enabled:
         return _cluster_tree(tiles.view_path(out, view, schema.SPANNING_TREE), config).labels
     _, indices, distances = read_neighbors(out, view)
-    return consensus.member(indices, distances, n_prompts, config, number)
+    return consensus.member(indices, distances, n_prompts, config, number, resolve(device).name)
 
 
 def numbered(number: int, function: Any, *args: Any) -> tuple[int, Any]:
@@ -194,7 +206,7 @@ def _cluster_tree(path: Path, config: Config) -> Clustering:
     return cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
 
 
-def cluster_task(out: Path, config: Config, members: list[Array]) -> dict[str, Any]:
+def cluster_task(out: Path, config: Config, members: list[Array], device: str = "cpu") -> dict[str, Any]:
     """Cluster on the embedding, or without UMAP on the spanning tree of exact distances; with `members`, by consensus.
 
     The clustering of the embedding is the consensus' first member.
@@ -207,7 +219,7 @@ def cluster_task(out: Path, config: Config, members: list[Array]) -> dict[str, A
     kept, _, distances = read_neighbors(out)
     if config.umap.enabled:
         group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
-        result = cluster_embedding(group["embedding"][:], config.hdbscan)
+        result = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
     else:
         result = _cluster_tree(out / schema.SPANNING_TREE, config)
     if members:
@@ -249,16 +261,15 @@ def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFr
 
 
 def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
-    """Make the cluster tables; one pass over the store for the clusters' activations."""
-    from gpuclust import analyse, keywords, labels, models, texts
+    """Make the cluster tables; one pass over the store for the clusters' activations, two over those."""
+    from gpuclust import analyse, keywords, labels, models, profiles, texts
 
     features = pd.read_parquet(out / schema.FEATURES)
     prompts = pd.read_parquet(out / schema.PROMPTS)
     examples = pd.read_parquet(out / schema.EXAMPLES)
     kept = features[features["kept"]]
     label = kept["label"].to_numpy(dtype=np.int64)
-    blocks = store.read_rows(out / schema.ACTIVATIONS, rows)
-    activations = analyse.prompt_activations((block for _, block in blocks), kept["feature"].to_numpy(), label)
+    profile = cluster_profile(out, profiles.members(kept["feature"].to_numpy(), label), rows, config, prompts)
     checked = pd.read_parquet(out / schema.QUALITY)
     more: dict[str, Any] = {name: checked[name].tolist() for name in ("verdict", "stability", "silhouette")}
     more |= {"tree_node": analyse.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), label)}
@@ -268,27 +279,47 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     if "tokens" in prompts:  # not of imported activations
         tokenizer = models.load_tokenizer(config)
         tokens = keywords.peak_tokens(features, examples, prompts, tokenizer)
-        more["tokens"] = [tokens.get(c, []) for c in range(activations.shape[1])]
+        more["tokens"] = [tokens.get(c, []) for c in range(len(profile.correlation))]
         spans = texts.peak_spans(examples, prompts, tokenizer)
         columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
         more |= columns
     store.write_table(out / schema.EXAMPLE_SPANS, spans)
     marks = analyse.peak_marks(features, examples, spans)
     clusters = analyse.cluster_table(
-        features, prompts, activations, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
+        features, prompts, profile, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
     )
-    variables = {
-        "activation": (("prompt", "cluster"), activations),
-        "prompt": (("prompt",), prompts["prompt"].to_numpy()),
-        "cluster": (("cluster",), np.arange(activations.shape[1])),
-    }
-    store.write_dataset(out / schema.CLUSTER_ACTIVATIONS, variables, {"unit": "mean |a| of the cluster's features"})
-    store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(activations))
+    store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(profile.correlation))
     if config.analyse.labeller is not None:
         real = clusters["cluster"] != schema.NOISE
         clusters.loc[real, "name"] = labels.apply(config.analyse.labeller, clusters[real].reset_index(drop=True))
     store.write_table(out / schema.CLUSTERS, clusters)
-    return {"rows": activations.shape[1], "notes": notes}
+    return {"rows": len(profile.correlation), "notes": notes}
+
+
+def cluster_profile(out: Path, clusters: Members, rows: int, config: Config, prompts: pd.DataFrame) -> Profile:
+    """Write the clusters' activations on every prompt, and reduce them."""
+    import zarr
+
+    from gpuclust import profiles
+
+    n_clusters = len(clusters.sizes)
+    blocks = store.read_rows(out / schema.ACTIVATIONS, rows)
+    activation = store.Stream(
+        (len(prompts), n_clusters), (profiles.average(block, clusters) for _, block in blocks), memory.PROFILE_ROWS
+    )
+    variables = {
+        "activation": (("prompt", "cluster"), activation),
+        "prompt": (("prompt",), prompts["prompt"].to_numpy()),
+        "cluster": (("cluster",), np.arange(n_clusters)),
+    }
+    store.write_dataset(out / schema.CLUSTER_ACTIVATIONS, variables, {"unit": "mean |a| of the cluster's features"})
+    stored: Any = zarr.open_array(out / schema.CLUSTER_ACTIVATIONS / "activation", mode="r")
+
+    def again() -> Iterator[Array]:  # blocks of one size, whatever the memory: equal results to the last bit
+        yield from (stored[first : first + activation.rows] for first in range(0, len(prompts), activation.rows))
+
+    n_marking = max(profiles.N_MARKING, config.analyse.top_prompts)
+    return profiles.profile(again, n_clusters, config.analyse.top_prompts, n_marking)
 
 
 def decoder_columns(

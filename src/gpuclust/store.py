@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -210,22 +211,36 @@ def read_rows(path: Path, rows: int, first: int = 0, stop: int | None = None) ->
         try:
             block = array[start : min(start + rows, stop)]
         except (ValueError, CorruptDataError) as error:
-            raise CorruptDataError(
-                f"{path}: prompts {start} to {min(start + rows, stop) - 1} cannot be read: {error}. Delete the marker "
-                f"of that shard in {path.parent / schema.SHARDS} and run the same command again to compute it anew"
-            ) from error
+            raise unreadable(path, start, min(start + rows, stop), error) from error
         yield start, block
+
+
+def unreadable(path: Path, first: int, stop: int, error: Exception) -> CorruptDataError:
+    """Return the error that names the prompts that cannot be read, and the way out."""
+    return CorruptDataError(
+        f"{path}: prompts {first} to {stop - 1} cannot be read: {error}. Delete the marker of that shard in "
+        f"{path.parent / schema.SHARDS} and run the same command again to compute it anew"
+    )
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A float64 array that is written block by block: `blocks` gives its rows in order; a chunk has `rows` of them."""
+
+    shape: tuple[int, int]
+    blocks: Iterable[np.ndarray[Any, Any]]
+    rows: int
 
 
 def write_dataset(
     path: Path, variables: Mapping[str, tuple[tuple[str, ...], Any]], attributes: Mapping[str, Any]
 ) -> None:
-    """Write small arrays as a Zarr group that xarray opens, replacing what is there only once all is written.
+    """Write arrays as a Zarr group that xarray opens, replacing what is there only once all is written.
 
     Parameters
     ----------
     path : Path
-    variables : mapping of str to (dimensions, array)
+    variables : mapping of str to (dimensions, array or `Stream`)
     attributes : mapping
     """
     import zarr
@@ -234,6 +249,17 @@ def write_dataset(
     shutil.rmtree(partial, ignore_errors=True)
     group = zarr.create_group(partial, attributes=dict(attributes))
     for name, (dimensions, data) in variables.items():
+        if isinstance(data, Stream):
+            chunks = (min(data.rows, max(data.shape[0], 1)), max(data.shape[1], 1))
+            target = group.create_array(
+                name, shape=data.shape, dtype="float64", chunks=chunks, dimension_names=dimensions
+            )
+            first = 0
+            for block in data.blocks:
+                if block.size:
+                    target[first : first + len(block)] = block
+                first += len(block)
+            continue
         data = np.asarray(data)
         chunks = tuple(max(1, min(size, 1 << 20)) for size in data.shape)
         target = group.create_array(name, shape=data.shape, dtype=data.dtype, chunks=chunks, dimension_names=dimensions)

@@ -54,6 +54,8 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     duplicates = stages["cluster"].get("duplicates")
     if duplicates:
         console.print(f"[yellow]{duplicates:,} features have an exact duplicate in direction[/yellow]")
+    for line in _quality(stages.get("quality", {})):
+        console.print(line)
     if len(real):
         console.print(_cluster_table(real.head(SHOWN)))
         if len(real) > SHOWN:
@@ -70,9 +72,31 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
         console.print(f"open [bold]{escape(str(out / schema.REPORT))}[/bold] in a browser")
 
 
+def _quality(facts: dict[str, Any]) -> list[str]:
+    """What the checks found, a line each; what was not measured is left out or said."""
+    lines = []
+    if counts := facts.get("verdicts"):
+        judged = ", ".join(f"{count} {name}" for name, count in counts.items())
+        lines.append(f"verdicts: {judged if sum(counts.values()) else 'none, nothing was measured'}")
+    if halves := facts.get("halves"):
+        lines.append(
+            f"two halves of the prompts, clustered apart, agree to ARI {halves['ari']:.2f} (AMI {halves['ami']:.2f}); "
+            f"{halves['ari_clustered']:.2f} on the {halves['clustered']:.0%} of features that both cluster"
+        )
+    if null := facts.get("null"):
+        lines.append(f"permuted activations: {null['clusters']} clusters, {null['noise_share']:.0%} noise")
+    if decoder := facts.get("decoder"):
+        lines.append(
+            f"decoder directions: {decoder['overlap']:.1%} of neighbours shared ({decoder['overlap_by_chance']:.1%} by "
+            "chance)" + (f", AMI of clusters {decoder['ami']:.2f}" if "ami" in decoder else "")
+        )
+    lines += [f"[dim]not measured: {escape(reason)}[/dim]" for reason in facts.get("skipped", [])]
+    return lines
+
+
 def _cluster_table(clusters: pd.DataFrame) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("cluster", "size", "persist.", "mean |a|", "sparsity"):
+    for name in ("cluster", "size", "stability", "mean |a|", "sparsity"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("features peak at", ratio=1)
     table.add_column("words of its prompts", ratio=1)
@@ -80,10 +104,10 @@ def _cluster_table(clusters: pd.DataFrame) -> Table:
         table.add_row(
             str(row["cluster"]),
             str(row["size"]),
-            f"{row['persistence']:.2f}",
+            "" if pd.isna(row["stability"]) else f"{row['stability']:.2f}",
             f"{row['mean_activation']:.3g}",
             f"{row['sparsity']:.3f}",
-            escape(" · ".join(_listed(row["tokens"])[:6])),
+            escape(_name(row) + " · ".join(_listed(row["tokens"])[:6])),
             escape(" ".join(_listed(row["keywords"])[:6])),
         )
     return table
@@ -112,6 +136,12 @@ def _similar(out: Path, console: Console) -> None:
     if len(pairs):
         listed = ", ".join(f"{a}–{b} {r:+.2f}" for a, b, r in pairs.itertuples(index=False, name=None))
         console.print(f"\nclusters that go together over prompts (correlation): {listed}")
+
+
+def _name(row: Any) -> str:
+    """The cluster's name from a labeller, if it has one."""
+    name = row.get("name")
+    return f"{name}: " if isinstance(name, str) else ""
 
 
 def _listed(value: Any) -> list[Any]:

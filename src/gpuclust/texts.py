@@ -38,7 +38,7 @@ class Shown:
         Examples
         --------
         >>> shown = show("two\\n   lines")
-        >>> shown.text[slice(*shown.span(6, 11))]
+        >>> shown.text[slice(*shown.span(7, 12))]
         'lines'
         """
         first = self._place(start)

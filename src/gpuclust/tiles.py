@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuclust import gram, memory, neighbors, schema, store
+from gpuclust import gram, memory, neighbors, schema, store, transfer
+from gpuclust.backend import on_host, resolve, to_host
 from gpuclust.config import Config
+from gpuclust.device import guarded
 
 Array = np.ndarray[Any, Any]
 
@@ -64,11 +66,18 @@ def permuted(block: Array, first: int, seed: int) -> Array:
 
 
 def gram_task(
-    out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: memory.Plan, groups: PromptGroups
-) -> list[gram.Gram]:
+    out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: memory.Plan, groups: PromptGroups,
+    device: str,
+) -> list[gram.Gram]:  # fmt: skip
     """Accumulate the tiles of one pass over a range of prompts, a Gram a group."""
-    blocks = read_blocks(out, kept, plan, groups.permute, first, stop)
-    return gram.accumulate_groups(blocks, groups.groups[first:stop], groups.n_groups, len(kept), tiles, plan.tile)
+    backend = resolve(device)
+    own, n_groups = groups.groups[first:stop], groups.n_groups
+    if groups.permute is None:
+        blocks = transfer.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
+        chunks = (block for _, block in blocks)
+    else:
+        chunks = (backend.xp.asarray(b) for b in read_blocks(out, kept, plan, groups.permute, first, stop))
+    return gram.accumulate_groups(chunks, own, n_groups, len(kept), tiles, plan.tile, backend.xp)
 
 
 def read_blocks(
@@ -81,31 +90,35 @@ def read_blocks(
 
 
 def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
-    """Grams without their tiles: the column sums, small enough to travel."""
-    return [gram.Gram(part.n_features, part.tile, {}, part.sums, part.squares, part.n_prompts, part.routes)
-            for part in parts]  # fmt: skip
+    """Grams without their tiles: the column sums, in host memory, small enough to travel."""
+    return [gram.Gram(part.n_features, part.tile, {}, to_host(part.sums), to_host(part.squares), part.n_prompts,
+                      part.routes) for part in parts]  # fmt: skip
 
 
-def gram_tile(parts: list[gram.Gram], tile: gram.Tile) -> list[Array]:
-    """One tile of every group, where the Grams are."""
-    return [part.tiles[tile] for part in parts]
+def gram_tile(parts: list[gram.Gram], tile: gram.Tile, travels: bool) -> list[Array]:
+    """One tile of every group, where the Grams are; in host memory if it `travels` to another worker."""
+    return [to_host(part.tiles[tile]) if travels else part.tiles[tile] for part in parts]
 
 
 def tile_task(
-    totals: list[gram.Gram], tile: gram.Tile, weights: list[Array], metric: str, k: int, dense: bool,
+    totals: list[gram.Gram], tile: gram.Tile, weights: list[Array], metric: str, k: int, dense: bool, device: str,
     *parts: list[Array],
 ) -> tuple[list[dict[int, Array]], list[Array]]:  # fmt: skip
     """Add up one tile over the workers; return each view's nearest candidates and, if `dense`, its distances."""
+    xp = resolve(device).xp
     grams = gram_sums(totals)
     for group, whole in enumerate(grams):
-        whole.tiles[tile] = parts[0][group] if len(parts) == 1 else np.sum([part[group] for part in parts], axis=0)
+        held = [part[group] for part in parts]
+        summed = held[0] if len(held) == 1 else np.sum(held, axis=0, dtype=np.float64).astype(held[0].dtype)
+        whole.tiles[tile] = xp.asarray(summed)
+        whole.sums, whole.squares = xp.asarray(whole.sums), xp.asarray(whole.squares)
     found, distances = [], []
     for weight in weights:
         view = grams[0] if len(grams) == 1 else gram.weighted(grams, weight)
         largest = float(view.squares.max())
-        found.append(neighbors.candidates(view, *tile, metric, k, largest))
+        found.append(on_host(neighbors.candidates(view, *tile, metric, k, largest, xp)))
         if dense:
-            distances.append(neighbors.tile_distances(view, *tile, metric, largest))
+            distances.append(to_host(neighbors.tile_distances(view, *tile, metric, largest, xp)))
     return found, distances
 
 
@@ -125,7 +138,7 @@ def tree_task(path: Path, n: int, tile: int, min_samples: int, keys: list[gram.T
 
 def exact_neighbors(
     client: Any, workers: list[str], out: Path, kept: Array, config: Config, plan: memory.Plan, progress: Any,
-    groups: PromptGroups | None = None,
+    groups: PromptGroups | None = None, device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """Neighbours from Gram tiles, accumulated in place on every worker over its share of the shards.
 
@@ -150,18 +163,23 @@ def exact_neighbors(
         for tiles in passes:
             partial = [
                 client.submit(
-                    gram_task, out, kept, int(share[0][0]), int(share[-1][1]), tiles, plan, groups,
-                    workers=[worker], allow_other_workers=True, pure=False,
+                    guarded, "neighbors", gram_task, out, kept, int(share[0][0]), int(share[-1][1]), tiles, plan,
+                    groups, device, workers=[worker], allow_other_workers=True, pure=False,
                 )
                 for worker, share in zip(workers, shares, strict=False)
             ]  # fmt: skip
-            sums = client.gather([client.submit(gram_sums, part, pure=False) for part in partial])
+            sums = client.gather([client.submit(guarded, "neighbors", gram_sums, part, pure=False) for part in partial])
             totals = [gram.combine(list(group)) for group in zip(*sums, strict=True)]
             for total in totals:
                 routes |= {name: routes.get(name, 0) + count for name, count in total.routes.items()}
             for tile in tiles:
-                held = [client.submit(gram_tile, part, tile, pure=False) for part in partial]
-                done = client.submit(tile_task, totals, tile, weights, config.metric, k - 1, dense, *held, pure=False)
+                travels = len(partial) > 1
+                held = [client.submit(guarded, "neighbors", gram_tile, part, tile, travels, pure=False)
+                        for part in partial]  # fmt: skip
+                done = client.submit(
+                    guarded, "neighbors", tile_task, totals, tile, weights, config.metric, k - 1, dense, device, *held,
+                    pure=False,
+                )  # fmt: skip
                 candidates = client.submit(_candidates, done, pure=False).result()
                 if dense:
                     for index, view in enumerate(views):
@@ -171,13 +189,13 @@ def exact_neighbors(
                         parts = [found[view, block], keys] if (view, block) in found else [keys]
                         found[view, block] = neighbors.merge(parts, k - 1)
                 advance()
-    del partial, held, done  # the workers let go of their tiles
+            del partial, held, done  # the workers let go of their tiles before the next pass
     for view in views:
         if dense:
             tiles = [tile for name, tile in dense_parts if name == view]
             client.submit(
-                tree_task, view_path(out, view, schema.SPANNING_TREE), len(kept), plan.tile, config.hdbscan.min_samples,
-                tiles, [dense_parts.pop((view, tile)) for tile in tiles], pure=False,
+                guarded, "neighbors", tree_task, view_path(out, view, schema.SPANNING_TREE), len(kept), plan.tile,
+                config.hdbscan.min_samples, tiles, [dense_parts.pop((view, tile)) for tile in tiles], pure=False,
             ).result()  # fmt: skip
         merged = np.concatenate([found[view, block] for name, block in sorted(found) if name == view])
         indices, far = neighbors.finish(merged, k)

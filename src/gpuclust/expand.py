@@ -1,0 +1,146 @@
+"""The bitmap codec's chunks, copied to the GPU as they are and expanded there.
+
+The packed form is what lies on disk (see `codec`): fewer bytes cross the bus, and the host does not spend the time to
+decode. Checks of the format, its checksum included, stay on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from gpuclust import codec, store
+from gpuclust.errors import CorruptDataError
+from gpuclust.reading import MISSING
+
+Array = Any
+THREADS = 256
+
+# A thread an element. `ends` counts the non-zero elements up to the end of each word, so an element's place among the
+# packed values is that less those at or after it in its own word.
+SOURCE = r"""
+extern "C" __global__ void expand(const unsigned long long* words, const long long* ends, const VALUE* packed,
+                                  long long count, long long columns, long long used, long long stride, VALUE* out) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    long long row = i / columns, column = i % columns;
+    if (column >= used) return;
+    unsigned long long word = words[i >> 6], bit = 1ULL << (i & 63);
+    long long place = ends[i >> 6] - __popcll(word & ~(bit - 1));
+    out[row * stride + column] = (word & bit) ? packed[place] : (VALUE)0;
+}
+"""
+VALUES = {2: "unsigned short", 4: "unsigned int"}
+
+
+@cache
+def kernel(itemsize: int) -> Any:
+    """Compile the kernel for values of 2 or 4 bytes."""
+    import cupy
+
+    return cupy.RawKernel(SOURCE.replace("VALUE", VALUES[itemsize]), "expand")
+
+
+def expand(words: Array, packed: Array, columns: int, out: Array) -> None:
+    """Expand one chunk on the device into a part of a block.
+
+    Parameters
+    ----------
+    words : cupy array, (ceil(elements / 64),), uint64
+        The chunk's bitmap.
+    packed : cupy array, (non-zero,), uint16 or uint32
+        The bits of its non-zero elements, in order.
+    columns : int
+        Columns of the chunk; the last ones may lie past `out`.
+    out : cupy array, (row, column), float16 or float32
+        Rows of the chunk that are wanted; every element is written. Columns are contiguous.
+
+    Notes
+    -----
+    Memory: 9 bytes a word. The kernel runs on the current stream.
+    """
+    import cupy
+
+    ends = cupy.cumsum(cupy.bitwise_count(words), dtype=cupy.int64)
+    count = out.shape[0] * columns
+    arguments = (
+        words, ends, packed, np.int64(count), np.int64(columns), np.int64(out.shape[1]),
+        np.int64(out.strides[0] // out.itemsize), out,
+    )  # fmt: skip
+    kernel(out.itemsize)((-(-count // THREADS),), (THREADS,), arguments)
+
+
+def expand_host(words: Array, packed: Array, columns: int, out: Array) -> None:
+    """Do what `expand` does, on the host, by the kernel's own arithmetic: its plain twin for tests."""
+    ends = np.cumsum(np.bitwise_count(words), dtype=np.int64)
+    i = np.arange(out.shape[0] * columns, dtype=np.int64)
+    word, bit = words[i >> 6], np.uint64(1) << (i & 63).astype(np.uint64)
+    place = ends[i >> 6] - np.bitwise_count(word & ~(bit - np.uint64(1)))
+    marked = (word & bit) != 0
+    values = np.zeros(len(i), packed.dtype)
+    values[marked] = packed[place[marked]]
+    out[...] = values.view(out.dtype).reshape(out.shape[0], columns)[:, : out.shape[1]]
+
+
+def packed_bands(path: Path, first: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, Array, Array]]]]:
+    """Read whole shards and yield their chunks, packed, a band of chunk rows at a time.
+
+    Parameters
+    ----------
+    path : Path
+        A store of the bitmap codec.
+    first, stop : int
+        Prompts, where shards begin and end.
+
+    Yields
+    ------
+    start : int
+        First prompt of the band.
+    rows : int
+        Its prompts.
+    chunks : list of (first column, words, packed)
+        The chunks that hold something; the rest of the band is zero.
+
+    Raises
+    ------
+    CorruptDataError
+        If stored bytes fail their checksum.
+    """
+    array = store.open_array(path)
+    shard, chunk, item = array.shards, array.chunks, array.dtype.itemsize
+    for start in range(first, stop, shard[0]):
+        file = path / "activations" / "c" / str(start // shard[0]) / "0"
+        stored = np.fromfile(file, np.uint8) if file.exists() else np.empty(0, np.uint8)
+        places = _index(stored, shard, chunk, file) if stored.size else None
+        for row in range(shard[0] // chunk[0]):
+            top = start + row * chunk[0]
+            if top >= min(stop, array.shape[0]):
+                break
+            chunks = []
+            for column in range(shard[1] // chunk[1]):
+                offset, length = (MISSING, 0) if places is None else places[row, column]
+                if offset == MISSING or column * chunk[1] >= array.shape[1]:
+                    continue
+                encoded = stored[int(offset) : int(offset) + int(length)]
+                try:
+                    words, packed = codec._sections(encoded, math.prod(chunk), item)
+                except CorruptDataError as error:
+                    raise store.unreadable(path, top, min(top + chunk[0], stop), error) from error
+                chunks.append((column * chunk[1], words, packed))
+            yield top, min(chunk[0], stop - top), chunks
+
+
+def _index(stored: Array, shard: tuple[int, ...], chunk: tuple[int, ...], file: Path) -> Array:
+    """Offsets and lengths of a shard's chunks (Zarr v3, sharding-indexed), checked."""
+    grid = tuple(s // c for s, c in zip(shard, chunk, strict=True))
+    size = 16 * math.prod(grid) + 4
+    index, checksum = stored[-size:-4].tobytes(), stored[-4:].tobytes()
+    if len(stored) < size or google_crc32c.value(index) != int.from_bytes(checksum, "little"):
+        raise CorruptDataError(f"{file}: the index of a shard of {len(stored)} bytes does not match its checksum")
+    return np.frombuffer(index, "<u8").reshape(*grid, 2)

@@ -1,0 +1,185 @@
+// Cards: what is known of one feature, and of one cluster.
+
+/** The mark of a cluster in its colour, as on the map. */
+const glyph = c => symbol(mark(c), hue(c));
+
+function symbol(shape, colour) {
+  const shapes = {
+    circle: 'M8 2a6 6 0 1 0 .01 0z', square: 'M2.5 2.5h11v11h-11z', diamond: 'M8 1l7 7-7 7-7-7z',
+    cross: 'M5.5 2h5v3.5H14v5h-3.5V14h-5v-3.5H2v-5h3.5z', 'triangle-up': 'M8 1.5L15 14H1z',
+    star: 'M8 .8l2.1 4.9 5.3.4-4 3.5 1.2 5.2L8 12l-4.6 2.8 1.2-5.2-4-3.5 5.3-.4z',
+  };
+  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+  svg.setAttribute('viewBox', '0 0 16 16');
+  svg.setAttribute('aria-hidden', 'true');
+  const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+  path.setAttribute('d', shapes[shape]);
+  path.setAttribute('fill', colour);
+  svg.append(path);
+  return svg;
+}
+
+function clusterLink(c, long = true) {
+  const name = clusterName(c), words = long ? title(c) : '';
+  if (c < 0) return h('span', {class: 'chip'}, glyph(c), name);
+  return h('button', {class: 'link', type: 'button', onclick: event => { event.stopPropagation(); go(`cluster=${c}`); }},
+    h('span', {class: 'chip'}, glyph(c), name), words && ` ${words}`);
+}
+
+const featureLink = f => h('button', {class: 'link', type: 'button', onclick: () => go(`feature=${f}`)}, String(f));
+
+const WINDOW = 170; // characters on either side of the peak that a card shows at first
+
+/** A text with marked places [{start, stop, title}], in code points. */
+function marked(text, marks) {
+  const letters = /[\ud800-\udfff]/.test(text) ? Array.from(text) : text;
+  const part = (from, to) => typeof letters === 'string' ? letters.slice(from, to) : letters.slice(from, to).join('');
+  const children = [];
+  let at = 0;
+  for (const {start, stop, title: words} of marks.slice().sort((x, y) => x.start - y.start)) {
+    if (start < at) continue;
+    children.push(part(at, start), h('mark', {title: words}, part(start, stop)));
+    at = stop;
+  }
+  return [...children, part(at, Infinity)];
+}
+
+/** A prompt around its peak, whole on request. */
+function context(row) {
+  const size = /[\ud800-\udfff]/.test(row.text) ? Array.from(row.text).length : row.text.length;
+  const letters = size === row.text.length ? row.text : Array.from(row.text);
+  let from = Math.max(0, (row.start < 0 ? 0 : row.start) - WINDOW), to = Math.min(size, (row.start < 0 ? WINDOW : row.stop) + WINDOW);
+  while (from > 0 && from < row.start && letters[from - 1] !== ' ') from++; // whole words
+  while (to < size && to > row.stop && letters[to] !== ' ') to--;
+  const words = h('div');
+  const show = (begin, end) => {
+    const shift = row.start < 0 ? [] : [{start: row.start - begin, stop: row.stop - begin, title: 'the feature peaks here'}];
+    fill(words, begin > 0 || row.before ? '… ' : '', marked(slice(row.text, begin, end), shift), end < size || row.after ? ' …' : '');
+  };
+  show(from, to);
+  const more = from > 0 || to < size ? h('button', {class: 'link', type: 'button', onclick: event => {
+    show(0, size);
+    event.target.remove();
+  }}, 'show all') : null;
+  return h('div', {class: 'prompt'}, words,
+    h('div', {class: 'about'}, h('span', null, `activation ${number(row.value)}`), h('span', null, `prompt ${row.prompt}`),
+      run.n_sources > 1 && h('span', null, row.source), more));
+}
+
+function heading(name, previous, next) {
+  return h('div', {class: 'top'}, h('h2', null, name), h('nav', {'aria-label': 'Neighbouring cards'},
+    h('button', {type: 'button', 'aria-label': 'previous', onclick: previous}, '‹'),
+    h('button', {type: 'button', 'aria-label': 'next', onclick: next}, '›'),
+    h('button', {type: 'button', class: 'close', 'aria-label': 'close', onclick: close}, '✕')));
+}
+
+const neuronpedia = path => `https://www.neuronpedia.org/${path}`;
+const outward = (url, text) => h('p', null, h('a', {href: url, target: '_blank', rel: 'noopener noreferrer'}, text));
+
+function featureCard(f) {
+  const c = a.label[f], kept = a.kept[f], rows = contexts(f), near = neighbors(f);
+  const last = a.kept.length - 1;
+  return [
+    heading(`Feature ${f}`, () => go(`feature=${f ? f - 1 : last}`), () => go(`feature=${f < last ? f + 1 : 0}`)),
+    h('p', null, kept ? clusterLink(c) : h('span', {class: 'quiet'}, a.max[f] > 0 ? 'Removed by the filter: in no cluster.' : 'Never fires on these prompts.')),
+    stats([
+      kept && ['probability', number(a.probability[f]), 'of belonging to its cluster'],
+      kept && ['outlier score', number(a.outlier_score?.[f]), 'GLOSH: 0 typical, 1 outlying'],
+      kept && ['quadrant', quadrantNames()[a.quadrant[f]] || '–'],
+      ['active on', `${count(a.n_active[f])} prompts`], ['sparsity', number(a.sparsity[f]), 'share of prompts on which it is active'],
+      ['entropy', `${number(a.entropy[f])} nats`], ['varentropy', `${number(a.varentropy[f])} nats²`],
+      ['mean |a|', number(a.mean[f])], ['std |a|', number(a.std[f])], ['max |a|', number(a.max[f])],
+    ].filter(Boolean)),
+    run.neuronpedia_id && outward(neuronpedia(`${run.neuronpedia_id}/${f}`), 'Neuronpedia'),
+    h('h3', null, 'Strongest prompts'),
+    rows.length ? rows.map(context) : h('p', {class: 'quiet'}, 'None are stored.'),
+    near.length ? [h('h3', null, 'Nearest features'), h('table', null,
+      h('thead', null, h('tr', null, h('th', {class: 'n'}, 'feature'), h('th', {class: 'n'}, 'distance'), h('th', null, 'cluster'), h('th', null, 'peaks at'))),
+      h('tbody', null, near.map(({feature, distance}) => h('tr', null, h('td', {class: 'n'}, featureLink(feature)),
+        h('td', {class: 'n'}, number(distance)), h('td', null, clusterLink(a.label[feature], false)), h('td', null, visible(peak(feature)))))))] : null,
+  ];
+}
+
+const words = (name, about, list) => list?.length ? [h('h3', null, name), about && h('p', {class: 'quiet'}, about),
+  h('ul', {class: 'tokens'}, list.map(word => h('li', null, visible(word))))] : null;
+
+function promptList(name, about, rows) {
+  return rows.length ? [h('h3', null, name), h('p', {class: 'quiet'}, about), rows.map(row => h('div', {class: 'prompt'},
+    h('div', null, marked(row.text, row.marks.map(({start, stop, features}) =>
+      ({start, stop, title: `${features} of its features peak${features === 1 ? 's' : ''} here`})))),
+    h('div', {class: 'about'}, h('span', null, `mean |a| ${number(row.activation)}`), h('span', null, `prompt ${row.prompt}`),
+      h('span', null, row.n_tokens >= 0 ? `${count(row.n_tokens)} tokens` : `${count(row.n_chars)} characters`),
+      run.n_sources > 1 && h('span', null, row.source))))] : null;
+}
+
+const MEMBERS = 40;
+
+function memberTable(c) {
+  const list = members[c] || [], body = h('tbody');
+  const show = n => fill(body, list.slice(0, n).map(f => h('tr', null, h('td', {class: 'n'}, featureLink(f)),
+    h('td', {class: 'n'}, number(a.probability[f], 2)), h('td', {class: 'n'}, number(a.max[f])), h('td', null, visible(peak(f))))));
+  show(MEMBERS);
+  return [h('h3', null, `Its ${count(list.length)} features`), h('table', null, h('thead', null, h('tr', null,
+    h('th', {class: 'n'}, 'feature'), h('th', {class: 'n'}, 'prob.'), h('th', {class: 'n'}, 'max |a|'), h('th', null, 'peaks at'))), body),
+    list.length > MEMBERS && h('button', {type: 'button', onclick: event => { show(list.length); event.target.remove(); }}, `all ${count(list.length)}`)];
+}
+
+function quickList(c) {
+  if (!run.neuronpedia_id?.includes('/')) return null;
+  const [model, layer] = run.neuronpedia_id.split('/');
+  const list = (members[c] || []).slice(0, 50).map(f => ({modelId: model, layer, index: String(f)}));
+  const url = `${neuronpedia('quick-list/')}?name=${encodeURIComponent(`cluster ${c}`)}&features=${encodeURIComponent(JSON.stringify(list))}`;
+  return outward(url, `Its ${list.length === members[c].length ? '' : `first ${list.length} `}features on Neuronpedia`);
+}
+
+function decoderText(row) {
+  if (!known(row.decoder_cosine)) return null;
+  const verdict = row.decoder_cosine_p <= 0.01 ? 'closer than random sets' : row.decoder_cosine_p <= 0.05 ? 'somewhat closer than random sets'
+    : 'no closer than random sets';
+  return [h('h3', null, 'Decoder directions'), h('p', null, `Mean cosine ${number(row.decoder_cosine)} between its features; ${
+    number(row.decoder_cosine_random)} in random sets of the same size: ${verdict} (p = ${number(row.decoder_cosine_p, 2)}).`)];
+}
+
+function sourceList(row) {
+  if (run.n_sources < 2 || !row.sources.length) return null;
+  return [h('h3', null, 'Sources of its most distinctive prompts'), h('table', null,
+    h('thead', null, h('tr', null, h('th', null, 'source'), h('th', {class: 'n'}, 'here'), h('th', {class: 'n'}, 'of all prompts'))),
+    h('tbody', null, row.sources.map(s => h('tr', null, h('td', null, s.source), h('td', {class: 'n'}, share(s.share)), h('td', {class: 'n'}, share(s.overall)))))),
+    row.more_sources > 0 && h('p', {class: 'quiet'}, `and ${count(row.more_sources)} more`)];
+}
+
+function correlated(c) {
+  const rows = run.pairs.filter(([x, y]) => x === c || y === c).slice(0, 8);
+  return rows.length ? [h('h3', null, 'Goes together with'), h('table', null, rows.map(([x, y, r]) =>
+    h('tr', null, h('td', {class: 'n'}, (r > 0 ? '+' : '') + r.toFixed(2)), h('td', null, clusterLink(x === c ? y : x)))))] : null;
+}
+
+function clusterCard(c) {
+  const row = clusterOf.get(c), more = Object.entries(row.more);
+  return [
+    heading(`Cluster ${c}`, () => go(`cluster=${c ? c - 1 : run.n_clusters - 1}`), () => go(`cluster=${(c + 1) % run.n_clusters}`)),
+    h('p', null, h('span', {class: 'chip'}, glyph(c)), ' ', h('b', null, title(c))),
+    stats([
+      ['features', count(row.size)], ['of the kept', share(row.ratio)], ['persistence', number(row.persistence), 'how long it lasts as the density rises'],
+      ['mean |a|', number(row.mean_activation)], ['std |a|', number(row.std_activation)], ['max |a|', number(row.max_activation)],
+      ['sparsity', number(row.sparsity), 'mean share of prompts on which its features are active'],
+      ...more.map(([name, value]) => [name.replaceAll('_', ' '), judged(value)]),
+    ]),
+    words('Features peak at', null, row.tokens),
+    words('Words of its prompts', null, row.keywords),
+    promptList('Most distinctive prompts', 'Strongest relative to the other clusters; marked where its features peak.', row.distinctive_prompts),
+    promptList('Strongest prompts', 'By mean |a| of its features; long prompts come first.', row.top_prompts),
+    sourceList(row), decoderText(row),
+    words('Output tokens promoted', 'By its mean decoder direction through the unembedding alone; in early layers this says little.',
+      row.promoted_tokens),
+    correlated(c), quickList(c), memberTable(c),
+  ];
+}
+
+function welcome() {
+  const large = clusters().sort((x, y) => y.size - x.size).slice(0, 12);
+  return [h('h2', null, 'Cards'), h('p', {class: 'quiet'}, 'Click a point on the map or a cluster to see it here.'),
+    large.length ? [h('h3', null, 'Largest clusters'), h('table', null, large.map(row =>
+      h('tr', null, h('td', null, clusterLink(row.cluster)), h('td', {class: 'n'}, count(row.size)))))]
+      : h('p', null, 'There are no clusters: every kept feature is noise.')];
+}

@@ -1,0 +1,179 @@
+// Plots, drawn by Plotly.
+
+// No button of Plotly's may send the plot anywhere.
+const CONFIG = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: '',
+  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'toImage', 'sendChartToCloud']};
+const drawn = {}; // functions that draw a plot again, by the id of its element
+const webgl = (() => {
+  try { return Boolean(document.createElement('canvas').getContext('webgl')); } catch { return false; }
+})();
+const POINTS = webgl ? 'scattergl' : 'scatter';
+
+const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
+const ground = () => getComputedStyle(document.documentElement).getPropertyValue('--bg').trim();
+const ink = () => getComputedStyle(document.documentElement).getPropertyValue('--fg').trim();
+const line = () => getComputedStyle(document.documentElement).getPropertyValue('--line').trim();
+
+function layout(x, y, more = {}) {
+  const axis = {gridcolor: line(), zeroline: false, linecolor: line(), automargin: true};
+  return {
+    paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: ink(), family: FONT, size: 12}, showlegend: false,
+    margin: {l: 55, r: 12, t: 34, b: 45}, hovermode: 'closest',
+    hoverlabel: {align: 'left', bgcolor: ground(), bordercolor: line(), font: {color: ink(), family: FONT, size: 13}},
+    modebar: {bgcolor: 'transparent', color: ink(), activecolor: ink()}, ...more,
+    xaxis: {...axis, ...x}, yaxis: {...axis, ...y},
+  };
+}
+
+/** Draws a plot when it comes into sight, and again when the theme changes. */
+function onSight(id, draw) {
+  const seen = new IntersectionObserver(entries => {
+    if (!entries.some(entry => entry.isIntersecting)) return;
+    seen.disconnect();
+    drawn[id] = draw;
+    draw();
+  }, {rootMargin: '300px'});
+  seen.observe($(id));
+}
+
+const label = f => `feature ${f}${a.label[f] >= 0 ? ` · cluster ${a.label[f]}` : a.kept[f] ? ' · noise' : ' · not kept'}`;
+
+function points(features, x, y, marker, name) {
+  return {
+    type: POINTS, mode: 'markers', name, x: features.map(f => x[f]), y: features.map(f => y[f]), customdata: features,
+    text: features.map(label), hoverinfo: 'text', marker,
+  };
+}
+
+// ------------------------------------------------------------------ map
+
+function drawMap() {
+  const kept = [];
+  for (let f = 0; f < a.kept.length; f++) if (a.kept[f]) kept.push(f);
+  const noise = kept.filter(f => a.label[f] < 0), real = kept.filter(f => a.label[f] >= 0);
+  const size = kept.length > 60000 ? 3 : kept.length > 15000 ? 4 : kept.length > 5000 ? 5 : 7;
+  const titles = new Map(clusters().map(row => [row.cluster, plain(title(row.cluster)).slice(0, 60)]));
+  const cloud = points(real, a.x, a.y, {
+    color: real.map(f => hue(a.label[f])), symbol: real.map(f => mark(a.label[f])), size, opacity: 0.85, line: {width: 0},
+  }, 'clusters');
+  cloud.text = real.map(f => `${label(f)}<br>${titles.get(a.label[f])}`);
+  const bare = {showticklabels: false, showgrid: false, showline: false, ticks: ''};
+  Plotly.react('map', [
+    points(noise, a.x, a.y, {color: hue(-1), size: Math.max(size - 2, 2), opacity: 0.45}, 'noise'),
+    cloud,
+    {type: POINTS, mode: 'markers', x: [], y: [], hoverinfo: 'skip', name: 'chosen',
+      marker: {color: 'rgba(0,0,0,0)', size: size + 5, line: {width: 2, color: ink()}}},
+  ], layout({...bare, range: extent(kept, a.x)}, {...bare, range: extent(kept, a.y), scaleanchor: 'x'}, {margin: {l: 4, r: 4, t: 4, b: 4}, dragmode: 'pan', uirevision: 'map'}),
+  {...CONFIG, scrollZoom: true});
+  choose(chosen);
+}
+
+/** Least and largest value, with a little room. */
+function extent(features, values) {
+  let low = Infinity, high = -Infinity;
+  for (const f of features) { low = Math.min(low, values[f]); high = Math.max(high, values[f]); }
+  const room = 0.03 * (high - low || 1);
+  return [low - room, high + room];
+}
+
+let chosen = [];
+
+/** Rings features on the map. */
+function choose(features) {
+  chosen = features;
+  if (!$('map').data) return;
+  const there = features.filter(f => a.kept[f]);
+  Plotly.restyle('map', {
+    x: [there.map(f => a.x[f])], y: [there.map(f => a.y[f])], 'marker.line.width': there.length > 1 ? 1 : 2.5,
+  }, [2]);
+}
+
+// ------------------------------------------------------------------ entropy, varentropy, sparsity
+
+const AXES = {entropy: 'entropy (nats)', varentropy: 'varentropy (nats²)', sparsity: 'sparsity (share of prompts, log scale)'};
+const PAIRS = [['entropy', 'varentropy'], ['entropy', 'sparsity'], ['sparsity', 'varentropy']];
+let pair = 0;
+
+function thresholds() {
+  const s = run.settings.select;
+  return {entropy: [s.entropy_low, s.entropy_high], varentropy: [], sparsity: [s.sparsity_min, s.sparsity_max]};
+}
+
+function drawMoments() {
+  const [x, y] = PAIRS[pair], names = quadrantNames(), groups = names.map(() => []), out = [];
+  for (let f = 0; f < a.kept.length; f++) {
+    if (a.quadrant[f] < names.length) groups[a.quadrant[f]].push(f);
+    else if (a.max[f] > 0) out.push(f);
+  }
+  const size = a.kept.length > 15000 ? 3 : 5;
+  const traces = [points(out, a[x], a[y], {color: hue(-1), size: size - 1, opacity: 0.5, symbol: 'x-thin-open'}, 'not kept')];
+  names.forEach((name, i) => traces.push(points(groups[i], a[x], a[y],
+    {color: hue(run.quadrants[name]), symbol: run.marks[i], size, opacity: 0.65}, name)));
+  for (const trace of traces) trace.text = trace.customdata.map(f => `${label(f)}<br>${trace.name}`);
+  const range = {}, shapes = [];
+  for (const [name, letter] of [[x, 'x'], [y, 'y']]) {
+    let low = Infinity, high = -Infinity;
+    for (let f = 0; f < a.kept.length; f++) {
+      const v = a[name][f];
+      if (a.max[f] > 0 && (name !== 'sparsity' || v > 0)) { low = Math.min(low, v); high = Math.max(high, v); }
+    }
+    const other = letter === 'x' ? 'y' : 'x', log = name === 'sparsity';
+    const pad = log ? 0.1 : 0.04 * (high - low || 1);
+    range[letter] = log ? [Math.log10(low) - pad, Math.log10(high) + pad] : [low - pad, high + pad];
+    const rule = (value, dash) => shapes.push({type: 'line', [`${letter}0`]: value, [`${letter}1`]: value, [`${other}0`]: 0,
+      [`${other}1`]: 1, [`${other}ref`]: 'paper', line: {color: ink(), width: 1, dash}, opacity: 0.7});
+    if (known(run.medians[name])) rule(run.medians[name], 'dot');
+    for (const value of thresholds()[name]) {
+      const place = log ? Math.log10(Math.max(value, 1e-9)) : value;
+      if (place > range[letter][0] && place < range[letter][1]) rule(value, 'dash');
+    }
+  }
+  const axis = (name, letter) => ({title: {text: AXES[name]}, type: name === 'sparsity' ? 'log' : 'linear', range: range[letter],
+    exponentformat: 'e', ...(name === 'sparsity' ? {dtick: 1} : {})});
+  Plotly.react('moments', traces, layout(axis(x, 'x'), axis(y, 'y'), {shapes, dragmode: 'pan', uirevision: String(pair)}), CONFIG);
+}
+
+function drawAxes() {
+  const buttons = PAIRS.map(([x, y], i) => h('button', {type: 'button', 'aria-pressed': String(i === pair), onclick: () => {
+    pair = i;
+    buttons.forEach((button, j) => button.setAttribute('aria-pressed', String(j === i)));
+    drawMoments();
+  }}, `${x} × ${y}`));
+  fill($('axes'), buttons);
+}
+
+// ------------------------------------------------------------------ similarity and tree
+
+function drawHeat() {
+  const order = run.heat_clusters, n = order.length;
+  const z = Array.from({length: n}, (_, i) => Array.from(a.heat.subarray(i * n, (i + 1) * n), v => v / 127));
+  const names = order.map(clusterName), middle = dark() ? '#16171a' : '#ffffff';
+  const ticks = n <= 45 ? {tickvals: names, ticktext: names, tickfont: {size: n > 28 ? 9 : 11}} : {showticklabels: false, ticks: ''};
+  Plotly.react('heat', [{
+    type: 'heatmap', x: names, y: names, z, zmin: -1, zmax: 1, hovertemplate: '%{y} and %{x}: r = %{z:.2f}<extra></extra>',
+    colorscale: [[0, '#d95f02'], [0.5, middle], [1, '#1f78d1']], colorbar: {title: {text: 'r'}, thickness: 10, len: 0.6, outlinewidth: 0},
+  }], layout({type: 'category', constrain: 'domain', showgrid: false, ...ticks},
+    {type: 'category', scaleanchor: 'x', constrain: 'domain', autorange: 'reversed', showgrid: false, ...ticks},
+    {margin: {l: 40, r: 8, t: 34, b: 40}}), CONFIG);
+}
+
+function drawTree() {
+  const n = a.tree_left.length, rows = Array.from({length: n}, (_, i) => i);
+  const far = i => Math.log10(a.tree_far[i]), near = i => Math.log10(a.tree_near[i]);
+  const ticks = [];
+  const low = Math.min(...rows.map(near)), high = Math.max(...rows.map(far));
+  const step = high - low > 1.5 ? [1] : high - low > 0.6 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
+  for (let e = Math.floor(low) - 1; e <= Math.ceil(high); e++) {
+    for (const m of step) { const t = Math.log10(m) + e; if (t > low - 0.05 && t < high + 0.05) ticks.push(t); }
+  }
+  Plotly.react('tree', [{
+    type: 'bar', x: rows.map(i => a.tree_left[i] + a.tree_size[i] / 2), width: rows.map(i => a.tree_size[i]),
+    base: rows.map(near), y: rows.map(i => Math.max(far(i) - near(i), (high - low) / 400)), customdata: rows.map(i => a.tree_cluster[i]),
+    marker: {color: rows.map(i => a.tree_cluster[i] < 0 ? (dark() ? '#45474e' : '#d5d6db') : hue(a.tree_cluster[i])),
+      line: {width: 0.5, color: dark() ? '#16171a' : '#ffffff'}},
+    text: rows.map(i => `${a.tree_cluster[i] < 0 ? 'group' : `cluster ${a.tree_cluster[i]}: ${plain(title(a.tree_cluster[i])).slice(0, 60)}`}`
+      + `<br>${count(a.tree_size[i])} features, distances ${number(a.tree_far[i])} to ${number(a.tree_near[i])}`),
+    hoverinfo: 'text', textposition: 'none',
+  }], layout({title: {text: 'features, side by side'}, showgrid: false},
+    {title: {text: 'distance (1/λ, log scale)'}, tickvals: ticks, ticktext: ticks.map(t => number(10 ** t, 2))}, {bargap: 0}), CONFIG);
+}

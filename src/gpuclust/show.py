@@ -1,0 +1,51 @@
+"""The command ``python -m gpuclust.show DIR``: a run, a cluster or a feature in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from gpuclust import summary
+from gpuclust.api import open_run
+from gpuclust.errors import GpuclustError, StoreError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    result = argparse.ArgumentParser(prog="python -m gpuclust.show", description="Show a run in the terminal.")
+    result.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+    result.add_argument("--cluster", type=int, metavar="N", action="append", default=[], help="a cluster's card")
+    result.add_argument("--feature", type=int, metavar="N", action="append", default=[], help="a feature's card")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 2 bad input."""
+    args = parser().parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        run = open_run(args.run)
+        for number in args.cluster:
+            console.print(run.cluster(number))
+        for number in args.feature:
+            console.print(run.feature(number))
+        if not args.cluster and not args.feature:
+            if "analyse" not in run.record["stages"]:
+                raise StoreError(
+                    f"{args.run} has no clusters yet: its run stopped before the stage analyse; run the same command "
+                    "again to go on"
+                )
+            summary.show(args.run, run.record, console)
+    except GpuclustError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""The report in headless Chromium: drawn, clicked, searched, sorted; nothing that a prompt says is done.
+
+The report is that of a small run with hostile prompts; GPUCLUST_BROWSER_RUN=DIR takes that of a finished run instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from gpuclust import schema
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+SECONDS = 60
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium; skips without one, unless GPUCLUST_REQUIRE_BROWSER=1."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if browser is None or driver is None:
+        missing = "no chromium" if browser is None else "no chromedriver"
+        if os.environ.get("GPUCLUST_REQUIRE_BROWSER") == "1":
+            pytest.fail(f"GPUCLUST_REQUIRE_BROWSER=1, but there is {missing} on the PATH")
+        pytest.skip(f"{missing} on the PATH (Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, "--window-size=1280,900", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture(scope="session")
+def reported(request: pytest.FixtureRequest) -> Path:
+    """Folder of the run whose report is opened."""
+    elsewhere = os.environ.get("GPUCLUST_BROWSER_RUN")
+    run: Path = Path(elsewhere).resolve() if elsewhere else request.getfixturevalue("small_run")
+    return run
+
+
+def until(page: Any, condition: str | Callable[[Any], Any]) -> Any:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    check = (lambda p: p.execute_script(f"return {condition}")) if isinstance(condition, str) else condition
+    return WebDriverWait(page, SECONDS, poll_frequency=0.1).until(check, str(condition))
+
+
+@pytest.fixture(scope="module")
+def opened(chromium: Any, reported: Path) -> Any:
+    chromium.get("about:blank")
+    chromium.get_log("performance")  # what the browser's own first page asked for
+    chromium.get((reported / schema.REPORT).as_uri())
+    until(chromium, "document.documentElement.dataset.ready === 'true'")
+    return chromium
+
+
+@pytest.fixture
+def page(opened: Any) -> Any:
+    opened.execute_script(
+        "history.replaceState(null, '', location.pathname); dispatchEvent(new PopStateEvent('popstate'))"
+    )
+    return opened
+
+
+@pytest.fixture(scope="module")
+def features(reported: Path) -> pd.DataFrame:
+    return pd.read_parquet(reported / schema.FEATURES)
+
+
+def card(page: Any) -> str:
+    return str(page.execute_script("return document.querySelector('#card').innerText"))
+
+
+def send(page: Any, selector: str, text: str) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    field = page.find_element(By.CSS_SELECTOR, selector)
+    field.clear()
+    field.send_keys(text, Keys.ENTER)
+
+
+def test_the_map_is_drawn_with_webgl(page: Any, features: pd.DataFrame) -> None:
+    types, n = page.execute_script(
+        "const d = document.getElementById('map').data; return [d.map(t => t.type), d[0].x.length + d[1].x.length]"
+    )
+    assert set(types) == {"scattergl"}
+    assert n == features["kept"].sum()
+    inked = page.execute_script(
+        """const c = document.querySelector('#map .gl-canvas-context'), gl = c.getContext('webgl');
+        const copy = document.createElement('canvas'); [copy.width, copy.height] = [c.width, c.height];
+        const flat = copy.getContext('2d'); flat.drawImage(c, 0, 0);
+        return flat.getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 === 3 && v > 0).length"""
+    )
+    assert inked > 200
+
+
+def test_a_click_opens_the_card_of_that_feature(page: Any, features: pd.DataFrame) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    x, y, feature = page.execute_script(
+        """scrollTo(0, 0); const map = document.getElementById('map'); map.scrollIntoView({block: 'center'});
+        const {xaxis, yaxis} = map._fullLayout, box = map.getBoundingClientRect(), all = [];
+        for (const t of map.data.slice(0, 2)) t.x.forEach((x, i) => all.push(
+          [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + yaxis.d2p(t.y[i]), t.customdata[i]]));
+        const alone = p => Math.min(...all.filter(q => q !== p).map(q => Math.hypot(p[0] - q[0], p[1] - q[1])));
+        const some = all.filter((p, i) => i % Math.ceil(all.length / 300) === 0).map(p => [alone(p), p]);
+        return some.reduce((p, q) => q[0] > p[0] ? q : p)[1]"""
+    )
+    chain = ActionChains(page)
+    chain.w3c_actions.pointer_action.move_to_location(round(x), round(y)).pause(0.3).click()
+    chain.perform()
+    until(page, f"location.hash === '#feature={feature}'")
+    text = card(page)
+    row = features.loc[feature]
+    assert text.startswith(f"Feature {feature}")
+    assert str(row["quadrant"]) in text
+    assert f"{row['n_active']:,} prompts" in text
+    assert "Nearest features" in text
+    ringed = page.execute_script("return document.getElementById('map').data[2].x")
+    assert ringed == pytest.approx([row["x"]], rel=1e-5)
+
+
+def test_a_feature_card_marks_the_peak_token(page: Any, reported: Path, features: pd.DataFrame) -> None:
+    spans = pd.read_parquet(reported / schema.EXAMPLE_SPANS)
+    examples = pd.read_parquet(reported / schema.EXAMPLES)
+    prompts = pd.read_parquet(reported / schema.PROMPTS)
+    feature = int(features.loc[features["kept"], "feature"].iloc[0])
+    mine = (spans["feature"] == feature) & (spans["rank"] < 5)
+    expected = [
+        prompts["text"].iat[p][a:b]
+        for p, a, b in zip(examples.loc[mine, "prompt"], spans.loc[mine, "start"], spans.loc[mine, "stop"], strict=True)
+        if a >= 0
+    ]
+    send(page, "#query", str(feature))
+    until(page, f"location.hash === '#feature={feature}'")
+    assert expected
+    assert (
+        page.execute_script("return [...document.querySelectorAll('#card mark')].map(m => m.textContent)") == expected
+    )
+
+
+def test_search_finds_features_clusters_and_words(page: Any, reported: Path) -> None:
+    send(page, "#query", "c1")
+    until(page, "location.hash === '#cluster=1'")
+    clusters = pd.read_parquet(reported / schema.CLUSTERS).set_index("cluster")
+    text = card(page)
+    assert text.startswith("Cluster 1")
+    for token in clusters.loc[1, "tokens"]:
+        assert token in text
+    send(page, "#query", "99999")
+    last = len(pd.read_parquet(reported / schema.FEATURES)) - 1
+    said = until(page, "document.querySelector('#message').textContent")
+    assert f"There is no feature 99999; the last is {last}." in said
+    word = str(clusters.loc[0, "keywords"][0])
+    send(page, "#query", word)
+    shown = page.execute_script(
+        "return [...document.querySelectorAll('#cluster-table tbody tr')].map(r => +r.dataset.key)"
+    )
+    every = clusters[clusters.index >= 0]
+    text_of = every["keywords"].map(" ".join) + " " + every["tokens"].map(" ".join) + " " + every["name"].fillna("")
+    assert sorted(shown) == sorted(every.index[text_of.str.lower().str.contains(word, regex=False)])
+    page.execute_script(
+        "const f = document.querySelector('#filter'); f.value = ''; f.dispatchEvent(new Event('input'))"
+    )
+
+
+@pytest.mark.parametrize(("column", "name"), [(1, "size"), (4, "persistence")])
+def test_clusters_sort_by_any_column(page: Any, reported: Path, column: int, name: str) -> None:
+    values = pd.read_parquet(reported / schema.CLUSTERS).set_index("cluster")[name]
+    head = f"document.querySelectorAll('#cluster-table th')[{column}]"
+    for _ in range(2):
+        page.execute_script(f"{head}.querySelector('button').click()")
+        order = page.execute_script(f"return {head}.getAttribute('aria-sort')")
+        keys = page.execute_script(
+            "return [...document.querySelectorAll('#cluster-table tbody tr')].map(r => +r.dataset.key)"
+        )
+        got = values[keys]
+        assert len(keys) == (values.index >= 0).sum()
+        assert got.is_monotonic_increasing if order == "ascending" else got.is_monotonic_decreasing
+    assert order in ("ascending", "descending")
+
+
+def test_every_plot_is_drawn_when_it_comes_into_sight(page: Any) -> None:
+    for name in ("moments", "heat", "tree"):
+        page.execute_script(f"document.getElementById('{name}').scrollIntoView()")
+        until(page, f"document.querySelector('#{name} .main-svg') !== null")
+    shapes = page.execute_script("return document.getElementById('moments').layout.shapes.length")
+    assert shapes >= 2  # the medians
+    page.execute_script("document.querySelectorAll('#axes button')[1].click()")
+    assert until(page, "document.getElementById('moments').layout.yaxis.type === 'log'")
+
+
+def test_light_and_dark(page: Any) -> None:
+    seen = set()
+    for _ in range(2):
+        page.execute_script("document.getElementById('theme').click()")
+        seen.add(page.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        assert page.execute_script("return document.getElementById('map').data[1].x.length") > 0
+    assert len(seen) == 2
+
+
+def test_keys(page: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page.execute_script("document.activeElement.blur(); location.hash = 'cluster=0'")
+    until(page, "document.querySelector('#card').innerText.startsWith('Cluster 0')")
+    ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    until(page, "document.querySelector('#card').innerText.startsWith('Cards')")
+    ActionChains(page).send_keys("/").perform()
+    assert page.execute_script("return document.activeElement.id") == "query"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_page(page: Any, width: int) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    page.execute_script("location.hash = 'cluster=1'")
+    until(page, "document.querySelector('#card').innerText.startsWith('Cluster 1')")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    assert page.execute_script("const c = document.querySelector('#card'); return c.scrollWidth <= c.clientWidth")
+    box = page.execute_script(
+        "const r = document.querySelector('#card').getBoundingClientRect(); return [r.left, r.right]"
+    )
+    assert 0 <= box[0] < box[1] <= width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.skipif("GPUCLUST_BROWSER_RUN" in os.environ, reason="only the small run has hostile prompts")
+def test_hostile_text_stays_text(page: Any) -> None:
+    page.execute_script("location.hash = 'cluster=1'")
+    until(page, "document.querySelector('#card').innerText.startsWith('Cluster 1')")
+    text = card(page)
+    assert "<img src=x onerror='window.hurt=1'>1" in text
+    assert '</script><script>window.hurt = 1</script><img src="x" onerror="window.hurt = 1">' in text
+    assert "<i>a</i>" in text or "<i>b</i>" in text
+    page.execute_script(
+        "const map = document.getElementById('map'); Plotly.Fx.hover(map, [{curveNumber: 1, pointNumber: 0}])"
+    )
+    assert page.execute_script(
+        "return window.hurt === undefined && document.querySelectorAll('img, #card i').length === 0"
+    )
+
+
+def test_no_error_is_logged_and_nothing_is_fetched(page: Any) -> None:
+    """Runs last: the logs hold all that the tests before did."""
+    errors = [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert asked
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {page.current_url.split("#")[0]}

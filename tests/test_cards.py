@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import io
+import json
+import urllib.parse
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import gpuclust
+from gpuclust import cards, schema
+from gpuclust.errors import InputError
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def run(small_run: Path) -> gpuclust.Run:
+    return gpuclust.open_run(small_run)
+
+
+def printed(card: cards.Card) -> str:
+    console = Console(width=10_000, file=io.StringIO())
+    console.print(card)
+    return str(console.file.getvalue())
+
+
+def test_a_cluster_card_holds_the_cluster(run: gpuclust.Run) -> None:
+    row = run.clusters.set_index("cluster").loc[1]
+    card = run.cluster(1)
+    text = printed(card)
+    for word in [*row["tokens"], *row["keywords"], *map(str.strip, row["promoted_tokens"])]:
+        assert word in text
+    assert f"{row['persistence']:.3g}" in text
+    assert card.tables[0][1]["feature"].isin(row["features"]).all()
+    assert len(card.prompts) == len(row["distinctive_prompts"])
+    assert card.link is None  # this SAE has no id on Neuronpedia
+    assert repr(card).startswith("cluster 1: ")
+
+
+def test_a_feature_card_marks_the_peak(run: gpuclust.Run) -> None:
+    feature = int(run.features.loc[run.features["kept"], "feature"].iloc[3])
+    card = run.feature(feature, n_prompts=3)
+    examples = run.examples[run.examples["feature"] == feature].head(3)
+    spans = run.example_spans.loc[examples.index]
+    assert (spans["start"] >= 0).any()
+    for prompt, number, start, stop in zip(
+        card.prompts, examples["prompt"], spans["start"], spans["stop"], strict=True
+    ):
+        marked = [text for text, is_marked in prompt.parts() if is_marked]
+        assert marked == ([run.prompts["text"].iat[number][start:stop]] if start >= 0 else [])
+    near = card.tables[0][1]
+    assert near["feature"].tolist() == run.neighbors["indices"].sel(feature=feature).values[1:].tolist()
+    removed = run.features[~run.features["kept"]]
+    if len(removed):
+        assert "removed by the filter" in printed(run.feature(int(removed["feature"].iloc[0])))
+
+
+def test_html_of_prompts_is_escaped(run: gpuclust.Run) -> None:
+    cluster = run.cluster(1)
+    assert "&lt;script&gt;" in cluster._repr_html_()
+    assert tiny.HOSTILE[:20] in printed(cluster)
+    for card in (cluster, run.feature(0)):
+        assert "<script" not in card._repr_html_()
+        assert "<img" not in card._repr_html_()
+
+
+def test_what_is_not_there_is_refused(run: gpuclust.Run) -> None:
+    with pytest.raises(InputError, match=r"has no cluster 99; it has \d+, numbered from 0"):
+        run.cluster(99)
+    with pytest.raises(InputError, match="has no cluster -1"):
+        run.cluster(schema.NOISE)
+    with pytest.raises(InputError, match="has no feature 96; it has 96"):
+        run.feature(96)
+
+
+def test_neuronpedia(run: gpuclust.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpuclust.Run, "neuronpedia_id", "pythia-70m/3-res-sm")
+    assert run.feature(5).link == "https://www.neuronpedia.org/pythia-70m/3-res-sm/5"
+    link = run.cluster(0).link
+    assert link is not None
+    asked = urllib.parse.parse_qs(urllib.parse.urlparse(link).query)
+    features = json.loads(asked["features"][0])
+    assert sorted(int(row["index"]) for row in features) == sorted(run.clusters.set_index("cluster").loc[0, "features"])
+    assert {(row["modelId"], row["layer"]) for row in features} == {("pythia-70m", "3-res-sm")}
+
+
+def test_marks_that_overlap_are_shown_once() -> None:
+    prompt = cards.Prompt("abcdef", [(1, 3), (2, 4), (4, 5)], "")
+    assert list(prompt.parts()) == [("a", False), ("bc", True), ("d", False), ("e", True), ("f", False)]
+
+
+def test_figures(run: gpuclust.Run) -> None:
+    kept = run.features[run.features["kept"]]
+    figure = run.map()
+    shown = pd.concat([pd.Series(trace.customdata) for trace in figure.data])
+    assert sorted(shown) == kept["feature"].tolist()
+    assert {trace.type for trace in figure.data} == {"scattergl"}
+    texts = [text for trace in figure.data for text in trace.text]
+    assert not any("<img" in text for text in texts)
+    assert any("&lt;img" in text for text in texts)
+    entropy = run.entropy_plot("entropy", "sparsity")
+    assert sum(len(trace.x) for trace in entropy.data) == len(kept)
+    assert {shape.x0 for shape in entropy.layout.shapes} >= {kept["entropy"].median()}

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gpuclust import schema
+from gpuclust.show import main
+
+
+def test_the_run_a_cluster_and_a_feature(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(small_run)]) == 0
+    assert "clusters" in capsys.readouterr().out
+    assert main([str(small_run), "--cluster", "1", "--feature", "2", "--feature", "3"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("cluster 1")
+    assert [f"\nfeature {n}" in said for n in (1, 2, 3)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--cluster", "999"], "has no cluster 999"), (["--feature", "-3"], "has no feature -3")],
+)
+def test_what_is_not_there_is_one_message(
+    small_run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main([str(small_run), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in " ".join(said.split())
+    assert said.count("error:") == 1
+
+
+def test_other_folders_and_unfinished_runs(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "is no gpuclust run" in " ".join(capsys.readouterr().err.split())
+    shutil.copy(small_run / schema.CONFIG, tmp_path / schema.CONFIG)
+    (tmp_path / schema.RECORD).write_text('{"stages": {"prompts": {}}}')
+    assert main([str(tmp_path)]) == 2
+    assert "stopped before the stage analyse" in " ".join(capsys.readouterr().err.split())
+
+
+def test_names_of_clusters_are_in_the_summary(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = pd.read_parquet(small_run / schema.CLUSTERS).nlargest(12, "size")["name"].dropna()
+    main([str(small_run)])
+    said = "".join(capsys.readouterr().out.split())
+    assert len(names)
+    assert "<img" in said
