@@ -131,7 +131,7 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
     for column, value, rows, changed, seed in cases:
         setting = int(table.loc[table[column] == value, "setting"].max())
         own = table[table["setting"] == setting].iloc[0]
-        settings = {key: base[key] for key in ("select", "umap", "hdbscan")} | changed
+        settings = {key: base[key] for key in ("select", "umap", "hdbscan")} | {"consensus": {"members": 1}} | changed
         settings["hdbscan"] = settings["hdbscan"] | {"min_samples": int(own["hdbscan.min_samples"])}
         expected = cluster_features(activations[rows], settings)
         labels = expected.features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)

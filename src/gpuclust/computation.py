@@ -257,7 +257,7 @@ class Computation:
             key = content_key(_prompts(trial), hashlib.sha256(trial.kept.tobytes()).hexdigest(), c.metric)
             trial.near = tuple(f"neighbors-{key}-{part}" for part in trials.PARTS)
             request = requests.setdefault(trial.near, Request(trial.subset, trial.kept, c.metric, trial.near))
-            request.k = max(request.k, c.n_neighbors)
+            request.k = max(request.k, c.neighbors.n_neighbors or c.umap.n_neighbors)  # trials have no consensus
             if not c.umap.enabled:
                 request.min_samples.add(c.hdbscan.min_samples)
         return [request for request in requests.values() if not self._have(request)]

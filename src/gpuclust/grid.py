@@ -186,6 +186,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
 def _check_field(key: str, where: str) -> None:
     if key.split(".")[0] in FREE:
         raise ConfigError(f"{where}: {key} changes how a run is computed, not what comes out; it cannot be varied")
+    if key.split(".")[0] in ("consensus", "quality"):
+        raise ConfigError(
+            f"{where}: {key} cannot be varied: a sweep's trials are single clusterings of UMAP and HDBSCAN, compared "
+            "over halves and seeds by the sweep itself. Compare runs instead (gpuclust.compare)"
+        )
     if key == "umap.random_state":
         raise ConfigError(f"{where}: umap.random_state is varied by `seeds`, in every setting")
     known = [SOURCE, LENGTH, *configuration.keys()]
