@@ -71,6 +71,7 @@ def test_groups_of_prompts_and_lists(tmp_path: Path) -> None:
         ({"vary": {"umap.n_neighbor": [5]}}, "did you mean umap.n_neighbors"),
         ({"vary": {"umap.random_state": [5]}}, "varied by `seeds`"),
         ({"vary": {"scheduler.n_workers": [5]}}, "cannot be varied"),
+        ({"vary": {"quality.halves": [True, False]}}, "changes the checks of a run"),
         ({"vary": {"umap.n_neighbors": []}}, "at least one value"),
         ({"vary": {"length": [5]}}, r"such as \[1, 40\]"),
         ({"vary": {"length": [[9, 5]]}}, r"such as \[1, 40\]"),

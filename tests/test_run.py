@@ -462,7 +462,7 @@ def test_open_run_is_lazy_and_refuses_other_folders(finished: Path, tmp_path: Pa
 @pytest.mark.parametrize("umap", [True, False])
 def test_cluster_features_equals_the_run(finished: Path, settings: dict[str, Any], umap: bool) -> None:
     run = gpuclust.open_run(finished)
-    part = {name: settings[name] for name in ("select", "umap", "hdbscan")}
+    part = {name: settings[name] for name in ("select", "umap", "hdbscan", "consensus")}
     part["umap"] = part["umap"] | {"enabled": umap}
     got = gpuclust.cluster_features(run.activations, part)
     if umap:
@@ -497,7 +497,7 @@ def test_import_cache(finished: Path, settings: dict[str, Any], tmp_path: Path) 
     run = gpuclust.open_run(finished)
     file = tmp_path / "processed_data.pt"
     torch.save({"acts": torch.from_numpy(run.activations.values), "prompts": run.prompts["text"].tolist()}, file)
-    part = {name: settings[name] for name in ("select", "umap", "hdbscan", "store")}
+    part = {name: settings[name] for name in ("select", "umap", "hdbscan", "store", "consensus", "quality")}
     imported = gpuclust.import_cache(file, tmp_path / "out", part)
     assert_same(results(finished), results(imported.path))
     assert (imported.prompts["n_tokens"] == -1).all()

@@ -24,7 +24,8 @@ def quality_task(
 ) -> dict[str, Any]:
     """Measure the clustering: against others of the same features, its nulls, the input space and the decoder.
 
-    `members` are the labels of each further clustering's members; two passes over the store at most.
+    `members` are the labels of each further clustering's members; two passes over the store at most. Of permuted
+    activations there is one clustering, no consensus: that would only drop clusters, and the most cohesive is wanted.
     """
     features = pd.read_parquet(out / schema.FEATURES)
     features = features[features["kept"]]
@@ -61,9 +62,8 @@ def quality_task(
         table["random_z"] = quality.matched_z(found, labels, q.random_sets)
     if tiles.NULL in others:
         null = others[tiles.NULL]
-        first = members[tiles.NULL][0].astype(np.int64)  # one clustering finds clusters where the consensus has none
         shuffled = tiles.read_blocks(out, kept, plan, permute=config.seed)
-        reached = quality.permutation_z(quality.sums(shuffled, norms, first), first)
+        reached = quality.permutation_z(quality.sums(shuffled, norms, null), null)
         facts["null"] = {"clusters": int(null.max(initial=schema.NOISE)) + 1, "noise_share": float((null < 0).mean())}
         table["permutation_z_null"] = np.full(len(size), float(max(reached, default=0)))
     clustered = size / max(size.sum(), 1)

@@ -189,6 +189,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
 def _check_field(key: str, where: str) -> None:
     if key.split(".")[0] in FREE:
         raise ConfigError(f"{where}: {key} changes how a run is computed, not what comes out; it cannot be varied")
+    if key.split(".")[0] == "quality":
+        raise ConfigError(
+            f"{where}: {key} cannot be varied: it changes the checks of a run, not its clusters, and a sweep compares "
+            "halves and seeds itself"
+        )
     if key == "umap.random_state":
         raise ConfigError(f"{where}: umap.random_state is varied by `seeds`, in every setting")
     known = [SOURCE, LENGTH, *configuration.keys()]

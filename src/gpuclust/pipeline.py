@@ -307,9 +307,14 @@ class Pipeline:
             skipped.append("seeds: nothing is random without UMAP")
         if not exact and (c.quality.halves or c.quality.null):
             skipped.append("halves and null: neighbors.method=sketch has no Gram matrix")
-        jobs = [(self.out, config, view, n, m) for _, config, view, n in views for m in range(c.n_members)]
-        labels = self._members(jobs)
-        found = {name: labels[i * c.n_members : (i + 1) * c.n_members] for i, (name, *_) in enumerate(views)}
+        members = [1 if name == tiles.NULL else c.n_members for name, *_ in views]  # see checks.quality_task
+        jobs = [
+            (self.out, config, view, n, m)
+            for (_, config, view, n), count in zip(views, members, strict=True)
+            for m in range(count)
+        ]
+        labels = iter(self._members(jobs))
+        found = {name: [next(labels) for _ in range(count)] for (name, *_), count in zip(views, members, strict=True)}
         return dict(self._submit(checks.quality_task, self.out, c, plan, found, skipped))
 
     def analyse(self) -> dict[str, Any]:

@@ -84,7 +84,9 @@ def _quality(facts: dict[str, Any]) -> list[str]:
             f"{halves['ari_clustered']:.2f} on the {halves['clustered']:.0%} of features that both cluster"
         )
     if null := facts.get("null"):
-        lines.append(f"permuted activations: {null['clusters']} clusters, {null['noise_share']:.0%} noise")
+        lines.append(
+            f"one clustering of permuted activations: {null['clusters']} clusters, {null['noise_share']:.0%} noise"
+        )
     if decoder := facts.get("decoder"):
         lines.append(
             f"decoder directions: {decoder['overlap']:.1%} of neighbours shared ({decoder['overlap_by_chance']:.1%} by "
