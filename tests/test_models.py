@@ -458,9 +458,10 @@ def test_remote_code_is_never_trusted(folders: dict[str, Path], sae: Path, monke
 # ---------------------------------------------------------------- configurations that ship
 
 
-@pytest.mark.parametrize(
-    "file", sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "local.yaml"}), ids=lambda file: file.stem
-)
+OTHERS = {CONFIGS / f"{name}.yaml" for name in ("local", "questions", "questions-local")}  # no names, or sweeps
+
+
+@pytest.mark.parametrize("file", sorted(set(CONFIGS.glob("*.yaml")) - OTHERS), ids=lambda file: file.stem)
 def test_shipped_configurations_name_what_exists(file: Path) -> None:
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
     from transformer_lens.loading_from_pretrained import get_official_model_name

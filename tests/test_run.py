@@ -572,4 +572,5 @@ def test_store_is_read_once_per_pass(
 
     monkeypatch.setattr(store, "read_rows", counting)
     go(tmp_path, settings, "--no-report")
-    assert sum(reads) == 2 * tiny.N_PROMPTS  # the Gram pass and the clusters' activations; moments came from the shards
+    # The Gram pass, the cohesion of clusters, their activations; moments came from the shards.
+    assert sum(reads) == 3 * tiny.N_PROMPTS
