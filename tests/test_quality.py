@@ -63,6 +63,13 @@ def test_cohesion_and_silhouette_equal_those_from_all_pairs() -> None:
     assert np.isnan(quality.silhouette(taken(values, np.minimum(labels, 0)), np.minimum(labels, 0))).all()
 
 
+def test_silhouette_of_duplicates_is_not_rounding() -> None:
+    one, other = np.random.default_rng(0).random((2, 50)).astype(np.float32)
+    values = np.stack([one, one * 3, one * 7, one / 3, other, other * 5], axis=1)
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    assert quality.silhouette(taken(values, labels), labels).tolist() == [0, 0, pytest.approx(1)]
+
+
 def test_permutation_moments_equal_those_of_permutations() -> None:
     values, _ = planted(n_prompts=60, n_clusters=2, size=5, n_noise=6)
     labels = np.repeat([0, 1, -1], [4, 7, 5])

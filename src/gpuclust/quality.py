@@ -20,6 +20,7 @@ Array = NDArray[Any]
 STRATA = 20  # of the number of active prompts, for degree-matched random sets
 Z_MIN = 3.0  # standard deviations above a null
 NULL_MARGIN = 2.0  # the largest z of permuted activations is one draw of many: as large again is asked for
+ROUNDING = 1e-12  # cosine distances below are those of exact duplicates
 VERDICTS = STABLE, FRAGILE, NULL = "stable", "fragile", "not above null"
 
 
@@ -232,7 +233,7 @@ def silhouette(found: Sums, labels: Array) -> Array:
     """Return the mean cosine silhouette of each cluster (Rousseeuw 1987), noise left out.
 
     (b - a) / max(a, b) of a feature, a its mean distance 1 - cosine to the others of its cluster and b the smallest
-    to another cluster; NaN where there is only one cluster.
+    to another cluster; 0 for a feature at distance 0 from both; NaN where there is only one cluster.
 
     Returns
     -------
@@ -247,8 +248,9 @@ def silhouette(found: Sums, labels: Array) -> Array:
     rows = np.arange(len(clustered))
     a = 1 - (found.cosine[clustered, own] - found.own[clustered]) / np.maximum(sizes[own] - 1, 1)
     apart[rows, own] = np.inf
-    b = apart.min(axis=1)
-    scores = (b - a) / np.maximum(np.maximum(a, b), np.finfo(float).tiny)
+    a, b = (np.where(distance > ROUNDING, distance, 0) for distance in (a, apart.min(axis=1)))
+    farther = np.maximum(a, b)
+    scores = np.where(farther > 0, b - a, 0) / np.where(farther > 0, farther, 1)
     means: Array = np.bincount(own, scores, minlength=n_clusters) / sizes
     return means
 
