@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import consensus, gram, memory, models, neighbors, quality, schema, store, tiles
+from gpuclust import consensus, gram, matching, memory, models, neighbors, quality, schema, store, tiles
 from gpuclust.config import Config
 
 log = logging.getLogger("gpuclust")
@@ -27,6 +27,8 @@ def quality_task(
     `members` are the labels of each further clustering's members; two passes over the store at most. Of permuted
     activations there is one clustering, no consensus: that would only drop clusters, and the most cohesive is wanted.
     """
+    from sklearn.metrics import adjusted_rand_score
+
     features = pd.read_parquet(out / schema.FEATURES)
     features = features[features["kept"]]
     kept, labels = features["feature"].to_numpy(), features["label"].to_numpy(np.int64)
@@ -40,14 +42,14 @@ def quality_task(
     table: dict[str, Any] = {name: nothing for name, (dtype, _) in schema.QUALITY_COLUMNS.items() if dtype == "float64"}
     facts: dict[str, Any] = {"rows": len(size), "noise_share": float((labels < 0).mean())}
     if halves := [others[half] for half in tiles.HALVES if half in others]:
-        facts["halves"] = quality.agreement(*halves)
+        facts["halves"] = _known(matching.agreement(*halves))
         table["stability"] = np.mean([quality.best_match(labels, half) for half in halves], axis=0)
         table["chance_stability"] = quality.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
-    if seeds := [quality.agreement(labels, other) for name, other in others.items() if name.startswith("seed")]:
-        facts["seeds"] = {name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]}
+    if seeds := [matching.agreement(labels, other) for name, other in others.items() if name.startswith("seed")]:
+        facts["seeds"] = _known({name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]})
     if (out / schema.MEMBERS).exists() and config.n_members > 1:
         unmoved, *rest = np.load(out / schema.MEMBERS)
-        facts["members"] = float(np.mean([quality.agreement(unmoved, other)["ari"] for other in rest]))
+        facts["members"] = float(np.mean([adjusted_rand_score(unmoved, other) for other in rest]))
     # |a| of every feature: n (std² + mean²) = Σ a²
     n_prompts = len(pd.read_parquet(out / schema.PROMPTS, columns=["prompt"]))
     norms = np.sqrt(n_prompts * (features["std"].to_numpy() ** 2 + features["mean"].to_numpy() ** 2))
@@ -86,6 +88,11 @@ def quality_task(
     return facts | {"skipped": skipped}
 
 
+def _known(values: dict[str, float]) -> dict[str, float | None]:
+    """The same, with null for NaN, which JSON has not."""
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
 def _dbcv(out: Path, labels: Array, limit: int) -> tuple[float | None, str]:
     import zarr
 
@@ -112,5 +119,5 @@ def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[s
         "overlap_by_chance": (k - 1) / max(len(kept) - 1, 1),
     }
     if config.umap.enabled:
-        facts["ami"] = quality.agreement(labels, consensus.member(*near, n_prompts=0, config=config, number=0))["ami"]
+        facts["ami"] = matching.agreement(labels, consensus.member(*near, n_prompts=0, config=config, number=0))["ami"]
     return facts, ""

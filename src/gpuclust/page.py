@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-# Hues that colour-blind readers can tell apart on light and dark ground (after Tol and Okabe-Ito)
-HUES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b5a300", "#882255")
-
 STYLE = """
 :root { color-scheme: light dark; --fg: #1c1c1e; --bg: #fff; --quiet: #6b6b70; --line: #d8d8dc; }
 @media (prefers-color-scheme: dark) { :root { --fg: #eee; --bg: #18181a; --quiet: #a0a0a6; --line: #3a3a3e; } }
@@ -31,7 +28,8 @@ for (const [id, figure] of Object.entries(JSON.parse(document.getElementById('fi
   const axis = title => ({title: {text: title}, gridcolor: line, zerolinecolor: line, automargin: true});
   Plotly.newPlot(id, figure.data, {paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: ink},
     margin: {l: 50, r: 10, t: 10, b: 40}, hovermode: 'closest', showlegend: false, xaxis: axis(figure.x),
-    yaxis: axis(figure.y), ...figure.layout}, {responsive: true, displaylogo: false});
+    yaxis: axis(figure.y), ...figure.layout}, {responsive: true, displaylogo: false, showSendToCloud: false,
+    plotlyServerURL: ''});
 }
 """
 

@@ -24,37 +24,6 @@ ROUNDING = 1e-12  # cosine distances below are those of exact duplicates
 VERDICTS = STABLE, FRAGILE, NULL = "stable", "fragile", "not above null"
 
 
-def agreement(a: Array, b: Array) -> dict[str, float]:
-    """Compare two clusterings of the same features.
-
-    Parameters
-    ----------
-    a, b : array, (feature,), int
-
-    Returns
-    -------
-    dict
-        ``ari``, ``ami``: over all features, noise as one more label (adjusted Rand index, Hubert and Arabie 1985;
-        adjusted mutual information, Vinh et al. 2010; 0 by chance, 1 when equal). ``ari_clustered``: over the features
-        that both cluster, and ``clustered``: their share. A clustering without noise raises the first two only by
-        agreeing; the last two must be read together.
-
-    Examples
-    --------
-    >>> agreement(np.array([0, 0, 1, 1, -1]), np.array([1, 1, 0, 0, 0]))["ari_clustered"]
-    1.0
-    """
-    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
-
-    both = (a >= 0) & (b >= 0)
-    return {
-        "ari": float(adjusted_rand_score(a, b)),
-        "ami": float(adjusted_mutual_info_score(a, b)),
-        "ari_clustered": float(adjusted_rand_score(a[both], b[both])) if both.any() else 0.0,
-        "clustered": float(both.mean()),
-    }
-
-
 def best_match(labels: Array, other: Array) -> Array:
     """Return the largest Jaccard index |A ∩ B| / |A ∪ B| of every cluster with any cluster of another clustering.
 

@@ -79,9 +79,12 @@ def _quality(facts: dict[str, Any]) -> list[str]:
         judged = ", ".join(f"{count} {name}" for name, count in counts.items())
         lines.append(f"verdicts: {judged if sum(counts.values()) else 'none, nothing was measured'}")
     if halves := facts.get("halves"):
+        both = "no feature is clustered by both"
+        if halves["ari_clustered"] is not None:
+            both = f"{halves['ari_clustered']:.2f} on the {halves['clustered_both']:.0%} of features that both cluster"
         lines.append(
             f"two halves of the prompts, clustered apart, agree to ARI {halves['ari']:.2f} (AMI {halves['ami']:.2f}); "
-            f"{halves['ari_clustered']:.2f} on the {halves['clustered']:.0%} of features that both cluster"
+            f"{both}"
         )
     if null := facts.get("null"):
         lines.append(

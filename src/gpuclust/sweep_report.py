@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import page
+from gpuclust import page, palette
 from gpuclust.answers import NOISE_GAP, Answer, short
 from gpuclust.effects import COVERAGE_LOSS, LEAST, OUTCOME, text
 
@@ -157,7 +157,7 @@ def _figure(answer: Answer) -> dict[str, Any] | None:
                 "type": "scatter", "mode": "markers", "x": [f"{short(effect.field)}={x}" for x in levels["level"]],
                 "y": levels["mean"].round(4).tolist(), "text": notes, "hoverinfo": "x+y+text",
                 "error_y": {"type": "data", "array": spread, "visible": known},
-                "marker": {"size": 9, "color": page.HUES[index % len(page.HUES)]},
+                "marker": {"size": 9, "color": palette.HUES[index % len(palette.HUES)]},
             }
         )  # fmt: skip
     if answer.pairs is not None:
@@ -166,7 +166,7 @@ def _figure(answer: Answer) -> dict[str, Any] | None:
         for column, said, hue in (("within", "within", 0), ("ari", "across", 1)):
             traces.append(
                 {"type": "bar", "name": said, "x": names, "y": means[column].round(4).tolist(), "text": said,
-                 "hoverinfo": "x+y+text", "marker": {"color": page.HUES[hue]}}
+                 "hoverinfo": "x+y+text", "marker": {"color": palette.HUES[hue]}}
             )  # fmt: skip
     return {"data": traces, "x": "", "y": OUTCOME_NAME} if traces else None
 
@@ -181,7 +181,9 @@ def granularity(good: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]
     for index, question in enumerate(record["questions"]):
         own = first["questions"].str.contains(rf"(?:^| ){question}:", regex=True)
         chosen = means[means.index.isin(first.index[own]) & (means.index != 0)]
-        traces.append(_points(chosen, first, base, fields, question, page.HUES[index % len(page.HUES)], "circle", 7))
+        traces.append(
+            _points(chosen, first, base, fields, question, palette.HUES[index % len(palette.HUES)], "circle", 7)
+        )
     if 0 in means.index:
         traces.append(_points(means.loc[[0]], first, None, fields, "default", "#d55e00", "star", 16))
     return {"data": traces, "x": "clusters", "y": OUTCOME_NAME, "layout": {"showlegend": True}}
