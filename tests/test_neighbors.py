@@ -146,3 +146,14 @@ def test_crossed_groups_hold_every_grouping() -> None:
     groups, members = gram.cross(first, second)
     np.testing.assert_array_equal(members[groups[groups >= 0]], np.stack([first, second], axis=1)[groups >= 0])
     assert ((groups < 0) == ((first < 0) & (second < 0))).all()
+
+
+def test_neighbors_of_vectors_do_not_depend_on_the_tile() -> None:
+    vectors = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    whole = neighbors.of_vectors(vectors, 6, "cosine", 50)
+    tiled = neighbors.of_vectors(vectors, 6, "cosine", 16)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    order = np.argsort(-(unit @ unit.T), axis=1)[:, :6]
+    np.testing.assert_array_equal(whole[0], order)
+    for a, b in zip(whole, tiled, strict=True):
+        np.testing.assert_array_equal(a, b)

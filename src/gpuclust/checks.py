@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import consensus, gram, matching, memory, models, neighbors, quality, schema, store, tiles
+from gpuclust import consensus, matching, memory, models, neighbors, quality, schema, store, tiles
 from gpuclust.config import Config
 
 log = logging.getLogger("gpuclust")
@@ -112,8 +112,7 @@ def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[s
         return None, "decoder: the activations were imported, there is no SAE"
     weights = models.load_directions(config, unembedding=False)[0][kept]
     k = min(config.umap.n_neighbors, indices.shape[1])
-    (pairs,) = gram.plan_passes(len(kept), len(kept), 8 * len(kept) ** 2)
-    near = neighbors.exact(gram.accumulate([weights.T], len(kept), pairs, len(kept), sparse=False), k, "cosine")
+    near = neighbors.of_vectors(weights, k, "cosine", min(memory.TILE, len(kept)))
     facts = {
         "overlap": quality.neighbor_overlap(near[0], indices[:, :k]),
         "overlap_by_chance": (k - 1) / max(len(kept) - 1, 1),

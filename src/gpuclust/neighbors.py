@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuclust import topk
+from gpuclust import gram, topk
 from gpuclust.gram import Gram
 
 Array = Any
@@ -157,6 +157,33 @@ def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[Array, Array]:
             per_block.setdefault(block, []).append(keys)
     keys = xp.concatenate([merge(per_block[block], k - 1, xp) for block in sorted(per_block)])
     return finish(keys, k, xp)
+
+
+def of_vectors(vectors: Array, k: int, metric: str, tile: int) -> tuple[Array, Array]:
+    """Return the neighbours of vectors in hand, with one tile of their Gram matrix in memory at a time.
+
+    Parameters
+    ----------
+    vectors : array, (feature, dimension), host
+    k : int
+        Neighbours, the feature itself included; fewer than the features.
+    metric : {"cosine", "correlation", "euclidean", "dot"}
+    tile : int
+        Features of a tile: ``tile² * 24`` bytes are held, never a matrix of all pairs.
+
+    Returns
+    -------
+    indices, distances
+        As `finish`.
+    """
+    n_blocks = -(-len(vectors) // tile)
+    found: dict[int, Array] = {}
+    for i in range(n_blocks):
+        for j in range(i, n_blocks):
+            part = gram.accumulate([vectors.T], len(vectors), [(i, j)], tile, sparse=False)
+            for block, keys in candidates(part, i, j, metric, k - 1, float(part.squares.max())).items():
+                found[block] = merge([found[block], keys] if block in found else [keys], k - 1)
+    return finish(np.concatenate([found[block] for block in sorted(found)]), k)
 
 
 # ---------------------------------------------------------------- sketch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import gram, memory, neighbors, schema, store, tiles, transfer
+from gpuclust import memory, neighbors, schema, store, tiles, transfer
 from gpuclust.backend import on_host, resolve
 from gpuclust.cluster import Clustering
 from gpuclust.config import Config, SelectConfig
@@ -138,18 +138,7 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: memory.Plan) -> di
     size, k = config.neighbors.sketch_size, min(config.n_neighbors, len(kept))
     blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows)
     projected = neighbors.sketch(((first, block[:, kept]) for first, block in blocks), len(kept), size, config.seed)
-    blocks_of_features = -(-len(kept) // plan.tile)
-    found: dict[int, Array] = {}
-    for i in range(blocks_of_features):
-        for j in range(i, blocks_of_features):
-            part = gram.accumulate([projected.T], len(kept), [(i, j)], plan.tile, sparse=False)
-            for block, keys in neighbors.candidates(
-                part, i, j, config.metric, k - 1, float(part.squares.max())
-            ).items():
-                parts = [found[block], keys] if block in found else [keys]
-                found[block] = neighbors.merge(parts, k - 1)
-    keys = np.concatenate([found[block] for block in sorted(found)])
-    indices, distances = neighbors.finish(keys, k)
+    indices, distances = neighbors.of_vectors(projected, k, config.metric, plan.tile)
     write_neighbors(out / schema.NEIGHBORS, kept, indices, distances, config.metric)
     return {"rows": len(kept), "passes": 1, "sketch_size": size}
 
