@@ -2,9 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.cluster.hierarchy import average, fcluster
+from scipy.spatial.distance import squareform
+from sklearn.metrics import adjusted_rand_score
 
-from gpuclust import consensus, neighbors
+from gpuclust import consensus, memory, neighbors
 from gpuclust.config import Config, validate
+from gpuclust.errors import MemoryBudgetError
 from tests.planted import planted
 from tests.test_neighbors import whole
 
@@ -45,13 +51,72 @@ def test_redrawn_similarities_spread_as_those_of_other_prompts_do() -> None:
     assert np.std(redrawn) == pytest.approx(np.std(drawn), rel=0.2)
 
 
-def test_pairs_are_counted_and_noise_is_never_together() -> None:
-    members = [np.array([0, 0, 1, -1, -1]), np.array([0, 0, 0, 1, -1]), np.array([2, 2, 0, 0, 1])]
-    times = consensus.together(members)
-    expected = np.zeros((5, 5), np.uint8)
-    for a, b, count in ((0, 1, 3), (0, 2, 1), (1, 2, 1), (2, 3, 1)):
-        expected[a, b] = expected[b, a] = count
-    np.testing.assert_array_equal(times, expected)
+def together(members: list[np.ndarray]) -> np.ndarray:
+    """Members that put each pair into one cluster, of all pairs at once; 0 on the diagonal."""
+    times = sum(((labels[:, None] == labels) & (labels >= 0)).astype(int) for labels in members)
+    assert isinstance(times, np.ndarray)
+    np.fill_diagonal(times, 0)
+    return times
+
+
+def random_members(seed: int, n_members: int, size: int) -> list[np.ndarray]:
+    """Clusterings that each move, lose and merge some features of one of several sizes."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, rng.integers(1, 9), size)
+    members = []
+    for _ in range(n_members):
+        labels = np.where(rng.random(size) < 0.3, rng.integers(0, 9, size), truth)
+        members.append(np.where(rng.random(size) < 0.2, -1, labels).astype(np.int32))
+    return members
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("agreement", [0.3, 0.5])
+def test_labels_equal_average_linkage_of_all_pairs(
+    seed: int, agreement: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = random_members(seed, 200, 90)  # so many members that hardly two shares tie
+    config = validate({"hdbscan": {"min_cluster_size": 3}, "consensus": {"agreement": agreement}})
+    times = together(members)
+    tree = average(1 - squareform(times) / 201)
+    groups = fcluster(tree, 1 - agreement * 200 / 201, "distance")
+    monkeypatch.setattr(memory, "PAIRS", 500)
+    found = consensus.combine(members, config)
+    large = np.isin(groups, np.flatnonzero(np.bincount(groups) >= 3))
+    np.testing.assert_array_equal(found.labels >= 0, large)
+    assert adjusted_rand_score(groups[large], found.labels[large]) == 1
+    mean = [[times[i, (found.labels == c) & (np.arange(90) != i)].mean() / 200 for c in range(found.n_clusters)]
+            for i in range(90)]  # fmt: skip
+    np.testing.assert_allclose(found.outlier_scores, 1 - np.max(mean, axis=1, initial=0))
+    np.testing.assert_allclose(found.probabilities[large], np.array(mean)[large, found.labels[large]])
+
+
+@given(st.integers(0, 10**6), st.integers(2, 9), st.sampled_from([0.25, 0.5, 0.75]))
+def test_clusters_share_enough_and_no_two_could_merge(seed: int, n_members: int, agreement: float) -> None:
+    members = random_members(seed, n_members, 40)
+    config = validate({"hdbscan": {"min_cluster_size": 2}, "consensus": {"agreement": agreement}})
+    found = consensus.combine(members, config)
+    times = together(members)
+    groups = [np.flatnonzero(found.labels == c) for c in range(found.n_clusters)]
+    groups += [np.array([i]) for i in np.flatnonzero(found.labels < 0)]
+    for a, first in enumerate(groups):
+        if len(first) > 1:
+            inside = times[np.ix_(first, first)].sum() / (len(first) * (len(first) - 1)) / n_members
+            assert inside >= agreement - 1e-9
+        for other in groups[:a]:
+            assert times[np.ix_(first, other)].mean() / n_members < agreement + 1e-9
+    tree = found.condensed_tree
+    assert sorted(tree["child"][tree["child_size"] == 1]) == list(range(40))
+    assert np.isfinite(tree["lambda_val"]).all()
+    assert (tree["lambda_val"] >= 1).all()  # noise joins last, at distance 1
+
+
+def test_a_group_too_large_for_memory_is_refused_with_the_way_out() -> None:
+    members = [np.zeros(3000, np.int32)] * 4
+    needed = memory.consensus(3000, 4, 3000)
+    assert consensus.combine(members, Config(), allowed=needed).n_clusters == 1
+    with pytest.raises(MemoryBudgetError, match=r"3000 of the 3000 features .*consensus\.members=1"):
+        consensus.combine(members, Config(), allowed=needed - 1)
 
 
 def test_clusters_are_what_stays_together() -> None:

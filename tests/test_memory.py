@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ GB = 10**9
 def test_neighbours_fit_the_budget_whatever_the_shape(prompts: int, features: int, share: float, allowed: int) -> None:
     kept = max(16, int(features * share))
     config = validate({"umap": {"n_components": 10}})
-    plan = memory.plan(config, memory.Shapes(prompts, features, kept, 512), allowed * GB, only="neighbors")
+    plan = memory.plan(config, memory.Shapes(prompts, features, kept, 512), allowed * GB, held=("neighbors",))
     stage = next(stage for stage in plan.stages if stage.stage == "neighbors")
     assert stage.peak <= allowed * GB
     blocks = -(-kept // plan.tile)
@@ -31,7 +33,7 @@ def test_neighbours_fit_the_budget_whatever_the_shape(prompts: int, features: in
 def test_less_memory_means_more_passes_and_no_fewer_bytes() -> None:
     config = validate({})
     shapes = memory.Shapes(100_000, 131_072, 131_072, 512)
-    few, many = (memory.plan(config, shapes, allowed * GB, only="neighbors") for allowed in (80, 6))
+    few, many = (memory.plan(config, shapes, allowed * GB, held=("neighbors",)) for allowed in (80, 6))
     passes = [next(s for s in plan.stages if s.stage == "neighbors").passes for plan in (few, many)]
     assert passes[0] < passes[1]
 
@@ -41,13 +43,23 @@ def test_refusal_names_stage_numbers_and_setting() -> None:
         MemoryBudgetError,
         match=r"stage extract needs \d+\.\d\d GB .*device.memory allows 2.00 GB. Raise device.memory, or",
     ):
-        memory.plan(validate({}), memory.Shapes(1000, 131_072, 131_072, 4096), 2 * GB, only="extract")
+        memory.plan(validate({}), memory.Shapes(1000, 131_072, 131_072, 4096), 2 * GB, held=("extract",))
 
 
 def test_without_umap_all_distances_must_fit() -> None:
     config = validate({"umap": {"enabled": False}})
     with pytest.raises(MemoryBudgetError, match="stage neighbors needs"):
         memory.plan(config, memory.Shapes(1000, 131_072, 131_072, 512), 24 * GB)
+
+
+def test_clusters_are_held_to_the_budget_once_their_number_is_known() -> None:
+    shapes = memory.Shapes(100_000, 131_072, 131_072, 512)
+    with pytest.raises(MemoryBudgetError, match=r"stage quality needs .*hdbscan.min_cluster_size"):
+        memory.plan(validate({}), shapes, 24 * GB)
+    memory.plan(validate({}), shapes, 24 * GB, memory.TO_CLUSTERS)
+    memory.plan(validate({}), replace(shapes, n_clusters=2000), 24 * GB)
+    with pytest.raises(MemoryBudgetError, match="stage quality needs"):
+        memory.plan(validate({}), replace(shapes, n_clusters=12_000), 24 * GB)
 
 
 def test_default_budget_is_a_share_of_what_is_free() -> None:
@@ -71,7 +83,7 @@ def test_neighbours_fit_the_gpu_whatever_the_shape(
     kept = max(16, int(features * share))
     config = validate({"store": {"dtype": dtype}})
     shapes = memory.Shapes(prompts, features, kept, 512)
-    plan = memory.plan(config, shapes, 10**15, only="neighbors", device_allowed=allowed * GB)
+    plan = memory.plan(config, shapes, 10**15, held=("neighbors",), device_allowed=allowed * GB)
     stage = next(stage for stage in plan.stages if stage.stage == "neighbors")
     assert stage.device_peak is not None
     assert stage.device_peak <= allowed * GB
@@ -88,7 +100,7 @@ def test_a_gpus_tiles_fill_what_is_free() -> None:
     shapes = memory.Shapes(1_000_000, 131_072, 131_072, 4096)
     passes = []
     for allowed in (6, 12, 24, 80):
-        plan = memory.plan(validate({}), shapes, 10**15, only="neighbors", device_allowed=allowed * GB)
+        plan = memory.plan(validate({}), shapes, 10**15, held=("neighbors",), device_allowed=allowed * GB)
         (stage,) = (stage for stage in plan.stages if stage.stage == "neighbors")
         passes.append(stage.passes)
         if stage.passes > 1:
@@ -112,7 +124,7 @@ def test_a_gpu_without_room_for_the_weights_is_refused_with_the_numbers() -> Non
         match=r"stage extract needs 1\d.\d\d GB of GPU memory \(0.70 GB .* 8.00 GB for the language model .* 2.15 "
         r"GB for the SAE\), but device.memory allows 6.00 GB. Raise device.memory, or change the model's layer \(sae\)",
     ):
-        memory.plan(validate({}), shapes, 10**15, only="extract", device_allowed=6 * GB)
+        memory.plan(validate({}), shapes, 10**15, held=("extract",), device_allowed=6 * GB)
 
 
 def test_a_gpu_workers_host_memory_is_held_to_what_is_free() -> None:
@@ -125,7 +137,7 @@ def test_a_gpu_workers_host_memory_is_held_to_what_is_free() -> None:
 def test_groups_of_prompts_take_their_tiles_on_a_gpu() -> None:
     config = validate({})
     one, ten = (
-        memory.plan(config, memory.Shapes(1000, 32_768, 32_768, 512, n_groups=n), 10**15, "neighbors", 6 * GB)
+        memory.plan(config, memory.Shapes(1000, 32_768, 32_768, 512, n_groups=n), 10**15, ("neighbors",), 6 * GB)
         for n in (1, 10)
     )
     assert one.tiles_per_pass * one.tile**2 > 5 * ten.tiles_per_pass * ten.tile**2

@@ -198,10 +198,10 @@ def test_memory_decides_how_often_the_store_is_read(
     monkeypatch.setattr(computation, "TILE", 96)
     one = 96 * 96 * 8
     needed = memory.PROCESS + computation.WORKSPACE * one + 4 * one
-    monkeypatch.setattr(memory, "budget", lambda config, n_workers=1: needed)
+    monkeypatch.setattr(memory, "budget", lambda config, n_workers=1, device="cpu": needed)
     go(tmp_path, data, finished)
     assert computed(tmp_path)["store_reads"] == 2
-    monkeypatch.setattr(memory, "budget", lambda config, n_workers=1: needed - 1)
+    monkeypatch.setattr(memory, "budget", lambda config, n_workers=1, device="cpu": needed - 1)
     (tmp_path / "second").mkdir()
     go(tmp_path / "second", data, finished, code=2)
 

@@ -67,7 +67,7 @@ def test_plan_counts_the_tiles_of_every_group() -> None:
     config = validate({})
     for groups in (1, 8):
         shapes = memory.Shapes(10_000, 32_768, 32_768, 512, n_groups=groups)
-        plan = memory.plan(config, shapes, 12 * 10**9, only="neighbors")
+        plan = memory.plan(config, shapes, 12 * 10**9, held=("neighbors",))
         held = plan.tiles_per_pass * groups * plan.tile**2 * 8
         assert held <= 12 * 10**9 - memory.PROCESS
         assert plan.stages[2].passes > 1 or groups == 1

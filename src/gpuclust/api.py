@@ -307,7 +307,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
         result = cluster_embedding(embedding, c.hdbscan)
         if c.n_members > 1:
             more = (consensus.member(indices, distances, len(data), c, number) for number in range(1, c.n_members))
-            result = consensus.combine([result.labels, *more], c)
+            result = consensus.combine([result.labels, *more], c, memory.budget(c))
         flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
     else:
         sides = {"sums": matrix.sums, "squares": matrix.squares}

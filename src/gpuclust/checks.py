@@ -34,7 +34,7 @@ def quality_task(
     kept, labels = features["feature"].to_numpy(), features["label"].to_numpy(np.int64)
     q, skipped = config.quality, list(skipped)
     others = {
-        name: (consensus.combine(found, config).labels if len(found) > 1 else found[0]).astype(np.int64)
+        name: (consensus.combine(found, config, plan.budget).labels if len(found) > 1 else found[0]).astype(np.int64)
         for name, found in members.items()
     }
     size = np.bincount(labels[labels >= 0])

@@ -106,14 +106,15 @@ class Computation:
     def __init__(self, scheduler: Scheduler, progress: Progress, out: Path, counts: Counts) -> None:
         self.client = scheduler.client
         self.workers = scheduler.workers
+        self.device = scheduler.device
         self.progress = progress
         self.out = out
         self.counts = counts
         self._near: dict[str, Any] = {}
-        if scheduler.device != "cpu":
+        if self.device != "cpu":
             log.warning(
                 "sweep: only extraction uses %s; Gram matrices, embeddings and clusters of a sweep are computed on the "
-                "host in this version", scheduler.device,
+                "host in this version", self.device,
             )  # fmt: skip
 
     def path(self, name: str) -> Path:
@@ -161,7 +162,7 @@ class Computation:
 
     def _batches(self, extraction: Extraction, cut: Sequence[Layer], n: int) -> list[list[Layer]]:
         """Layers to accumulate together: all, if memory allows."""
-        allowed = memory.budget(extraction.config, len(self.workers))
+        allowed = memory.budget(extraction.config, len(self.workers), self.device)
         blocks = -(-n // TILE)
         one = TILE * TILE * 8 * blocks * (blocks + 1) // 2
         room = allowed - memory.PROCESS - WORKSPACE * n * n * 8
@@ -302,7 +303,7 @@ class Computation:
                 ]
                 futures[trial.key] = self._submit(
                     trials.trial_task, self.trial_path(trial), self.path(trial.near[0]), self.path(trial.moments),
-                    threshold, c, edges,
+                    threshold, c, memory.budget(c, len(self.workers), self.device), edges,
                 )  # fmt: skip
             waiting.setdefault(trial.key, []).append(trial)
         self.counts.embeddings += len(embeddings)

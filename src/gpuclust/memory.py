@@ -10,7 +10,7 @@ host memory. The host memory of GPU workers is held to a share of what is free.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,11 @@ UMAP_WORK, HDBSCAN_WORK = 300_000_000, 1_000_000_000  # cuML's workspaces: estim
 TILE = 4096
 MAX_ROWS = 2048
 PROFILE_ROWS = 4096  # prompts of a block of clusters' activations
+PAIRS = 1 << 22  # of features, that a consensus counts at a time
+LINKED = 4  # of so many kept features, one is in the largest group that a consensus links: measured 8 to 12
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
+PLANNED = ("extract", "reduce", "neighbors", "embed", "cluster", "quality", "analyse")
+TO_CLUSTERS = PLANNED[: PLANNED.index("cluster") + 1]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Shapes:
     """What a projection depends on. `model_bytes` and `sae_bytes` count weights in memory; 0 where not known yet.
 
     `n_groups` and `n_views` count the groups of prompts that have a Gram of their own, and the sums of them that
-    neighbours are wanted for.
+    neighbours are wanted for. `n_clusters` is 0 while it is not known; as many as `min_cluster_size` allows are then
+    counted.
     """
 
     n_prompts: int
@@ -50,6 +55,7 @@ class Shapes:
     n_groups: int = 1
     n_views: int = 1
     sae_bytes: int = 0
+    n_clusters: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,9 @@ def budget(config: Config, n_workers: int = 1, device: str = "cpu") -> int:
 
 
 def plan(
-    config: Config, shapes: Shapes, allowed: int, only: str | None = None, device_allowed: int | None = None
+    config: Config, shapes: Shapes, allowed: int, held: Collection[str] = PLANNED, device_allowed: int | None = None
 ) -> Plan:
-    """Project every stage and refuse what cannot fit; with `only`, hold just that stage to the budget.
+    """Project every stage and refuse what cannot fit.
 
     Parameters
     ----------
@@ -111,8 +117,8 @@ def plan(
     shapes : Shapes
     allowed : int
         Bytes of host memory of a worker.
-    only : str, optional
-        A stage.
+    held : collection of str
+        Stages that are held to the budget: those whose shapes are known.
     device_allowed : int, optional
         Bytes of GPU memory of a worker; on a GPU, blocks, tiles and passes follow from it.
 
@@ -126,7 +132,7 @@ def plan(
         result = _plan_cpu(config, shapes, allowed, item)
     else:
         result = _plan_cuda(config, shapes, allowed, device_allowed, item)
-    _refuse(result, only, shapes)
+    _refuse(result, held, shapes)
     return result
 
 
@@ -242,7 +248,7 @@ def _stages(
         ("neighbors", passes, passes, neighbors),
         ("embed", 0, 0, "umap.n_components or select.*"),
         ("cluster", 0, 0, clusters),
-        ("quality", checks, checks, clusters),
+        ("quality", checks, checks, "hdbscan.min_cluster_size, quality.random_sets or select.*"),
         ("analyse", 1, 1, "hdbscan.min_cluster_size"),
     )
     return tuple(
@@ -250,8 +256,8 @@ def _stages(
     )
 
 
-def _refuse(result: Plan, only: str | None, shapes: Shapes) -> None:
-    stages = [stage for stage in result.stages if only in (None, stage.stage)]
+def _refuse(result: Plan, held: Collection[str], shapes: Shapes) -> None:
+    stages = [stage for stage in result.stages if stage.stage in held]
     if result.device_budget is not None:
         worst = max(stages, key=lambda stage: stage.device_peak or 0)
         if (needed := worst.device_peak or 0) > result.device_budget:
@@ -282,16 +288,24 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     """Embedding and clusters on the host; with a GPU, what is left there is less."""
     kept, components = shapes.n_kept, max(config.umap.n_components, 2)
     cluster = 300 + (16 * components + 24 * config.hdbscan.min_samples if config.umap.enabled else 0)
-    pairs = 9 * kept**2 if config.n_members > 1 else 0  # how often two features are together, and their distances
+    pairs = consensus(kept, config.n_members, kept // LINKED) - PROCESS if config.n_members > 1 else 0
     return {
         "embed": base + kept * (90 * config.n_neighbors + 56 * (components + 10)),
         "cluster": base + kept * cluster + pairs,
     }
 
 
+def consensus(n_features: int, n_members: int, linked: int) -> int:
+    """Bytes of a consensus of clusterings, the process included.
+
+    Distances of `linked` features and SciPy's copy of them, pairs that are counted, clusters of each feature, merges.
+    """
+    return PROCESS + 9 * linked**2 + 40 * PAIRS + n_features * (30 * n_members + 600)
+
+
 def _quality(config: Config, shapes: Shapes, rows: int, host: dict[str, int]) -> int:
     """The largest of: neighbours of permuted activations, a consensus, sums of unit features over clusters and sets."""
-    clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
+    clusters = _clusters(config, shapes)
     sets = config.quality.random_sets * clusters
     unit = (
         rows * shapes.n_kept * 24
@@ -304,9 +318,13 @@ def _quality(config: Config, shapes: Shapes, rows: int, host: dict[str, int]) ->
 
 def _tables(config: Config, shapes: Shapes) -> int:
     """A block of clusters over prompts, with temporaries; their correlations; examples and their tokens."""
-    clusters = max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
+    clusters = _clusters(config, shapes)
     examples = shapes.n_features * config.extract.top_examples * 8 * 7
     return clusters * 8 * (6 * min(PROFILE_ROWS, shapes.n_prompts) + 4 * clusters) + examples
+
+
+def _clusters(config: Config, shapes: Shapes) -> int:
+    return shapes.n_clusters or max(1, shapes.n_kept // config.hdbscan.min_cluster_size)
 
 
 def _dense(shapes: Shapes) -> int:

@@ -166,17 +166,17 @@ class Pipeline:
         self._make_plan(facts)
         return {**facts, "warnings": warnings}
 
-    def _make_plan(self, facts: dict[str, Any], n_kept: int | None = None) -> memory.Plan:
+    def _make_plan(self, facts: dict[str, Any], n_kept: int | None = None, n_clusters: int = 0) -> memory.Plan:
         shapes = memory.Shapes(
             facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"],
             sae_bytes=facts.get("sae_bytes", 0), n_groups=2 if self._halves() else 1,
-            n_views=3 if self._halves() else 1,
+            n_views=3 if self._halves() else 1, n_clusters=n_clusters,
         )  # fmt: skip
         scheduler = self._scheduler()
         allowed = memory.budget(self.config, len(scheduler.workers), scheduler.device)
-        # Until the filter has run, the number of kept features is not known: only extraction is held to the budget.
-        only = None if n_kept else "extract"
-        self.plan = memory.plan(self.config, shapes, allowed, only, scheduler.memory)
+        # Before the filter the number of kept features is not known, and then not that of clusters.
+        held = memory.PLANNED if n_clusters else memory.TO_CLUSTERS if n_kept else ("extract",)
+        self.plan = memory.plan(self.config, shapes, allowed, held, scheduler.memory)
         return self.plan
 
     def _facts(self) -> dict[str, Any]:
@@ -274,8 +274,11 @@ class Pipeline:
     def cluster(self) -> dict[str, Any]:
         rows = self._facts()["rows"]
         jobs = [(self.out, self.config, tiles.WHOLE, rows, number) for number in range(1, self.config.n_members)]
+        allowed = self._make_plan(self._facts(), len(self.kept())).budget
         return dict(
-            self._submit(stages.cluster_task, self.out, self.config, self._members(jobs), self._scheduler().device)
+            self._submit(
+                stages.cluster_task, self.out, self.config, self._members(jobs), allowed, self._scheduler().device
+            )
         )
 
     def _members(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
@@ -315,10 +318,16 @@ class Pipeline:
         ]
         labels = iter(self._members(jobs))
         found = {name: [next(labels) for _ in range(count)] for (name, *_), count in zip(views, members, strict=True)}
+        most = max((int(one.max(initial=0)) + 1 for several in found.values() for one in several), default=1)
+        plan = self._make_plan(self._facts(), len(kept), max(most, self._n_clusters()))
         return dict(self._submit(checks.quality_task, self.out, c, plan, found, skipped))
 
     def analyse(self) -> dict[str, Any]:
-        return dict(self._submit(stages.analyse_task, self.out, self.config, self._rows()))
+        plan = self._make_plan(self._facts(), len(self.kept()), self._n_clusters())
+        return dict(self._submit(stages.analyse_task, self.out, self.config, plan.rows))
+
+    def _n_clusters(self) -> int:
+        return max(1, int(self.folder.record["stages"]["cluster"]["clusters"]))
 
     def write_report(self) -> dict[str, Any]:
         return dict(self._submit(stages.report_task, self.out))

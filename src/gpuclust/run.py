@@ -143,7 +143,7 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
         sae_bytes=facts["sae_bytes"],
     )
     allowed = memory.budget(config, device=device)
-    plan = memory.plan(config, whole, allowed, only="extract", device_allowed=on_device)
+    plan = memory.plan(config, whole, allowed, held=("extract",), device_allowed=on_device)
     bounds = f"memory of a worker: {memory.gigabytes(allowed)}"
     if on_device is not None:
         bounds += f" of the host, {memory.gigabytes(on_device)} of its GPU"
@@ -161,12 +161,12 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
     model = memory.gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
-    console.print(f"[dim]upper bounds: all features kept; {model}[/dim]")
+    console.print(f"[dim]upper bounds: all features kept, as many clusters as hdbscan.min_cluster_size allows; {model}[/dim]")
     for stage in plan.stages:
         for needed, of, bound in ((stage.peak, "host", allowed), (stage.device_peak, "GPU", on_device)):
             if needed is not None and bound is not None and needed > bound:
                 console.print(
-                    f"[yellow]! {stage.stage} would not fit the {of}'s memory with every feature kept: change "
+                    f"[yellow]! {stage.stage} would not fit the {of}'s memory at these bounds: change "
                     f"{stage.setting}[/yellow]"
                 )
 

@@ -195,10 +195,12 @@ def _cluster_tree(path: Path, config: Config) -> Clustering:
     return cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
 
 
-def cluster_task(out: Path, config: Config, members: list[Array], device: str = "cpu") -> dict[str, Any]:
+def cluster_task(
+    out: Path, config: Config, members: list[Array], allowed: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """Cluster on the embedding, or without UMAP on the spanning tree of exact distances; with `members`, by consensus.
 
-    The clustering of the embedding is the consensus' first member.
+    The clustering of the embedding is the consensus' first member; `allowed` bytes of host memory may be used for it.
     """
     import zarr
 
@@ -213,7 +215,7 @@ def cluster_task(out: Path, config: Config, members: list[Array], device: str = 
         result = _cluster_tree(out / schema.SPANNING_TREE, config)
     if members:
         members = [result.labels, *members]
-        result = consensus.combine(members, config)
+        result = consensus.combine(members, config, allowed)
         np.save(out / schema.MEMBERS, np.stack(members))
     features = pd.read_parquet(out / schema.SELECTED)
     features = with_clusters(features, result, np.load(out / schema.MAP))

@@ -206,8 +206,9 @@ def saved_tree(source: Path, chord: bool, after: Any) -> Array:
 
 
 def trial_task(
-    target: Path, near: Path, moments: Path, threshold: float, config: Config, trees: Sequence[Sequence[Array]]
-) -> None:
+    target: Path, near: Path, moments: Path, threshold: float, config: Config, allowed: int,
+    trees: Sequence[Sequence[Array]],
+) -> None:  # fmt: skip
     """Cluster the three parts of a trial, measure, and write labels and facts.
 
     Parameters
@@ -219,10 +220,12 @@ def trial_task(
         Of activation, for the statistics.
     config : Config
         Sections hdbscan and, with several members, consensus.
+    allowed : int
+        Bytes of host memory that a consensus may use.
     trees : sequence of sequence of array, (edge, 3)
         In the order of `PARTS`, a tree a member of the consensus.
     """
-    found = [_clustered(members, config) for members in trees]
+    found = [_clustered(members, config, allowed) for members in trees]
     labels = [np.asarray(result.labels, dtype=np.int64) for result in found]
     with np.load(near) as file:
         kept, indices = file["kept"], file["indices"]
@@ -241,9 +244,9 @@ def trial_task(
     write_arrays(target, kept=kept.astype(np.int32), facts=np.array(json.dumps(facts)), **packed)
 
 
-def _clustered(trees: Sequence[Array], config: Config) -> Clustering:
+def _clustered(trees: Sequence[Array], config: Config, allowed: int) -> Clustering:
     members = [cluster_tree(edges, config.hdbscan) for edges in trees]
-    return members[0] if len(members) == 1 else consensus.combine([found.labels for found in members], config)
+    return members[0] if len(members) == 1 else consensus.combine([found.labels for found in members], config, allowed)
 
 
 def stability(first: Array, second: Array) -> dict[str, float]:
