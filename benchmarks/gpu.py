@@ -29,7 +29,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from gpuclust import backend, device, extract, gram, memory, models, neighbors, reductions, schema, store, transfer
 from gpuclust.cluster import cluster_embedding, cluster_tree
-from gpuclust.config import HdbscanConfig, StoreConfig, UmapConfig, parse_bytes, validate
+from gpuclust.config import HdbscanConfig, StoreConfig, UmapConfig, parse_bytes
+from gpuclust.configfile import validate
 from gpuclust.embed import embed
 from gpuclust.folder import versions
 from gpuclust.spanning import mutual_reachability_tree

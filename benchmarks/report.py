@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import analyse, measure, profiles, report, schema, store
-from gpuclust.config import load
+from gpuclust.configfile import load
 
 Array = np.ndarray[Any, Any]
 

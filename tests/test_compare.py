@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gpuclust import compare, schema
-from gpuclust.config import validate
+from gpuclust.configfile import validate
 
 
 def finished(path: Path, labels: list[int | None], settings: dict[str, Any], word: str = "word") -> Path:

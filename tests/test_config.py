@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from gpuclust import config
+from gpuclust import config, configfile
 from gpuclust.errors import ConfigError
 
 
 def test_defaults_are_the_demo() -> None:
-    c = config.load()
+    c = configfile.load()
     assert (c.model.name, c.sae.path, c.prompts[0].path) == ("demo", "demo", "demo")
-    assert config.validate(c.resolved()) == c
+    assert configfile.validate(c.resolved()) == c
 
 
 def test_file_and_overrides(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("umap: {n_components: 3}\nprompts: [{path: a.txt}]\n")
-    c = config.load(file, ["umap.min_dist=0", "prompts.0.limit=7", "hdbscan.cluster_selection_method=leaf"])
+    c = configfile.load(file, ["umap.min_dist=0", "prompts.0.limit=7", "hdbscan.cluster_selection_method=leaf"])
     assert (c.umap.n_components, c.umap.min_dist, c.prompts[0].limit) == (3, 0.0, 7)
     assert c.hdbscan.cluster_selection_method == "leaf"
 
@@ -46,21 +46,21 @@ def test_wrong_settings_name_the_fix(override: str, message: str) -> None:
     base = {"prompts": [{"path": "a.txt"}]}
 
     def applied() -> None:
-        config.override(base, override)
-        config.validate(base)
+        configfile.override(base, override)
+        configfile.validate(base)
 
     with pytest.raises(ConfigError, match=message):
         applied()
 
 
 def test_overrides_of_a_part_of_the_demo() -> None:
-    c = config.load(overrides=["prompts.0.limit=9", "sae.hook_name=blocks.1.hook_mlp_out"])
+    c = configfile.load(overrides=["prompts.0.limit=9", "sae.hook_name=blocks.1.hook_mlp_out"])
     assert (c.prompts[0].limit, c.prompts[0].source_column, c.sae.path) == (9, "source", "demo")
 
 
 def test_without_umap_the_metric_is_cosine() -> None:
     with pytest.raises(ConfigError, match="clusters on cosine distances, but the metric is euclidean"):
-        config.load(overrides=["umap.enabled=false", "umap.metric=euclidean"])
+        configfile.load(overrides=["umap.enabled=false", "umap.metric=euclidean"])
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "umap: [", "just words"])
@@ -68,12 +68,12 @@ def test_unreadable_files_are_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"c.yaml"):
-        config.load(file)
+        configfile.load(file)
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the configuration"):
-        config.load(tmp_path / "none.yaml")
+        configfile.load(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("6GB", 6 * 10**9), ("1.5 GiB", 3 * 2**29), ("800mb", 8 * 10**8)])

@@ -9,7 +9,8 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
 from gpuclust import consensus, memory, neighbors
-from gpuclust.config import Config, validate
+from gpuclust.config import Config
+from gpuclust.configfile import validate
 from gpuclust.errors import MemoryBudgetError
 from tests.planted import planted
 from tests.test_neighbors import whole

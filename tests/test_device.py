@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from gpuclust import backend, device, extract, scheduler
-from gpuclust.config import SchedulerConfig, validate
+from gpuclust.config import SchedulerConfig
+from gpuclust.configfile import validate
 from gpuclust.errors import DeviceError, GpuclustError, MemoryBudgetError, SchedulerError
 from gpuclust.reductions import MOMENTS
 from tests import cuda_stub

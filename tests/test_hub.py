@@ -39,7 +39,7 @@ SCRIPT = """
 import json, pathlib, sys
 import numpy, torch
 from gpuclust import models
-from gpuclust.config import validate
+from gpuclust.configfile import validate
 from gpuclust.errors import ModelError
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
 LAYERS = [
     {"errors"},
     {"schema", "config", "topk", "measure", "backend", "device", "kernels"},
-    {"memory", "codec", "reductions", "texts", "labels", "keywords", "decoder", "palette", "profiles"},
+    {"configfile", "memory", "codec", "reductions", "texts", "labels", "keywords", "decoder", "palette", "profiles"},
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
     {"expand", "shapes"},

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuclust import memory
-from gpuclust.config import validate
+from gpuclust.configfile import validate
 from gpuclust.errors import MemoryBudgetError
 
 GB = 10**9

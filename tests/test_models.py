@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from gpuclust import models
-from gpuclust.config import Config, ModelConfig, load, validate
+from gpuclust.config import Config, ModelConfig
+from gpuclust.configfile import load, validate
 from gpuclust.errors import ModelError
 from tests.hub import build_tokenizer
 

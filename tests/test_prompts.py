@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from gpuclust import prompts
-from gpuclust.config import Config, PromptSource, validate
+from gpuclust.config import Config, PromptSource
+from gpuclust.configfile import validate
 from gpuclust.errors import PromptsError
 
 

@@ -136,7 +136,7 @@ def test_examples_point_at_the_peak_token(finished: Path, settings: dict[str, An
     import torch
 
     from gpuclust import models
-    from gpuclust.config import validate
+    from gpuclust.configfile import validate
 
     run = gpuclust.open_run(finished)
     encoder = models.load_encoder(validate(settings))
@@ -265,7 +265,7 @@ def test_aggregates(settings: dict[str, Any], tmp_path: Path, how: str) -> None:
     import torch
 
     from gpuclust import extract, models
-    from gpuclust.config import validate
+    from gpuclust.configfile import validate
 
     config = validate(settings | {"extract": {"aggregate": how}})
     encoder = models.load_encoder(config)
@@ -282,7 +282,7 @@ def test_special_tokens_are_left_out_unless_asked(settings: dict[str, Any]) -> N
     import torch
 
     from gpuclust import extract, models
-    from gpuclust.config import validate
+    from gpuclust.configfile import validate
 
     config = validate(settings | {"extract": {"exclude_special_tokens": False}})
     encoder = models.load_encoder(config)

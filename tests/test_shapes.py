@@ -7,7 +7,7 @@ import pytest
 
 from gpuclust import backend, models, shapes
 from gpuclust import run as command
-from gpuclust.config import load, validate
+from gpuclust.configfile import load, validate
 from gpuclust.errors import ConfigError, ModelError
 
 STATED = {"d_in": 512, "d_sae": 32_768, "model_bytes": "0.15GB"}

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from gpuclust import memory, neighbors, schema, store, tiles
-from gpuclust.config import validate
+from gpuclust.configfile import validate
 from gpuclust.progress import Progress
 from tests.strategies import sae_like
 from tests.test_neighbors import whole

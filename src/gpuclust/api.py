@@ -14,7 +14,8 @@ import pandas as pd
 import yaml
 
 from gpuclust import schema
-from gpuclust.config import Config, validate
+from gpuclust.config import Config
+from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, InputError, StoreError
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from gpuclust import schema, store
 from gpuclust.api import Run, open_run
-from gpuclust.config import Config, ModelConfig, SaeConfig, validate
+from gpuclust.config import Config, ModelConfig, SaeConfig
+from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, StoreError
 from gpuclust.folder import Folder, claim, content_key
 

@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from gpuclust import config as configuration
+from gpuclust import configfile
 from gpuclust.config import Config, Section
 from gpuclust.errors import ConfigError
 
@@ -176,14 +176,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
         for grid in grids:
             _check_lengths(grid.vary.get(LENGTH, []), str(path))
     if isinstance(sweep.base, str):
-        base = configuration.load(sweep.base).resolved()
+        base = configfile.load(sweep.base).resolved()
     else:
-        base = configuration.validate(dict(sweep.base or {}), where=f"{path}, base").resolved()
+        base = configfile.validate(dict(sweep.base or {}), where=f"{path}, base").resolved()
     for key, value in sweep.fixed.items():
-        configuration.assign(base, key, value)
+        configfile.assign(base, key, value)
     for override in overrides:
-        configuration.override(base, override)
-    return sweep, configuration.validate(base, where=f"{path}, base").resolved()
+        configfile.override(base, override)
+    return sweep, configfile.validate(base, where=f"{path}, base").resolved()
 
 
 def _check_field(key: str, where: str) -> None:
@@ -196,9 +196,9 @@ def _check_field(key: str, where: str) -> None:
         )
     if key == "umap.random_state":
         raise ConfigError(f"{where}: umap.random_state is varied by `seeds`, in every setting")
-    known = [SOURCE, LENGTH, *configuration.keys()]
+    known = [SOURCE, LENGTH, *configfile.keys()]
     if key not in known and not key.startswith("prompts."):
-        near = configuration.nearest(key, known)
+        near = configfile.nearest(key, known)
         raise ConfigError(f"{where}: unknown field {key}" + (f" (did you mean {near}?)" if near else ""))
 
 
@@ -244,9 +244,9 @@ def _setting(number: int, values: Mapping[str, Any], base: Mapping[str, Any], fi
     error, config = None, None
     for key, value in values.items():
         if key not in (SOURCE, LENGTH):
-            configuration.assign(data, key, value)
+            configfile.assign(data, key, value)
     try:
-        config = configuration.validate(data, where="setting")
+        config = configfile.validate(data, where="setting")
         data = config.resolved()
     except ConfigError as problem:
         error = str(problem)

@@ -14,8 +14,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from gpuclust import config as configuration
-from gpuclust import labels, memory, shapes
+from gpuclust import configfile, labels, memory, shapes
 from gpuclust.backend import cuda_status
 from gpuclust.config import Config
 from gpuclust.device import free_bytes
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("gpuclust").setLevel(logging.INFO)
         logging.getLogger("distributed").setLevel(logging.WARNING)
     try:
-        config = configuration.load(args.config, args.set)
+        config = configfile.load(args.config, args.set)
         out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
         if args.plan:
             show_plan(config, console, args.scheduler)
@@ -161,7 +160,8 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
     model = memory.gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
-    console.print(f"[dim]upper bounds: all features kept, as many clusters as hdbscan.min_cluster_size allows; {model}[/dim]")
+    bounds = "all features kept, as many clusters as hdbscan.min_cluster_size allows"
+    console.print(f"[dim]upper bounds: {bounds}; {model}[/dim]")
     for stage in plan.stages:
         for needed, of, bound in ((stage.peak, "host", allowed), (stage.device_peak, "GPU", on_device)):
             if needed is not None and bound is not None and needed > bound:

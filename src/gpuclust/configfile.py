@@ -1,0 +1,169 @@
+"""From a YAML file and ``key=value`` overrides to a `Config`.
+
+What is wrong is said with the key, the value and the fix; unknown keys with the nearest name that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from gpuclust.config import Config, PromptSource, Section
+from gpuclust.errors import ConfigError
+
+
+def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration file and apply ``key=value`` overrides.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        YAML file; without it, the embedded demo.
+    overrides : iterable of str
+        Such as ``umap.n_components=2`` or ``prompts.0.limit=100``; values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or a key or value is wrong.
+
+    Examples
+    --------
+    >>> load(overrides=["umap.n_components=5"]).umap.n_components
+    5
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf8")
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"cannot read the configuration {path}: it is not UTF-8 text") from error
+        try:
+            loaded = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(loaded, dict | None):
+            raise ConfigError(f"{path} holds a {type(loaded).__name__}; a mapping such as `umap: {{…}}` is expected")
+        data = loaded or {}
+    for assignment in overrides:
+        override(data, assignment)
+    return validate(data, where=str(path) if path else "configuration")
+
+
+def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
+    """Check plain data against the schema.
+
+    Raises
+    ------
+    ConfigError
+        With every problem found, each with its key, the value, and the nearest known key.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_explain(dict(problem)) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+
+
+def override(data: dict[str, Any], text: str) -> None:
+    """Apply one ``key=value`` to plain data, in place.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no such thing, or there is no place for the value.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r}: write key=value, such as umap.n_components=10")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML; quote it") from error
+    assign(data, key.strip(), parsed)
+
+
+def assign(data: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value where a dotted key such as ``umap.n_neighbors`` or ``prompts.0.limit`` says, in place.
+
+    Raises
+    ------
+    ConfigError
+        If there is no place for it.
+    """
+    *parents, last = key.split(".")
+    if parents[:1] == ["prompts"] or key == "sae.hook_name":  # these change a part of the demo's
+        data.setdefault(parents[0], Config().resolved()[parents[0]])
+    place: Any = data
+    for name in parents:
+        if isinstance(place, list) and name.isdigit() and int(name) < len(place):
+            place = place[int(name)]
+        elif isinstance(place, dict):
+            place = place.setdefault(name, {})
+        else:
+            raise ConfigError(f"{key}: there is no {name!r} to set a value in")
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise ConfigError(f"{key}: there is no section to set {last!r} in")
+
+
+def keys() -> list[str]:
+    """Return the dotted names of all settings."""
+    return _all_keys(Config)
+
+
+def nearest(key: str, known: Iterable[str]) -> str | None:
+    """Return the known key that is most like another, or has the same last part; None where none is."""
+    options = list(known)
+    close = difflib.get_close_matches(key, options, n=1)
+    last = [option for option in options if option.split(".")[-1] == key.split(".")[-1]]
+    return close[0] if close else (last[0] if last else None)
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One pydantic problem as one clause: key, value, and what to write instead."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        elsewhere = [path for path in _all_keys(Config) if path.split(".")[-1] == location[-1]]
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"known: {', '.join(known)}"
+        if elsewhere and not near:
+            hint = f"did you mean {elsewhere[0]}?"
+        return f"unknown key {key} ({hint})"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    value = problem.get("input")
+    if problem["type"] == "value_error" or isinstance(value, dict | list):
+        return f"{key}: {message}" if key else message
+    return f"{key} is {value!r}: {message}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    section: Any = Config
+    for name in location:
+        if name.isdigit():
+            continue
+        section = PromptSource if name == "prompts" else section.model_fields[name].annotation
+    return list(section.model_fields)
+
+
+def _all_keys(section: Any, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            keys += _all_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
