@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpuclust import models
+from gpuclust import loading, models
 from gpuclust.config import Config, ModelConfig
 from gpuclust.configfile import load, validate
 from gpuclust.errors import ModelError
@@ -292,10 +292,10 @@ def test_describe_agrees_with_the_encoder(folders: dict[str, Path], sae: Path) -
 )
 def test_auto_chooses_a_loader_and_says_why(name: str, loader: str, source: str, reason: str) -> None:
     config = ModelConfig(name=name)
-    chosen, why = models._choose_loader(config)
+    chosen, why = loading.choose_loader(config)
     assert chosen == loader
     assert reason in why
-    assert models._source(config)[0] == source
+    assert loading.locate(config)[0] == source
 
 
 def test_the_choice_is_logged_with_its_reason(
@@ -401,7 +401,7 @@ def test_without_a_hub_the_way_out_is_a_folder(sae: Path, monkeypatch: pytest.Mo
 
 
 def test_running_out_of_memory_is_not_blamed_on_the_model() -> None:
-    with pytest.raises(torch.OutOfMemoryError), models._explained("x", "model.name"):
+    with pytest.raises(torch.OutOfMemoryError), loading.explained("x", "model.name"):
         raise torch.OutOfMemoryError("full")
 
 
@@ -471,8 +471,8 @@ def test_shipped_configurations_name_what_exists(file: Path) -> None:
     release = get_pretrained_saes_directory()[config.sae.release or ""]
     assert config.sae.sae_id in release.saes_map
     assert get_official_model_name(release.model) == get_official_model_name(config.model.name)
-    assert models._sae_folder(config.sae) is None
-    assert models._choose_loader(config.model)[0] in ("hooked", "bridge")
+    assert loading.sae_folder(config.sae) is None
+    assert loading.choose_loader(config.model)[0] in ("hooked", "bridge")
 
 
 def test_notebook_settings() -> None:

@@ -6,25 +6,20 @@ PyTorch, transformers, TransformerLens and SAELens are imported inside the funct
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import functools
 import gc
-import io
 import json
 import logging
 import re
 import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuclust.config import DEMO, Config, ModelConfig, SaeConfig
-from gpuclust.device import is_out_of_memory
+from gpuclust import loading
+from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.errors import ModelError
 
 if TYPE_CHECKING:
@@ -36,7 +31,6 @@ Array = np.ndarray[Any, Any]
 
 # Hooks whose values are added to the residual stream, or are it
 RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")
-_PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 _OPTIONAL = {"mlp_in": "hook_mlp_in", "attn_in": "attn_in", "_result": "attn_result", "_input": "split_qkv_input"}
 _LOADING = threading.Lock()
 
@@ -152,8 +146,8 @@ def load_encoder(config: Config, device: str = "cpu") -> Encoder:
 
 def load_tokenizer(config: Config) -> Any:
     """Load the tokenizer of `config.model`, as its folder or hub id has it; ModelError if it cannot be had."""
-    source, _ = _source(config.model)
-    with _explained(f"the tokenizer of {config.model.name}", "model.name"):
+    source, _ = loading.locate(config.model)
+    with loading.explained(f"the tokenizer of {config.model.name}", "model.name"):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(source, revision=config.model.revision, trust_remote_code=False)
@@ -183,16 +177,16 @@ def load_directions(config: Config, unembedding: bool = True) -> tuple[Array, Ar
     Memory: the weights of the SAE, and the whole language model in `model.dtype` with a float32 copy of W_U.
     """
     with _LOADING:
-        sae, metadata = _load_sae(config.sae)
+        sae, metadata = loading.load_sae(config.sae)
         decoder: Array = sae.W_dec.detach().float().numpy()
         hook_name = metadata.get("hook_name_out") or config.sae.hook_name or metadata.get("hook_name") or "?"
         if hook_name.rpartition(".")[2] not in RESIDUAL:
             return decoder, None, f"the decoder writes to {hook_name}, not to the residual stream that W_U reads"
         if not unembedding:
             return decoder, None, "analyse.promoted_tokens is 0"
-        loader, _ = _choose_loader(config.model)
-        with _explained(f"the language model {config.model.name}", "model.name"), _quiet():
-            net = _load_model(config.model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
+        loader, _ = loading.choose_loader(config.model)
+        with loading.explained(f"the language model {config.model.name}", "model.name"), loading.quiet():
+            net = loading.load_model(config.model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
     w_u: Array = net.W_U.detach().float().numpy()[:, : len(load_tokenizer(config))]
     if w_u.shape[0] != decoder.shape[1]:
         return decoder, None, f"the decoder writes {decoder.shape[1]} values a token, and W_U reads {w_u.shape[0]}"
@@ -201,9 +195,9 @@ def load_directions(config: Config, unembedding: bool = True) -> tuple[Array, Ar
 
 def describe(config: Config) -> dict[str, Any]:
     """Say what `load_encoder` would load, without reading weights: loader and reason, SAE, hook, widths, metadata."""
-    loader, reason = _choose_loader(config.model)
-    folder = _sae_folder(config.sae)
-    with _explained(f"the configuration of the SAE {_label(config.sae)}", "sae.path"):
+    loader, reason = loading.choose_loader(config.model)
+    folder = loading.sae_folder(config.sae)
+    with loading.explained(f"the configuration of the SAE {loading.sae_name(config.sae)}", "sae.path"):
         from sae_lens.loading import pretrained_sae_loaders as loaders
 
         if folder is not None:
@@ -212,7 +206,7 @@ def describe(config: Config) -> dict[str, Any]:
             data = loaders.load_sae_config_from_huggingface(config.sae.release, config.sae.sae_id)
     metadata = dict(data.get("metadata") or {})
     hook_name = config.sae.hook_name or metadata.get("hook_name")
-    names = {"model": config.model.name, "loader": loader, "reason": reason, "sae": _label(config.sae)}
+    names = {"model": config.model.name, "loader": loader, "reason": reason, "sae": loading.sae_name(config.sae)}
     return {**names, "hook_name": hook_name, "d_in": data["d_in"], "d_sae": data["d_sae"], "sae_metadata": metadata}
 
 
@@ -220,16 +214,19 @@ def describe(config: Config) -> dict[str, Any]:
 def _load(key: str, device: str) -> Encoder:
     sections = json.loads(key)
     model, config = ModelConfig(**sections["model"]), SaeConfig(**sections["sae"])
-    sae, metadata = _load_sae(config)
+    sae, metadata = loading.load_sae(config)
     _drop_decoder(sae)
     sae.to(device)
     hook_name = config.hook_name or metadata.get("hook_name")
     if hook_name is None:
-        raise ModelError(f"the SAE {_label(config)} does not say which hook it reads: set sae.hook_name")
-    loader, reason = _choose_loader(model)
+        raise ModelError(f"the SAE {loading.sae_name(config)} does not say which hook it reads: set sae.hook_name")
+    loader, reason = loading.choose_loader(model)
     log.info("loading the language model %s with %s, because %s", model.name, loader, reason)
-    with _explained(f"the language model {model.name} with model.loader={loader}", "model.name"), _quiet():
-        net = _load_model(model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
+    with (
+        loading.explained(f"the language model {model.name} with model.loader={loader}", "model.name"),
+        loading.quiet(),
+    ):
+        net = loading.load_model(model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
         _cut(net, hook_name, model.name, device)
     tokenizer = load_tokenizer(Config(model=model))
     _check_bos(tokenizer, metadata, sections["bos"], model.name)
@@ -237,9 +234,9 @@ def _load(key: str, device: str) -> Encoder:
     width = _activation(net, probe, probe.new_ones(1, 1)).shape[-1]
     if width != sae.cfg.d_in:
         raise ModelError(
-            f"the SAE {_label(config)} reads {sae.cfg.d_in} values a token, but {hook_name} of {model.name} has "
-            f"{width}: they do not belong together. The SAE names the model {metadata.get('model_name')} and the hook "
-            f"{metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
+            f"the SAE {loading.sae_name(config)} reads {sae.cfg.d_in} values a token, but {hook_name} of {model.name} "
+            f"has {width}: they do not belong together. The SAE names the model {metadata.get('model_name')} and the "
+            f"hook {metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
         )
     sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx)
     return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, _size(net), _size(sae), net, sae)
@@ -248,7 +245,7 @@ def _load(key: str, device: str) -> Encoder:
 def _cut(net: Any, hook_name: str, name: str, device: str) -> None:
     """Stop at the hook from now on, drop what lies after it, and move the rest to the device."""
     if hook_name not in net.hook_dict:
-        near = _near(hook_name, net.hook_dict)
+        near = loading.did_you_mean(hook_name, net.hook_dict)
         raise ModelError(f"sae.hook_name is {hook_name}, which {name} does not have{near}")
     for ending, switch in _OPTIONAL.items():
         if hook_name.endswith(ending):
@@ -284,65 +281,6 @@ def _activation(net: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Ten
     return seen.flatten(2)
 
 
-def _load_model(config: ModelConfig, kwargs: dict[str, Any], loader: str) -> Any:
-    """A HookedTransformer or a TransformerBridge, on the host: both have the same hooks and the same call."""
-    import torch
-    from transformer_lens import HookedTransformer
-    from transformer_lens.model_bridge import TransformerBridge
-
-    source, dtype = _source(config)[0], getattr(torch, config.dtype)
-    if loader == "hooked":
-        if why := _why_not_hooked(config):
-            raise ModelError(f"model.loader is hooked, but {why}: set model.loader=bridge")
-        revision = {"revision": config.revision} if config.revision else {}
-        ours = {"device": "cpu", "dtype": dtype, "n_devices": 1, **revision}
-        if config.processed:
-            return HookedTransformer.from_pretrained(source, **ours)
-        return HookedTransformer.from_pretrained_no_processing(source, **{**kwargs, **ours})
-    kwargs = dict.fromkeys(_PROCESSING, True) if config.processed else kwargs
-    if unknown := {key: value for key, value in kwargs.items() if key not in _PROCESSING}:
-        raise ModelError(f"the SAE asks for {unknown}, which model.loader=bridge cannot do: set model.loader=hooked")
-    lean = {"use_cache": False, "output_attentions": False}  # the bridge keeps every layer's attention otherwise
-    net = TransformerBridge.boot_transformers(
-        source, lean, device="cpu", dtype=dtype, revision=config.revision, trust_remote_code=False
-    )
-    if any(kwargs.values()):
-        net.enable_compatibility_mode(disable_warnings=True, **{**dict.fromkeys(_PROCESSING, False), **kwargs})
-    return net
-
-
-def _choose_loader(config: ModelConfig) -> tuple[str, str]:
-    """The loader and the reason for it."""
-    if config.loader != "auto":
-        return config.loader, "model.loader says so"
-    why = _why_not_hooked(config)
-    return ("bridge", why) if why else ("hooked", "HookedTransformer knows this model")
-
-
-def _why_not_hooked(config: ModelConfig) -> str | None:
-    source, kind = _source(config)
-    if kind == "folder":
-        return f"{source} is a local folder, and HookedTransformer takes only hub ids"
-    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS
-
-    if source.startswith(NEED_REMOTE_CODE_MODELS):
-        return f"for {source} HookedTransformer would run code of the repository"
-    return None if kind == "known" else f"HookedTransformer does not know {source}"
-
-
-def _source(config: ModelConfig) -> tuple[str, str]:
-    """What to load from: a folder, an id known to HookedTransformer (aliases resolved), or an id unknown to it."""
-    folder = DEMO / "model" if config.name == "demo" else Path(config.name).expanduser()
-    if (folder / "config.json").is_file():
-        return str(folder), "folder"
-    if folder.is_dir() or folder.is_absolute() or config.name.startswith("."):
-        raise ModelError(f"model.name is {config.name}, but there is no {folder / 'config.json'}")
-    from transformer_lens.loading_from_pretrained import make_model_alias_map
-
-    official = make_model_alias_map().get(config.name.lower())
-    return (official, "known") if official else (config.name, "unknown")
-
-
 def _tensors(modules: Iterable[torch.nn.Module]) -> Iterator[torch.Tensor]:
     for part in modules:
         yield from (t for t in (*part._parameters.values(), *part._buffers.values()) if t is not None)
@@ -370,28 +308,6 @@ def _check_bos(tokenizer: Any, metadata: dict[str, Any], prepend_bos: bool, name
         log.warning("the SAE was trained with prepend_bos=%s, but extract.prepend_bos is %s", trained, prepend_bos)
 
 
-def _load_sae(config: SaeConfig) -> tuple[Any, dict[str, Any]]:
-    """The SAE in float32, on the host, and its metadata as plain data."""
-    folder = _sae_folder(config)
-    with _explained(f"the SAE {_label(config)}", "sae.path"), _quiet():
-        from sae_lens import SAE
-
-        if folder is not None:
-            sae = SAE.load_from_disk(str(folder), device="cpu", dtype="float32")
-        else:
-            sae = SAE.from_pretrained(config.release, config.sae_id, device="cpu", dtype="float32")
-    if (scaling := sae.cfg.normalize_activations) in ("expected_average_only_in", "covariance_whitening"):
-        raise ModelError(
-            f"the SAE {_label(config)} was trained on scaled activations (normalize_activations={scaling}), but the "
-            "scale is neither in its weights nor beside them: fold it with sae.fold_activation_norm_scaling_factor or "
-            "sae.fold_activation_whitening of SAELens, and save the SAE again"
-        )
-    if sae.cfg.architecture() == "temporal":
-        raise ModelError(f"the SAE {_label(config)} is temporal: it reads whole sequences, not token by token")
-    sae.turn_off_forward_pass_hook_z_reshaping()  # heads arrive joined
-    return sae.eval().requires_grad_(False), json.loads(json.dumps(sae.cfg.metadata.to_dict(), default=str))
-
-
 def _drop_decoder(sae: Any) -> None:
     """Let go of the decoder, half of the weights, where encoding does not read it (most architectures)."""
     import torch
@@ -409,63 +325,3 @@ def release() -> None:
     """Let go of the model and SAE that this process keeps."""
     _load.cache_clear()
     gc.collect()  # hooks and modules refer to each other
-
-
-def _sae_folder(config: SaeConfig) -> Path | None:
-    """The SAE's folder, or None for a release and id that SAELens lists; refused before anything is downloaded."""
-    if config.path is not None:
-        folder = DEMO / "sae" if config.path == "demo" else Path(config.path).expanduser()
-        for name in ("cfg.json", "sae_weights.safetensors"):
-            if not (folder / name).is_file():
-                raise ModelError(f"sae.path is {config.path}, but there is no {folder / name}")
-        return folder
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    release, sae_id, known = config.release, config.sae_id, get_pretrained_saes_directory()
-    if release is None or sae_id is None:
-        raise ModelError("no SAE is named: set sae.path, or sae.release and sae.sae_id")
-    if release not in known and "/" not in release:
-        raise ModelError(f"sae.release is {release}, which SAELens does not list{_near(release, known)}")
-    if release in known and sae_id not in known[release].saes_map:
-        near = _near(sae_id, known[release].saes_map)
-        raise ModelError(f"sae.sae_id is {sae_id}, which is not in the release {release}{near}")
-    return None
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-    return f": did you mean {', '.join(near)}?" if near else ""
-
-
-def _label(config: SaeConfig) -> str:
-    return config.path or f"{config.release} {config.sae_id}"
-
-
-@contextlib.contextmanager
-def _explained(what: str, key: str) -> Iterator[None]:
-    """Turn what a library raises into a ModelError that names the way out; the library's own error stays chained."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ModelError) or is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"cannot load {what} ({type(error).__name__}: {reason}). Without a connection to the hub, set {key} to a "
-            "local folder, HF_HOME to a cache that holds it, or HF_ENDPOINT to a mirror"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Send what TransformerLens prints to the log; leave out SAELens's warnings about what is seen to or refused."""
-    from transformers.utils import logging as hf_logging
-
-    printed = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-        warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
-        warnings.filterwarnings("ignore", message=r"norm_scaling_factor not found for")
-        hf_logging.disable_progress_bar()  # of loading, not of downloading
-        yield
-    for line in printed.getvalue().splitlines():
-        log.debug("%s", line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gpuclust import models
+from gpuclust import loading, models
 from gpuclust.config import Config, parse_bytes
 from gpuclust.errors import ModelError
 
@@ -46,8 +46,8 @@ def model_bytes(config: Config, hook_name: str | None) -> int:
     """
     import torch
 
-    source, _ = models._source(config.model)
-    with models._explained(f"the configuration of {config.model.name}", "model.name"):
+    source, _ = loading.locate(config.model)
+    with loading.explained(f"the configuration of {config.model.name}", "model.name"):
         from transformers import AutoConfig, AutoModelForCausalLM
 
         about = AutoConfig.from_pretrained(source, revision=config.model.revision, trust_remote_code=False)
