@@ -26,7 +26,7 @@ def test_the_kernel_expands_what_was_encoded(dtype: type) -> None:
     import cupy
 
     values = sae_like(513, 1000).astype(dtype)
-    words, packed = codec._sections(codec.encode(values), values.size, values.itemsize)
+    words, packed = codec.sections(codec.encode(values), values.size, values.itemsize)
     out = cupy.full(values.shape, 7, dtype)
     expand.expand(cupy.asarray(words), cupy.asarray(packed), values.shape[1], out)
     np.testing.assert_array_equal(out.get(), values)

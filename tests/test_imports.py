@@ -16,17 +16,8 @@ LAYERS = [
     {"errors"},
     {"schema", "config", "topk", "measure", "backend", "device", "kernels"},
     {
-        "configfile",
-        "loading",
-        "memory",
-        "codec",
-        "reductions",
-        "texts",
-        "labels",
-        "keywords",
-        "decoder",
-        "palette",
-        "profiles",
+        "configfile", "loading", "terminal", "memory", "codec", "reductions", "texts", "labels", "keywords", "decoder",
+        "palette", "profiles",
     },
     {"reading"},
     {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
@@ -39,7 +30,7 @@ LAYERS = [
     {"run", "show", "clusterer", "compare", "computation", "answers"},
     {"cache", "experiment", "sweep_report"},
     {"sweep"},
-]
+]  # fmt: skip
 LAZY = {"kernels"}  # imported only inside functions, so that it may import numba at its top level
 OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}
 # Only these open a scheduler

@@ -236,7 +236,7 @@ def test_demo_names_the_embedded_folders(
 ) -> None:
     (tmp_path / "model").symlink_to(folders["neox"])
     write_sae(tmp_path / "sae", "blocks.2.hook_resid_post")
-    monkeypatch.setattr(models, "DEMO", tmp_path)
+    monkeypatch.setattr(loading, "DEMO", tmp_path)
     encoder = models.load_encoder(Config())
     assert (encoder.hook_name, encoder.n_ctx, encoder.tokenizer.bos_token_id) == ("blocks.2.hook_resid_post", 32, 0)
 

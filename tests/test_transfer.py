@@ -23,7 +23,7 @@ CUDA = backend.Backend("cuda", "a stand-in")
 @settings(max_examples=20)
 @given(activations(signed=True), st.data())
 def test_expansion_equals_decode(values: np.ndarray, data: st.DataObject) -> None:
-    words, packed = codec._sections(codec.encode(values), values.size, values.itemsize)
+    words, packed = codec.sections(codec.encode(values), values.size, values.itemsize)
     used, rows = data.draw(st.integers(1, values.shape[1])), data.draw(st.integers(1, values.shape[0]))
     expected = codec.decode(codec.encode(values), values.shape, values.dtype)[:rows, :used]
     out = np.full((rows, used), 7, values.dtype)
@@ -37,7 +37,7 @@ def test_expansion_equals_decode(values: np.ndarray, data: st.DataObject) -> Non
 def test_kernel_equals_its_twin(dtype: type, density: float) -> None:
     rng = np.random.default_rng(0)
     values = np.where(rng.random((37, 29)) < density, rng.standard_normal((37, 29)), 0).astype(dtype)
-    words, packed = codec._sections(codec.encode(values), values.size, values.itemsize)
+    words, packed = codec.sections(codec.encode(values), values.size, values.itemsize)
     wide = np.full((30, 64), 7, dtype)
     expected = wide.copy()
     expand.expand_host(words, packed, 29, expected[:, 10:34])

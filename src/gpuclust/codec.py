@@ -112,13 +112,32 @@ def decode(buffer: Encoded, shape: tuple[int, ...], dtype: DTypeLike, out: NDArr
     target = np.empty(shape, stored) if out is None else out
     if target.shape != shape or target.dtype != stored or not target.flags.c_contiguous:
         raise ConfigError(f"out is {target.dtype} {target.shape}: pass a C-contiguous array, {stored} {shape}.")
-    words, packed = _sections(np.frombuffer(buffer, np.uint8), math.prod(shape), stored.itemsize)
+    words, packed = sections(np.frombuffer(buffer, np.uint8), math.prod(shape), stored.itemsize)
     kernels.scatter(words, packed, target.reshape(-1).view(packed.dtype))
     return target.astype(dtype, copy=False)
 
 
-def _sections(chunk: NDArray[np.uint8], count: int, itemsize: int) -> tuple[NDArray[np.uint64], NDArray[Any]]:
-    """Return a chunk's bitmap and values, having checked all that the kernel, which checks no bounds, relies on."""
+def sections(chunk: NDArray[np.uint8], count: int, itemsize: int) -> tuple[NDArray[np.uint64], NDArray[Any]]:
+    """Return a chunk's bitmap and its non-zero values, having checked all that kernels, which check no bounds, rely on.
+
+    Parameters
+    ----------
+    chunk : array, (byte,), uint8
+        An encoded chunk.
+    count, itemsize : int
+        Elements of the chunk, and bytes of one.
+
+    Returns
+    -------
+    array, (ceil(count / 64),), uint64
+    array, (non-zero,), uint16 or uint32
+        Bits of the values. Both are read-only views of `chunk`.
+
+    Raises
+    ------
+    CorruptDataError
+        If the bytes are not what `encode` writes.
+    """
     if chunk.size < _HEADER.size:
         raise _corrupt(f"it has {chunk.size} bytes, fewer than the {_HEADER.size} of a header")
     *kind, nonzero, crc = _HEADER.unpack_from(chunk.data)

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpuclust import matching, page, schema, store
+from gpuclust import matching, page, schema, store, terminal
 from gpuclust.api import Run
 from gpuclust.config import DEMO
-from gpuclust.errors import GpuclustError, InputError, StoreError
+from gpuclust.errors import InputError, StoreError
 from gpuclust.folder import differences, fingerprint
 
 PAIRS, CLUSTERS, FEATURES, PAGE = "pairs", "clusters", "features", "compare.html"
@@ -56,17 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 2 bad input."""
     args = parser().parse_args(arguments)
     console = Console(highlight=False)
-    try:
+
+    def work() -> None:
         tables = compare(args.runs)
         show(tables, console)
         if args.out is not None:
             write(tables, args.out, args.runs, "csv" if args.csv else "parquet")
             console.print(f"tables and {PAGE} are in {escape(str(args.out))}")
-    except GpuclustError as error:
-        said = Console(stderr=True, highlight=False)
-        said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    return 0
+
+    return terminal.exit_code(work)
 
 
 def compare(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:

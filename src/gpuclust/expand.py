@@ -129,7 +129,7 @@ def packed_bands(path: Path, first: int, stop: int) -> Iterator[tuple[int, int, 
                     continue
                 encoded = stored[int(offset) : int(offset) + int(length)]
                 try:
-                    words, packed = codec._sections(encoded, math.prod(chunk), item)
+                    words, packed = codec.sections(encoded, math.prod(chunk), item)
                 except CorruptDataError as error:
                     raise store.unreadable(path, top, min(top + chunk[0], stop), error) from error
                 chunks.append((column * chunk[1], words, packed))

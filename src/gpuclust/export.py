@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpuclust import schema, store
+from gpuclust import schema, store, terminal
 from gpuclust.config import StoreConfig
-from gpuclust.errors import GpuclustError
 
 
 def export(run: Path, target: Path, codec: str = "zstd") -> None:
@@ -51,13 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="new Zarr store")
     parser.add_argument("--codec", choices=("zstd", "bitmap"), default="zstd")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         export(args.run, args.target, args.codec)
-    except GpuclustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"wrote {args.target}")
-    return 0
+        print(f"wrote {args.target}")
+
+    return terminal.exit_code(work)
 
 
 if __name__ == "__main__":

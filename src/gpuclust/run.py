@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from gpuclust import configfile, labels, memory, shapes
+from gpuclust import configfile, labels, memory, shapes, terminal
 from gpuclust.backend import cuda_status
 from gpuclust.config import Config
 from gpuclust.device import free_bytes
-from gpuclust.errors import ConfigError, GpuclustError
+from gpuclust.errors import ConfigError
 from gpuclust.folder import Folder, claim
 from gpuclust.pipeline import Pipeline
 from gpuclust.progress import Progress
@@ -52,31 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 2 bad input or configuration, 1 a failure."""
     args = parser().parse_args(arguments)
     console = Console(stderr=args.quiet, highlight=False)
-    handler = RichHandler(console=console, show_path=False, markup=False, show_level=args.quiet)
-    logging.basicConfig(level=logging.INFO if args.quiet else logging.WARNING, format="%(message)s", handlers=[handler])
-    if args.quiet:
-        logging.getLogger("gpuclust").setLevel(logging.INFO)
-        logging.getLogger("distributed").setLevel(logging.WARNING)
-    try:
+    terminal.log_to(console, args.quiet)
+
+    def work() -> None:
         config = configfile.load(args.config, args.set)
         out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
         if args.plan:
             show_plan(config, console, args.scheduler)
-            return 0
+            return
         if config.analyse.labeller is not None:
             labels.find(config.analyse.labeller)
         choose(args.scheduler)  # refuses what cannot be had before anything is written
         with claim(out):
             folder = Folder(out, config)
             execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
-    except GpuclustError as error:
-        said = Console(stderr=True, highlight=False)
-        said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        console.print("[yellow]stopped; the same command goes on from here[/yellow]")
-        return 130
-    return 0
+
+    return terminal.exit_code(work, "stopped; the same command goes on from here")
 
 
 def execute(

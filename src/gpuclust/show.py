@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from gpuclust import summary
+from gpuclust import summary, terminal
 from gpuclust.api import open_run
-from gpuclust.errors import GpuclustError, StoreError
+from gpuclust.errors import StoreError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 2 bad input."""
     args = parser().parse_args(arguments)
     console = Console(highlight=False)
-    try:
+
+    def work() -> None:
         run = open_run(args.run)
         for number in args.cluster:
             console.print(run.cluster(number))
@@ -41,10 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "again to go on"
                 )
             summary.show(args.run, run.record, console)
-    except GpuclustError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    return 0
+
+    return terminal.exit_code(work)
 
 
 if __name__ == "__main__":

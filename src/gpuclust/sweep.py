@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 
-from gpuclust import grid, store, sweep_report
+from gpuclust import grid, store, sweep_report, terminal
 from gpuclust.answers import answers
-from gpuclust.errors import GpuclustError
 from gpuclust.experiment import PAIRS, RECORD, TABLE, Experiment
 from gpuclust.scheduler import NAMES, choose
 
@@ -48,25 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 2 bad input or configuration, 1 a failure."""
     args = parser().parse_args(arguments)
     console = Console(stderr=args.quiet, highlight=False)
-    handler = RichHandler(console=console, show_path=False, markup=False, show_level=args.quiet)
-    logging.basicConfig(level=logging.INFO if args.quiet else logging.WARNING, format="%(message)s", handlers=[handler])
-    if args.quiet:
-        logging.getLogger("gpuclust").setLevel(logging.INFO)
-        logging.getLogger("distributed").setLevel(logging.WARNING)
-    try:
+    terminal.log_to(console, args.quiet)
+
+    def work() -> None:
         sweep, base = grid.load(args.sweep, args.set)
         out = args.out or Path("runs") / args.sweep.stem
         choose(args.scheduler)
         Experiment(sweep, base, out, args.scheduler, console, args.quiet, args.reuse).run()
         report(out, args.markdown, console, args.quiet)
-    except GpuclustError as error:
-        said = Console(stderr=True, highlight=False)
-        said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        console.print("[yellow]stopped; the same command goes on from here[/yellow]")
-        return 130
-    return 0
+
+    return terminal.exit_code(work, "stopped; the same command goes on from here")
 
 
 def report(out: Path, markdown: Path | None, console: Console, quiet: bool) -> None:

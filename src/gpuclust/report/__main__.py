@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpuclust import schema
-from gpuclust.errors import GpuclustError
+from gpuclust import schema, terminal
 from gpuclust.report import write
 
 
@@ -17,13 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gpuclust.report", description="Write a run's report.html anew.")
     parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         size = write(args.run)
-    except GpuclustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"wrote {args.run / schema.REPORT} ({size / 1e6:.1f} MB)")
-    return 0
+        print(f"wrote {args.run / schema.REPORT} ({size / 1e6:.1f} MB)")
+
+    return terminal.exit_code(work)
 
 
 if __name__ == "__main__":
