@@ -26,7 +26,7 @@ LAYERS = [
     {"neighbors", "extract", "embed", "cluster", "analyse", "folder", "report", "figures", "quality", "matching"},
     {"tiles", "consensus", "grid", "subsets"},
     {"stages", "checks", "summary", "cards", "page", "effects"},
-    {"pipeline", "api", "export", "trials"},
+    {"pipeline", "api", "export", "trials", "sharing"},
     {"run", "show", "clusterer", "compare", "computation", "answers"},
     {"cache", "experiment", "sweep_report"},
     {"sweep"},

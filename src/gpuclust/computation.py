@@ -12,21 +12,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from gpuclust import memory, schema, store, trials
-from gpuclust.config import Config
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.folder import content_key
-from gpuclust.grid import Setting
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler
-from gpuclust.subsets import Layer, Subset, layers
+from gpuclust.sharing import Counts, Extraction, Request, Trial, fewest_active, n_features, prompts_key, tree_name
+from gpuclust.subsets import Layer, layers
 
 log = logging.getLogger("gpuclust")
 
@@ -35,59 +32,6 @@ Array = np.ndarray[Any, Any]
 CACHE, TRIALS = "cache", "trials"
 TILE = 1024  # of the Gram matrices: the upper triangle in small tiles wastes little
 WORKSPACE = 6  # matrices of all features that the task of neighbours holds at once
-
-
-@dataclass(eq=False)
-class Extraction:
-    """The activations that some settings share: key, a configuration with the most prompts, folder, prompts."""
-
-    key: str
-    config: Config
-    run: Path
-    prompts: pd.DataFrame
-    d_sae: int
-    attributes: dict[str, Any]
-
-
-@dataclass(eq=False)
-class Trial:
-    """A setting with a seed. What it is made from is filled in on the way; `error` ends it."""
-
-    setting: Setting
-    seed: int
-    config: Config = field(default_factory=Config)
-    extraction: Extraction | None = None
-    subset: Subset | None = None
-    pattern: str = ""
-    moments: str = ""
-    kept: Array | None = None
-    near: tuple[str, ...] = ()
-    key: str = ""
-    error: str | None = None
-
-
-@dataclass
-class Counts:
-    """What was computed and not found: extractions, passes over a store, neighbours and so on."""
-
-    extractions: int = 0
-    store_reads: int = 0
-    neighbors: int = 0
-    embeddings: int = 0
-    trees: int = 0
-    trials: int = 0
-
-
-@dataclass(eq=False)
-class Request:
-    """Neighbours to compute: of one subset, its kept features, and one metric."""
-
-    subset: Subset
-    kept: Array
-    metric: str
-    near: tuple[str, ...]
-    k: int = 0
-    min_samples: set[int] = field(default_factory=set)
 
 
 class Computation:
@@ -141,7 +85,7 @@ class Computation:
         """Moments, kept features and neighbours of all subsets of one store."""
         thresholds = sorted({trial.config.extract.activation_threshold for trial in own})
         for trial in own:
-            trial.moments = f"moments-{content_key(_prompts(trial), thresholds)}"
+            trial.moments = f"moments-{content_key(prompts_key(trial), thresholds)}"
         known = all(self.path(trial.moments).exists() for trial in own)
         requests = self._requests(own) if known else []
         if known and not requests:
@@ -150,7 +94,7 @@ class Computation:
         for pattern in sorted({trial.pattern for trial in own}):
             cut += layers({t.subset for t in own if t.pattern == pattern and t.subset}, extraction.prompts, pattern)
         ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
-        fewest = min(_fewest_active(trial) for trial in own)
+        fewest = min(fewest_active(trial) for trial in own)
         universe = self._submit(trials.universe_task, extraction.run, len(ranges), fewest).result()
         for batch in self._batches(extraction, cut, len(universe)):
             subsets = {subset for layer in batch for subset in layer.members}
@@ -260,7 +204,7 @@ class Computation:
             if c.neighbors.method == "sketch":
                 trial.error = "neighbors.method=sketch has no Gram matrix to share: compute it with gpuclust.run"
                 continue
-            key = content_key(_prompts(trial), hashlib.sha256(trial.kept.tobytes()).hexdigest(), c.metric)
+            key = content_key(prompts_key(trial), hashlib.sha256(trial.kept.tobytes()).hexdigest(), c.metric)
             trial.near = tuple(f"neighbors-{key}-{part}" for part in trials.PARTS)
             request = requests.setdefault(trial.near, Request(trial.subset, trial.kept, c.metric, trial.near))
             request.k = min(max(request.k, c.n_neighbors), len(trial.kept))
@@ -367,7 +311,7 @@ class Computation:
         futures = [
             self._submit(
                 trials.agreement_task, [self.trial_path(trial) for trial in own],
-                [reference.get(trial.seed) for trial in own], _d_sae(own[0]),
+                [reference.get(trial.seed) for trial in own], n_features(own[0]),
             )
             for own in by_setting.values()
         ]  # fmt: skip
@@ -379,7 +323,7 @@ class Computation:
     def between(self, pairs: Iterable[tuple[Trial, Trial]]) -> list[dict[str, float]]:
         """Agreement of trials on different prompts."""
         futures = [
-            self._submit(trials.between_task, self.trial_path(a), self.trial_path(b), _d_sae(a)) for a, b in pairs
+            self._submit(trials.between_task, self.trial_path(a), self.trial_path(b), n_features(a)) for a, b in pairs
         ]
         gathered: list[dict[str, float]] = self.client.gather(futures)
         return gathered
@@ -388,30 +332,7 @@ class Computation:
         """Write the labels of all trials."""
         paths = [self.trial_path(trial) for trial in done]
         numbers = [(trial.setting.number, trial.seed) for trial in done]
-        self._submit(trials.labels_task, target, paths, numbers, _d_sae(done[0])).result()
-
-
-def tree_name(near: str, min_samples: int) -> str:
-    """Name of the exact cosine spanning tree of some neighbours' features."""
-    return f"{near}-tree-{min_samples}"
-
-
-def _prompts(trial: Trial) -> str:
-    """What the prompts of a trial depend on."""
-    assert trial.extraction is not None
-    return content_key(trial.extraction.key, trial.pattern, trial.subset)
-
-
-def _fewest_active(trial: Trial) -> int:
-    """The fewest prompts that a feature fires on in any subset, if a filter keeps it there."""
-    assert trial.subset is not None
-    select = trial.config.select
-    return max(select.min_active_prompts, int(np.floor(select.sparsity_min * trial.subset.n)))
-
-
-def _d_sae(trial: Trial) -> int:
-    assert trial.extraction is not None
-    return trial.extraction.d_sae
+        self._submit(trials.labels_task, target, paths, numbers, n_features(done[0])).result()
 
 
 def _said(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from gpuclust import schema, store, subsets
 from gpuclust.api import Run
-from gpuclust.computation import Computation, Counts, Extraction, Trial
+from gpuclust.computation import Computation
 from gpuclust.config import Config
 from gpuclust.errors import GpuclustError, StoreError
 from gpuclust.folder import Folder, claim, content_key, differences, others
@@ -30,6 +30,7 @@ from gpuclust.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
 from gpuclust.pipeline import Pipeline
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler, start
+from gpuclust.sharing import Counts, Extraction, Trial
 
 log = logging.getLogger("gpuclust")
 
