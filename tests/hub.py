@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind not in ALIASES or not repo.is_dir() or not repo_id:
             self._error("RepoNotFound", "Repository not found")
             return
-        commit = _commit(repo)
+        commit = commit_of(repo)
         action, rest = (tail[0], tail[1:]) if tail else ("revision", ["main"])
         if action in ("revision", "tree", "paths-info", "resolve") and rest[0] not in ("main", commit):
             self._error("RevisionNotFound", f"Invalid rev id: {rest[0]}")
@@ -173,7 +173,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _commit(repo: Path) -> str:
+def commit_of(repo: Path) -> str:
+    """Return the commit that the hub says a repository is at."""
     listing = [(str(p.relative_to(repo)), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(repo)]
     return hashlib.sha1(json.dumps(listing).encode()).hexdigest()
 

@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.hub import Hub, build_gpt2, build_gpt2_sae, build_pythia, build_pythia_sae, build_wikitext, wikitext_rows
+from tests.hub import (
+    Hub,
+    build_gpt2,
+    build_gpt2_sae,
+    build_pythia,
+    build_pythia_sae,
+    build_wikitext,
+    commit_of,
+    wikitext_rows,
+)
 
 PYTHIA = {"release": "pythia-70m-deduped-mlp-sm", "sae_id": "blocks.3.hook_mlp_out"}
 GPT2 = {"release": "gpt2-small-res-jb", "sae_id": "blocks.8.hook_resid_pre"}
@@ -58,7 +67,7 @@ for name, data in loads.items():
     arrays[name + "/tokens"] = tokens.numpy()
     arrays[name + "/residual"] = encoder.residual(tokens, mask).numpy()
     arrays[name + "/features"] = encoder.encode(tokens, mask).numpy()
-    fields = ("loader", "hook_name", "d_in", "d_sae", "n_ctx", "sae_metadata", "model_bytes", "sae_bytes")
+    fields = ("loader", "hook_name", "d_in", "d_sae", "n_ctx", "sae_metadata", "model_bytes", "sae_bytes", "commits")
     told[name] = {field: getattr(encoder, field) for field in fields} | {"described": models.describe(config)}
 numpy.savez(out + "/arrays.npz", **arrays)
 pathlib.Path(out, "told.json").write_text(json.dumps(told))
@@ -164,6 +173,15 @@ def test_hub_names_equal_plain_transformers(root: Path, loaded: Any, name: str, 
     assert 0.002 < (features > 0).float().mean() < 0.1
     np.testing.assert_allclose(arrays[f"{name}/residual"], residual.numpy(), atol=1e-5)
     np.testing.assert_allclose(arrays[f"{name}/features"], features.numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_hubs_commits_are_known(root: Path, loaded: Any) -> None:
+    expected = {
+        "model_commit": commit_of(root / "models" / "EleutherAI/pythia-70m-deduped"),
+        "sae_commit": commit_of(root / "models" / "ctigges/pythia-70m-deduped__mlp-sm_processed"),
+    }
+    assert loaded[0]["pythia"]["commits"] == loaded[0]["pythia-revision"]["commits"] == expected
 
 
 @pytest.mark.slow

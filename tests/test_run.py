@@ -14,8 +14,8 @@ import xarray as xr
 import yaml
 
 import gpuclust
+from gpuclust import loading, models, schema, store
 from gpuclust import run as command
-from gpuclust import schema, store
 from gpuclust.export import main as export
 from gpuclust.folder import claim
 from tests import tiny
@@ -381,6 +381,25 @@ def test_shards_of_another_extraction_are_neither_mixed_nor_lost(
     assert attempt(tmp_path, mine) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "holds 3 shards that were computed with other settings, prompts or weights" in said
+    assert store.shards_done(out / schema.SHARDS) == 3
+
+
+def test_a_hub_that_moved_on_is_not_mixed_in(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = go(tmp_path, settings)
+    half_extracted(out)
+    attributes = json.loads((out / schema.ACTIVATIONS / "zarr.json").read_text())
+    assert attributes["attributes"]["model_commit"] is None  # a local folder
+    attributes["attributes"]["model_commit"] = "a" * 40
+    (out / schema.ACTIVATIONS / "zarr.json").write_text(json.dumps(attributes))
+    monkeypatch.setattr(loading, "commits", lambda model, sae: {"model_commit": "b" * 40, "sae_commit": None})
+    models.release()
+    assert attempt(tmp_path, settings) == 2
+    models.release()
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"at commit {'b' * 40} of the hub" in said
+    assert f"began with {'a' * 40}" in said
     assert store.shards_done(out / schema.SHARDS) == 3
 
 

@@ -8,7 +8,7 @@ then the slice of tokens that the SAE encodes at a time, and the shard goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from gpuclust import device as gpu
 from gpuclust import store
 from gpuclust.backend import Backend, on_host, resolve
 from gpuclust.config import Config
-from gpuclust.errors import ActivationError
+from gpuclust.errors import ActivationError, ModelError
 from gpuclust.reductions import EXAMPLES, MOMENTS, State
 
 log = logging.getLogger("gpuclust")
@@ -57,16 +57,31 @@ def run_shard(
     ------
     ActivationError
         On NaN, infinity, or values that do not fit the stored dtype. Shards already written stay.
+    ModelError
+        If the hub's weights on this machine are not those that the run began with.
     """
     from gpuclust import models, schema
 
     backend = resolve(device)
     encoder = models.load_encoder(config, device)
+    _same_weights(encoder.commits, store.attributes(out / schema.ACTIVATIONS), config)
     activations, positions = aggregate_prompts(encoder, tokens, config, f"shard {index}")
     data = store.to_stored(activations, config.store.dtype, f"shard {index} (prompts {first} and on)")
     states = _states(data, positions, first, config, backend)
     store.write_shard(out / schema.ACTIVATIONS, out / schema.SHARDS, index, first, data, states, key)
     return {"prompts": len(tokens), "tokens": sum(map(len, tokens)), "bytes": data.nbytes}
+
+
+def _same_weights(commits: Mapping[str, str | None], begun: Mapping[str, Any], config: Config) -> None:
+    """Refuse weights of a hub that changed since the run began, or that are others on another machine."""
+    names = {"model_commit": config.model.name, "sae_commit": f"{config.sae.release} {config.sae.sae_id}"}
+    for name, commit in commits.items():
+        known = begun.get(name)
+        if known is not None and commit != known:
+            raise ModelError(
+                f"{names[name]} is at commit {commit} of the hub in this machine's cache, but the run began with "
+                f"{known}: restore that cache (HF_HOME), or give another --out; what is computed stays"
+            )
 
 
 def aggregate_prompts(

@@ -10,6 +10,7 @@ import difflib
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -152,6 +153,34 @@ def sae_folder(config: SaeConfig) -> Path | None:
         near = did_you_mean(sae_id, known[release].saes_map)
         raise ModelError(f"sae.sae_id is {sae_id}, which is not in the release {release}{near}")
     return None
+
+
+def commits(model: ModelConfig, sae: SaeConfig) -> dict[str, str | None]:
+    """Return the commits that ``model_commit`` and ``sae_commit`` of a hub have in this machine's cache.
+
+    None where there is none: of a local folder, or before it is loaded. SAELens reads the branch ``main``.
+    """
+    repository: str | None = None
+    if sae.release is not None and sae.sae_id is not None:
+        from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
+
+        repository, _ = get_repo_id_and_folder_name(sae.release, sae.sae_id)
+    source, kind = locate(model)
+    return {
+        "model_commit": None if kind == "folder" else _commit(source, model.revision or "main"),
+        "sae_commit": None if repository is None else _commit(repository, "main"),
+    }
+
+
+def _commit(repository: str, revision: str) -> str | None:
+    """Return the commit of a revision, as the hub's cache has it."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    reference = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs" / revision
+    return reference.read_text(encoding="utf8").strip() if reference.is_file() else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

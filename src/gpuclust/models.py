@@ -46,7 +46,8 @@ class Encoder:
     `hook_name` is in TransformerLens's words; `d_in` is the hook's width (for ``hook_z``: heads times head width),
     `d_sae` the number of features, `n_ctx` the longest row in tokens; `loader` is what loaded the model;
     `sae_metadata` holds ``model_name``, ``hook_name``, ``neuronpedia_id``, ``context_size``, ``prepend_bos`` … where
-    the SAE has them; `model_bytes` and `sae_bytes` count the weights and buffers that are kept.
+    the SAE has them; `model_bytes` and `sae_bytes` count the weights and buffers that are kept; `commits` are
+    `loading.commits`.
     """
 
     tokenizer: Any
@@ -59,6 +60,7 @@ class Encoder:
     sae_metadata: dict[str, Any]
     model_bytes: int
     sae_bytes: int
+    commits: dict[str, str | None]
     _net: Any = field(repr=False)
     _sae: Any = field(repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
@@ -239,7 +241,8 @@ def _load(key: str, device: str) -> Encoder:
             f"hook {metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
         )
     sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx)
-    return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, _size(net), _size(sae), net, sae)
+    loaded = loading.commits(model, config)
+    return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, _size(net), _size(sae), loaded, net, sae)
 
 
 def _cut(net: Any, hook_name: str, name: str, device: str) -> None:

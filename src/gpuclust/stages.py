@@ -66,6 +66,7 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         "prepend_bos": bool(n_bos),
         "prompts_sha256": prompts.digest(table),
         "neuronpedia_id": encoder.sae_metadata.get("neuronpedia_id"),
+        **encoder.commits,
     }
     return {
         "rows": len(table),
