@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpuclust import backend, measure, scheduler
-from gpuclust.config import SchedulerConfig
+from gpuclust.config import Config, SchedulerConfig
+from gpuclust.configfile import validate
 from gpuclust.errors import SchedulerError
 
 NO_GPU = backend.CudaStatus(False, "no CUDA device is visible", "get one")
@@ -55,6 +58,36 @@ def test_scheduler_without_workers_is_refused() -> None:
         scheduler.start(cluster.scheduler_address, SchedulerConfig(timeout=1)),
     ):
         pass
+
+
+def test_workers_with_several_threads_are_refused() -> None:
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=3, dashboard_address=":0", processes=False, protocol="tcp"
+        ) as cluster,
+        pytest.raises(SchedulerError, match=r"does 3 tasks at a time, .* --nthreads 1"),
+        scheduler.start(cluster.scheduler_address, SchedulerConfig()),
+    ):
+        pass
+
+
+def test_workers_elsewhere_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def run(self, function: Any, out: Path) -> dict[str, Any]:
+            return {"tcp://1": (tmp_path / "elsewhere", out == tmp_path)}
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a")
+    config = validate({"prompts": [{"path": "p.txt"}]})
+    joined = scheduler.Scheduler(Client(), "tcp://0", "as asked", "cpu")
+    with pytest.raises(SchedulerError, match=rf"prompts.0.path is p.txt, .* runs in .*elsewhere: .*{tmp_path}/p.txt"):
+        scheduler.check_places(joined, config, tmp_path)
+    with pytest.raises(SchedulerError, match=r"does not see the run's folder .*none"):
+        scheduler.check_places(joined, Config(), tmp_path / "none")
+    scheduler.check_places(joined, validate({"prompts": [{"path": str(tmp_path / "p.txt")}]}), tmp_path)
+    scheduler.check_places(scheduler.Scheduler(None, "local", "", "cpu"), config, tmp_path)
 
 
 def test_cuda_status_has_a_reason_and_a_fix() -> None:

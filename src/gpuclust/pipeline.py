@@ -20,7 +20,7 @@ from gpuclust.config import DEMO, Config
 from gpuclust.errors import StoreError
 from gpuclust.folder import Folder, content_key, fingerprint
 from gpuclust.progress import Progress
-from gpuclust.scheduler import Scheduler
+from gpuclust.scheduler import Scheduler, check_places
 
 log = logging.getLogger("gpuclust")
 
@@ -113,6 +113,7 @@ class Pipeline:
             return
         self.folder.begin(name)
         scheduler = self._scheduler()
+        check_places(scheduler, self.config, self.out)
         self.client.run(measure.reset_peak)
         self.client.run(device.reset_peak)
         measure.reset_peak()

@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gpuclust import device as gpu
 from gpuclust.backend import cuda_status
-from gpuclust.config import SchedulerConfig
+from gpuclust.config import Config, SchedulerConfig
 from gpuclust.errors import SchedulerError
 
 log = logging.getLogger("gpuclust")
@@ -85,7 +86,8 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     - local: worker processes on this machine, one per four cores unless ``scheduler.n_workers`` says otherwise
     - threads: one worker inside this process
     - local-cuda: one worker process per visible GPU (dask-cuda; CUDA_VISIBLE_DEVICES is respected)
-    - an address: the workers of a running Dask cluster; they must see the same files. All have a usable GPU, or none
+    - an address: the workers of a running Dask cluster; they must see the same files and do one task at a time. All
+      have a usable GPU, or none
 
     Parameters
     ----------
@@ -98,7 +100,8 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     Raises
     ------
     SchedulerError
-        If it cannot be started or reached, has no workers in time, or only some of its workers have a GPU.
+        If it cannot be started or reached, has no workers in time, a worker does several tasks at a time, or only some
+        of its workers have a GPU.
     MemoryBudgetError
         If a GPU has too little memory to begin with.
     """
@@ -142,7 +145,8 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
         except (OSError, TimeoutError, ValueError) as error:
             raise SchedulerError(
                 f"no Dask scheduler answers at {name} within scheduler.timeout={config.timeout:g} s: {error}. Start "
-                "one with `dask scheduler` and workers with `dask worker ADDRESS`, or use --scheduler local"
+                "one with `dask scheduler`, its workers with `dask worker ADDRESS --nthreads 1`, or use --scheduler "
+                "local"
             ) from error
         with client:
             try:
@@ -150,8 +154,9 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
             except TimeoutError as error:
                 raise SchedulerError(
                     f"the scheduler at {name} has no workers after scheduler.timeout={config.timeout:g} s; start them "
-                    "with `dask worker ADDRESS`"
+                    "with `dask worker ADDRESS --nthreads 1`"
                 ) from error
+            _check_threads(client, name)
             client.run(_quiet_worker, log.getEffectiveLevel())
             if name != "threads":  # there the worker's log is this process's
                 client.forward_logging("gpuclust", level=log.getEffectiveLevel())
@@ -160,6 +165,59 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     finally:
         if cluster is not None:
             cluster.close()
+
+
+def check_places(started: Scheduler, config: Config, out: Path) -> None:
+    """Refuse workers of an address that see other files than this process.
+
+    Parameters
+    ----------
+    started : Scheduler
+    config : Config
+    out : Path
+        Folder of the run, absolute.
+
+    Raises
+    ------
+    SchedulerError
+        If a worker lacks the folder, or would look for a relative path of the configuration somewhere else.
+    """
+    if started.name in NAMES:
+        return
+    paths = {"model.name": config.model.name, "sae.path": config.sae.path}
+    paths |= {f"prompts.{i}.path": source.path for i, source in enumerate(config.prompts)}
+    relative = {
+        key: path for key, path in paths.items()
+        if path is not None and path != "demo" and not Path(path).expanduser().is_absolute() and Path(path).exists()
+    }  # fmt: skip
+    for address, (place, there) in sorted(started.client.run(_look, out).items()):
+        if not there:
+            raise SchedulerError(
+                f"worker {address} does not see the run's folder {out}: give an --out that all machines share"
+            )
+        if relative and place != Path.cwd():
+            key, path = next(iter(relative.items()))
+            raise SchedulerError(
+                f"{key} is {path}, a path relative to {Path.cwd()}, but worker {address} runs in {place}: give the "
+                f"absolute path, {Path(path).absolute()}"
+            )
+
+
+def _look(out: Path) -> tuple[Path, bool]:
+    return Path.cwd(), out.is_dir()
+
+
+def _check_threads(client: Any, name: str) -> None:
+    """Refuse workers that do several tasks at a time: memory is planned for one."""
+    threads = {
+        address: worker["nthreads"] for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
+    }
+    address, most = max(threads.items(), key=lambda item: int(item[1]))
+    if most > 1:
+        raise SchedulerError(
+            f"worker {address} of {name} does {most} tasks at a time, and memory is planned for one: start workers "
+            "with `dask worker ADDRESS --nthreads 1`, several of them on a large machine"
+        )
 
 
 def _gpus(client: Any, name: str, memory: int | None) -> tuple[str, int | None]:
