@@ -309,7 +309,9 @@ class HDBSCAN(Recorder):
         from gpuclust.spanning import mutual_reachability_tree
 
         (x,) = args
-        gaps = np.sqrt(((x[:, None].astype(np.float64) - x[None]) ** 2).sum(axis=2))
+        assert x.dtype == np.float32
+        squares = (x * x).sum(axis=1)
+        gaps = np.sqrt(np.maximum(squares[:, None] + squares - 2 * (x @ x.T), 0)).astype(np.float64)  # as cuVS has it
         edges = mutual_reachability_tree(gaps, self.kwargs["min_samples"])
         self.tree = SimpleNamespace(to_numpy=lambda: edges)
         return self
@@ -356,6 +358,9 @@ def modules() -> dict[str, ModuleType]:
     )  # fmt: skip
     cupy.__dict__.update(
         cuda=cuda, ndarray=Array, RawKernel=RawKernel,
+        get_default_pinned_memory_pool=recorded(
+            "cupy.get_default_pinned_memory_pool", lambda: SimpleNamespace(free_all_blocks=lambda: None)
+        ),
         get_array_module=recorded("cupy.get_array_module", lambda *a: cupy if isinstance(a[0], Array) else np),
     )  # fmt: skip
     cupyx = ModuleType("cupyx")

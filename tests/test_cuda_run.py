@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from gpuclust import embed, memory, models, schema
+from gpuclust.cluster import cluster_embedding, embedding_tree
+from gpuclust.config import HdbscanConfig, UmapConfig
 from tests import cuda_stub, tiny
 from tests.test_run import go, results
 
@@ -54,3 +56,37 @@ def test_a_run_on_a_gpu_equals_one_on_the_cpu(
         assert all(set(peaks) == {"pool", "process"} for peaks in stage["device_peak_bytes"].values())
         assert name in ("prompts", "select", "report") or stage["device_projected_bytes"] >= 7e8
     assert stages["embed"]["method"] == "cuml"
+
+
+def test_clusters_far_from_the_origin_keep_their_distances() -> None:
+    """float32 has no digits left for them in |a|² + |b|² - 2ab, which is how cuML has distances."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(scale=8, size=(6, 10))
+    belongs = rng.integers(0, 6, 400)
+    spread = np.where(belongs == 0, 1e-5, 0.5)[:, None]  # the first is tight: float32 sees no distances in it
+    points = (centres[belongs] + rng.normal(size=(400, 10)) * spread + 300).astype(np.float32)
+    config = HdbscanConfig(min_cluster_size=10, min_samples=5)
+    cpu, cpu_tree = cluster_embedding(points, config), embedding_tree(points, 5)
+    with cuda_stub.installed():
+        gpu, gpu_tree = (cluster_embedding(points, config, backend="cuda"), embedding_tree(points, 5, backend="cuda"))
+    np.testing.assert_array_equal(cpu.labels, gpu.labels)
+    assert cpu.n_clusters == 6
+    loose = cpu_tree[:, 2] > 0.1
+    np.testing.assert_allclose(cpu_tree[loose, 2], gpu_tree[loose, 2], rtol=1e-3)
+    assert (gpu_tree[:, 2] > 0).all()
+    assert gpu.notes == cpu.notes
+
+
+def test_both_optimisers_start_from_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(60, 4))
+    gaps = np.linalg.norm(points[:, None] - points, axis=2)
+    indices = np.argsort(gaps, axis=1)[:, :8].astype(np.int32)
+    distances = np.take_along_axis(gaps, indices, axis=1).astype(np.float32)
+    started = []
+    monkeypatch.setattr(embed, "_umap_learn", lambda indices, distances, start, config: started.append(start) or start)
+    with cuda_stub.installed():
+        embed.embed(indices, distances, UmapConfig(n_neighbors=8), 3, backend="cuda")
+    (start,) = started
+    np.testing.assert_allclose(start.min(axis=0), 0)
+    np.testing.assert_allclose(start.max(axis=0), 10)  # as umap-learn scales any start

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import backend, codec, expand, schema, store, transfer
+from gpuclust import backend, codec, expand, schema, store, topk, transfer
 from gpuclust.cluster import cluster_embedding
 from gpuclust.config import HdbscanConfig, StoreConfig
 from tests import tiny
@@ -44,12 +44,24 @@ def test_blocks_are_what_the_host_reads(tmp_path: Path, name: str) -> None:
     assert seen == len(values) == store.shard_ranges(path)[-1][1]
 
 
+@pytest.mark.parametrize("shape", [(1024, 4096), (2048, 2048)])
+@pytest.mark.parametrize("k", [14, 20, 63])
+def test_the_smallest_keys_are_numpys(shape: tuple[int, int], k: int) -> None:
+    import cupy
+
+    rng = np.random.default_rng(k)
+    for _ in range(30):
+        keys = rng.integers(0, 2**64, shape, np.uint64)
+        keys[rng.random(shape) < 0.1] = topk.NOTHING
+        np.testing.assert_array_equal(topk.smallest(cupy.asarray(keys), k, cupy).get(), topk.smallest(keys, k))
+
+
 def test_clusters_of_an_embedding_agree() -> None:
     from sklearn.metrics import adjusted_rand_score
 
     rng = np.random.default_rng(0)
     centres = rng.normal(scale=8, size=(20, 10))
-    points = (centres[rng.integers(0, 20, 4000)] + rng.normal(scale=0.6, size=(4000, 10))).astype(np.float32)
+    points = (centres[rng.integers(0, 20, 4000)] + rng.normal(scale=0.6, size=(4000, 10)) + 50).astype(np.float32)
     config = HdbscanConfig(min_cluster_size=20, min_samples=5)
     cpu, gpu = (cluster_embedding(points, config, backend=name) for name in ("cpu", "cuda"))
     assert adjusted_rand_score(cpu.labels, gpu.labels) > 0.99

@@ -122,9 +122,9 @@ def sae(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    models._load.cache_clear()
+    models.release()
     yield
-    models._load.cache_clear()
+    models.release()
 
 
 # ---------------------------------------------------------------- the numbers
@@ -254,7 +254,7 @@ def test_a_process_loads_once(folders: dict[str, Path], sae: Path) -> None:
 def test_threads_share_an_encoder(folders: dict[str, Path], sae: Path) -> None:
     tokens, mask = batch()
     expected = models.load_encoder(config_for(folders["neox"], sae)).encode(tokens, mask)
-    models._load.cache_clear()
+    models.release()
     seen: list[tuple[models.Encoder, torch.Tensor]] = []
 
     def work() -> None:

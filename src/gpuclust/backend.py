@@ -32,6 +32,7 @@ class CudaStatus:
     usable: bool
     reason: str
     fix: str = ""
+    n_devices: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def cuda_status() -> CudaStatus:
             f"{len(cards)} CUDA device(s) and RAPIDS are there, but PyTorch is a CPU build",
             "install PyTorch's CUDA build: pip install --force-reinstall torch, without the CPU index",
         )
-    return CudaStatus(True, f"{len(cards)} CUDA device(s) and RAPIDS are there")
+    return CudaStatus(True, f"{len(cards)} CUDA device(s) and RAPIDS are there", n_devices=len(cards))
 
 
 def _cards() -> tuple[list[tuple[int, int]], int]:

@@ -152,7 +152,11 @@ def _fitted(embedding: Array, config: HdbscanConfig, keep_tree: bool) -> Any:
 
 
 def _tree_cuml(embedding: Array, config: HdbscanConfig) -> Array:
-    """Spanning tree of mutual reachability by cuML: euclidean, min_samples without the feature itself, as here."""
+    """Spanning tree of mutual reachability by cuML: euclidean, min_samples without the feature itself, as here.
+
+    cuML has distances as ``√(|a|² + |b|² - 2ab)`` in float32, which is 0 for points that are near each other and far
+    from the origin. So the points are centred, and an edge that still has no length is given that of its ends.
+    """
     from cuml.cluster import HDBSCAN
 
     if config.min_samples > CUML_SAMPLES:
@@ -166,8 +170,15 @@ def _tree_cuml(embedding: Array, config: HdbscanConfig) -> Array:
         gen_min_span_tree=True,
         build_algo="brute_force",
         output_type="numpy",
-    ).fit(embedding)
-    return sort_edges(np.asarray(model.minimum_spanning_tree_.to_numpy(), np.float64))
+    )
+    points = embedding.astype(np.float64)
+    points -= points.mean(axis=0)
+    model.fit(points.astype(np.float32))
+    edges = np.array(model.minimum_spanning_tree_.to_numpy(), np.float64)
+    without = edges[:, 2] == 0
+    a, b = edges[without, :2].astype(np.int64).T
+    edges[without, 2] = np.linalg.norm(points[a] - points[b], axis=1)
+    return sort_edges(edges)
 
 
 def cluster_distances(distances: Array, config: HdbscanConfig, *, chord: bool = False) -> Clustering:

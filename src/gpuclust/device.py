@@ -27,6 +27,15 @@ NO_MEMORY = (
 )  # fmt: skip
 DEVICE_ERRORS = ("CUDARuntimeError", "CUDADriverError", "CUBLASError", "NVRTCError", "CompileException",
                  "AcceleratorError", "RMMError")  # fmt: skip
+# What cuML's own failures say; they arrive as plain RuntimeErrors
+DEVICE_TEXTS = (
+    "CUDA error",
+    "cudaError",
+    "RAFT failure",
+    "found by MST is invalid",
+    "CUBLAS_STATUS",
+    "CUSOLVER_STATUS",
+)
 # What to change when a stage runs out of memory; memory.plan names the same settings before it runs.
 SETTINGS = {
     "prompts": "take an earlier layer, or model.dtype=bfloat16",
@@ -215,13 +224,21 @@ def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
         what = f"{type(error).__name__}: {first_line(error)}"
         log.debug("stage %s failed", stage, exc_info=True)
         if is_out_of_memory(error):
-            raise out_of_memory(stage, what) from None
-        if {kind.__name__ for kind in type(error).__mro__} & set(DEVICE_ERRORS):
-            raise DeviceError(
+            failure = out_of_memory(stage, what)
+        elif _is_of_the_device(error):
+            failure = DeviceError(
                 f"stage {stage}: the GPU failed ({what}). Look at nvidia-smi and the driver's log (dmesg); the same "
                 "command goes on where it was, and --scheduler local does without the GPU"
-            ) from None
-        raise
+            )
+        else:
+            raise
+    raise failure  # out of the except block: a worker keeps a task's error, and its traceback held the step's arrays
+
+
+def _is_of_the_device(error: Exception) -> bool:
+    if {kind.__name__ for kind in type(error).__mro__} & set(DEVICE_ERRORS):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in DEVICE_TEXTS)
 
 
 def halving(stage: str, size: int, compute: Callable[[int], Any]) -> Any:

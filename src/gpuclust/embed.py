@@ -20,6 +20,7 @@ Array = NDArray[Any]
 
 OVERSAMPLE = 10  # vectors iterated beyond those wanted
 ROUNDS, DEGREE = 3, 20  # restarts of the subspace iteration, and the degree of its polynomial
+CUML_SERIAL = 512  # components that cuML's serial epochs take
 REACH, JITTER = 10.0, 1e-4  # largest coordinate of the start, and its noise: umap-learn's own
 
 
@@ -118,8 +119,14 @@ def _umap_learn(indices: Array, distances: Array, start: Array, config: UmapConf
 
 
 def _umap_cuml(indices: Array, distances: Array, start: Array, config: UmapConfig) -> Array:
-    """cuML's UMAP of the same graph. It checks only that each row names itself: order and column 0 are ours."""
+    """cuML's UMAP of the same graph. It checks only that each row names itself: order and column 0 are ours.
+
+    It takes a start as it is, where umap-learn stretches every column to 0 to 10: so does this.
+    """
     from cuml.manifold import UMAP
+
+    low, high = start.min(axis=0), start.max(axis=0)
+    start = (10.0 * (start - low) / (high - low)).astype(np.float32)
 
     model = UMAP(
         n_neighbors=config.n_neighbors,
@@ -129,6 +136,7 @@ def _umap_cuml(indices: Array, distances: Array, start: Array, config: UmapConfi
         spread=1.0,
         negative_sample_rate=5,
         init=start,  # its spectral start falls back to a random one with only a log line
+        force_serial_epochs=start.shape[1] <= CUML_SERIAL,  # its default for a spectral start: no outliers
         random_state=config.random_state,
         build_algo="brute_force_knn",  # the only one that takes a graph as it is
         output_type="numpy",

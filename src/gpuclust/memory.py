@@ -189,7 +189,9 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     shard = min(config.store.shard_prompts, shapes.n_prompts) * features
     base = PROCESS_CUDA
     examples = features * config.extract.top_examples * 14 * 2
-    blocks = 2 * rows * landing + shard * item + rows * features * item  # pinned, a shard as stored, a decoded block
+    decoded = max(rows, min(config.store.chunk_prompts, shapes.n_prompts)) * features * item
+    pinned = 2 << (rows * landing - 1).bit_length()  # two buffers, each rounded up to a power of two
+    blocks = pinned + shard * item + decoded  # a shard as stored, and what of it is decoded
     host = {
         "extract": base + host_weights + shard * (4 + 2 + 2 * item) + 2 * BACK + examples,
         "reduce": base + blocks + 20 * features * 8,
@@ -216,8 +218,11 @@ def _blocks(
 ) -> tuple[int, int, int, int]:
     """Prompts of a block, features of a tile, tiles of a pass, and tiles in all, for `room` bytes."""
     rows = max(1, min(MAX_ROWS, shapes.n_prompts, room // 8 // max(per_row, 1)))
-    if rows > config.store.chunk_prompts:
-        rows -= rows % config.store.chunk_prompts
+    chunk = config.store.chunk_prompts
+    if rows > chunk:
+        rows -= rows % chunk
+    else:
+        rows = -(-chunk // -(-chunk // rows))  # blocks end where chunks do, as nearly as can be
     tile = min(TILE, max(shapes.n_kept, 1))
     entry *= shapes.n_groups
     while tile > 256 and extra(tile, shapes) + tile * tile * entry > room // 2:

@@ -6,7 +6,6 @@ PyTorch, transformers, TransformerLens and SAELens are imported inside the funct
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import logging
@@ -122,6 +121,9 @@ class Encoder:
         return acts
 
 
+_kept: dict[tuple[str, str], Encoder] = {}  # at most one
+
+
 def load_encoder(config: Config, device: str = "cpu") -> Encoder:
     """Load what `config.model` and `config.sae` name; the process keeps the last one.
 
@@ -143,7 +145,11 @@ def load_encoder(config: Config, device: str = "cpu") -> Encoder:
     """
     sections = {name: getattr(config, name).model_dump(mode="json") for name in ("model", "sae")}
     with _LOADING:
-        return _load(json.dumps({**sections, "bos": config.extract.prepend_bos}, sort_keys=True), str(device))
+        key = (json.dumps({**sections, "bos": config.extract.prepend_bos}, sort_keys=True), str(device))
+        if key not in _kept:
+            release()  # before another is loaded: both may not fit
+            _kept[key] = _load(*key)
+        return _kept[key]
 
 
 def load_tokenizer(config: Config) -> Any:
@@ -212,7 +218,6 @@ def describe(config: Config) -> dict[str, Any]:
     return {**names, "hook_name": hook_name, "d_in": data["d_in"], "d_sae": data["d_sae"], "sae_metadata": metadata}
 
 
-@functools.lru_cache(maxsize=1)
 def _load(key: str, device: str) -> Encoder:
     sections = json.loads(key)
     model, config = ModelConfig(**sections["model"]), SaeConfig(**sections["sae"])
@@ -326,5 +331,5 @@ def _drop_decoder(sae: Any) -> None:
 
 def release() -> None:
     """Let go of the model and SAE that this process keeps."""
-    _load.cache_clear()
+    _kept.clear()
     gc.collect()  # hooks and modules refer to each other

@@ -114,6 +114,8 @@ class Pipeline:
         self.folder.begin(name)
         scheduler = self._scheduler()
         check_places(scheduler, self.config, self.out)
+        if scheduler.device == "cuda" and name not in ("prompts", "extract"):  # these need the room of the weights
+            self.client.run(models.release)
         self.client.run(measure.reset_peak)
         self.client.run(device.reset_peak)
         measure.reset_peak()
@@ -220,8 +222,6 @@ class Pipeline:
         total = {"prompts": 0, "tokens": 0, "bytes": 0}
         for done in self._tasks(extract.run_shard, jobs, "shards"):
             total = {name: total[name] + done[name] for name in total}
-        if on == "cuda":  # what comes after needs the room
-            self.client.run(models.release)
         stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return {
             "rows": facts["rows"], "tokens": facts["tokens"], "computed": total, "stored_bytes": stored,

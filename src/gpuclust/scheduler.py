@@ -105,7 +105,6 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     MemoryBudgetError
         If a GPU has too little memory to begin with.
     """
-    import dask
     from distributed import Client, LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.WARNING)
@@ -117,9 +116,7 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     try:
         if name == "local":
             n_workers = config.n_workers or max(1, cores // 4)
-            threads = str(max(1, cores // n_workers))
-            limits = {f"{lib}_NUM_THREADS": threads for lib in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
-            with dask.config.set({"distributed.nanny.pre-spawn-environ": limits}):
+            with _threads(cores // n_workers):
                 cluster = LocalCluster(
                     n_workers=n_workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0, processes=True
                 )
@@ -132,9 +129,11 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
 
             # Dask's own spilling and limits are off: memory.py plans, and the pool caps.
             try:
-                cluster = LocalCUDACluster(
-                    threads_per_worker=1, protocol="tcp", dashboard_address=":0", device_memory_limit=0, memory_limit=0
-                )
+                with _threads(cores // max(1, cuda_status().n_devices)):
+                    cluster = LocalCUDACluster(
+                        threads_per_worker=1, protocol="tcp", dashboard_address=":0", device_memory_limit=0,
+                        memory_limit=0,
+                    )  # fmt: skip
             except (OSError, RuntimeError, ValueError) as error:
                 raise SchedulerError(
                     f"dask-cuda cannot start a worker per GPU: {gpu.first_line(error)}. Look at nvidia-smi and "
@@ -165,6 +164,16 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     finally:
         if cluster is not None:
             cluster.close()
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Give worker processes started within so many threads for BLAS and the like; Dask's own default is one."""
+    import dask
+
+    limits = {f"{lib}_NUM_THREADS": str(max(1, n)) for lib in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": limits}):
+        yield
 
 
 def check_places(started: Scheduler, config: Config, out: Path) -> None:

@@ -172,12 +172,13 @@ def exact_neighbors(
             totals = [gram.combine(list(group)) for group in zip(*sums, strict=True)]
             for total in totals:
                 routes |= {name: routes.get(name, 0) + count for name, count in total.routes.items()}
+            shared = client.scatter([totals], broadcast=True, hash=False)[0]
             for tile in tiles:
                 travels = len(partial) > 1
                 held = [client.submit(guarded, "neighbors", gram_tile, part, tile, travels, pure=False)
                         for part in partial]  # fmt: skip
                 done = client.submit(
-                    guarded, "neighbors", tile_task, totals, tile, weights, config.metric, k - 1, dense, device, *held,
+                    guarded, "neighbors", tile_task, shared, tile, weights, config.metric, k - 1, dense, device, *held,
                     pure=False,
                 )  # fmt: skip
                 candidates = client.submit(_candidates, done, pure=False).result()
@@ -189,7 +190,7 @@ def exact_neighbors(
                         parts = [found[view, block], keys] if (view, block) in found else [keys]
                         found[view, block] = neighbors.merge(parts, k - 1)
                 advance()
-            del partial, held, done  # the workers let go of their tiles before the next pass
+            del partial, held, done, shared  # the workers let go of their tiles before the next pass
     for view in views:
         if dense:
             tiles = [tile for name, tile in dense_parts if name == view]

@@ -89,7 +89,12 @@ def _why_not_packed(array: Any, n_rows: int, first: int, stop: int) -> str | Non
 
 
 def _decoded(path: Path, n_rows: int, first: int, stop: int, array: Any) -> Iterator[tuple[int, Array]]:
-    items = ((start, [block]) for start, block in store.read_rows(path, n_rows, first, stop))
+    whole = max(n_rows, array.chunks[0])  # a chunk is decoded once, however few of its rows the GPU takes
+    items = (
+        (start + at, [block[at : at + n_rows]])
+        for start, block in store.read_rows(path, whole, first, stop)
+        for at in range(0, len(block), n_rows)
+    )
     capacity = _aligned(min(n_rows, stop - first) * array.shape[1] * array.dtype.itemsize)
     for start, (block,) in to_device(items, capacity):
         yield start, block
@@ -173,6 +178,8 @@ def to_device(items: Iterator[Item], capacity: int) -> Iterator[tuple[Any, list[
                 slot = 1 - slot
     finally:
         copying.synchronize()  # before the buffers go: the caller may have stopped early
+        pinned.clear()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def _aligned(n: int) -> int:
