@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from gpuclust import schema
+from gpuclust import schema, store
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, InputError, StoreError
+from gpuclust.folder import read_record
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,8 +58,7 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """``run.json``: versions, device, scheduler, and per stage time, rows, bytes and memory."""
-        data: dict[str, Any] = json.loads(self._file(schema.RECORD).read_text(encoding="utf8"))
-        return data
+        return read_record(self._file(schema.RECORD))
 
     @cached_property
     def activations(self) -> xr.DataArray:
@@ -69,32 +68,32 @@ class Run:
     @cached_property
     def features(self) -> pd.DataFrame:
         """A row per SAE feature, columns of ``schema.FEATURE_COLUMNS``."""
-        return pd.read_parquet(self._file(schema.FEATURES))
+        return store.read_table(self._file(schema.FEATURES))
 
     @cached_property
     def clusters(self) -> pd.DataFrame:
         """A row per cluster and one for noise, columns of ``schema.CLUSTER_COLUMNS``."""
-        return pd.read_parquet(self._file(schema.CLUSTERS))
+        return store.read_table(self._file(schema.CLUSTERS))
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
         """A row per prompt, columns of ``schema.PROMPT_COLUMNS``."""
-        return pd.read_parquet(self._file(schema.PROMPTS))
+        return store.read_table(self._file(schema.PROMPTS))
 
     @cached_property
     def examples(self) -> pd.DataFrame:
         """The strongest prompts of every feature, columns of ``schema.EXAMPLE_COLUMNS``."""
-        return pd.read_parquet(self._file(schema.EXAMPLES))
+        return store.read_table(self._file(schema.EXAMPLES))
 
     @cached_property
     def example_spans(self) -> pd.DataFrame:
         """Where in its prompt each example peaks, columns of ``schema.SPAN_COLUMNS``; a row per row of `examples`."""
-        return pd.read_parquet(self._file(schema.EXAMPLE_SPANS))
+        return store.read_table(self._file(schema.EXAMPLE_SPANS))
 
     @cached_property
     def cluster_similarity(self) -> pd.DataFrame:
         """A row per pair of clusters, columns of ``schema.SIMILARITY_COLUMNS``."""
-        return pd.read_parquet(self._file(schema.CLUSTER_SIMILARITY))
+        return store.read_table(self._file(schema.CLUSTER_SIMILARITY))
 
     @cached_property
     def neighbors(self) -> xr.Dataset:
@@ -285,16 +284,17 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     c = config if isinstance(config, Config) else validate(config or {}, where="config")
     if c.neighbors.method == "sketch":
         raise ActivationError("cluster_features computes exact neighbours; set neighbors.method=exact or auto")
-    data = np.asarray(activations)
-    if data.ndim != 2 or data.dtype.kind != "f":
+    data = np.asarray(activations.detach() if hasattr(activations, "detach") else activations)  # a torch tensor's
+    if data.ndim != 2 or data.dtype.kind != "f" or not data.size:
         raise ActivationError(
-            f"activations have shape {data.shape} and dtype {data.dtype}; (prompt, feature) floats are expected"
+            f"activations have shape {data.shape} and dtype {data.dtype}; (prompt, feature) floats are expected, at "
+            "least one of each"
         )
     blocks = [data[start : start + memory.MAX_ROWS] for start in range(0, len(data), memory.MAX_ROWS)]
     if not all(np.isfinite(block).all() for block in blocks):
         raise ActivationError("activations hold NaN or infinity; clean them first")
     moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
-    table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features)
+    table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features, len(data))
     mask = table["kept"].to_numpy()
     n_kept = int(mask.sum())
     tile = min(memory.TILE, n_kept)

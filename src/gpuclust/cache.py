@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import shutil
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def read_cache(path: Path) -> tuple[np.ndarray[Any, Any], list[str]]:
         raise StoreError(f"there is no cache file {path}")
     try:
         data = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
         raise StoreError(
             f"{path} cannot be loaded safely: it is damaged, or holds objects or code beside tensors and text, which "
             "are not run. In a session you trust, save it again as {'acts': tensor, 'prompts': list of str}"

@@ -158,7 +158,7 @@ def _refuse_other_sae(runs: Sequence[Run]) -> None:
 
 def _words(run: Run) -> dict[int, str]:
     """The words of each cluster; empty for a run that was not analysed."""
-    if not (run.path / schema.CLUSTERS).exists():
+    if "analyse" not in run.record["stages"] and not (run.path / schema.CLUSTERS).exists():
         return {}
     listed = run.clusters[["cluster", "tokens"]].itertuples(index=False, name=None)
     return {int(cluster): " · ".join(words[:5]) if words is not None else "" for cluster, words in listed}

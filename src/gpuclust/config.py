@@ -20,7 +20,17 @@ DEMO = Path(__file__).parent / "demo"
 class Section(BaseModel):
     """Base of all sections: frozen, and refuses keys it does not have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, data: Any) -> Any:
+        """``true`` is no 1."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
+                raise ValueError(f"{name} is {str(value).lower()}: it is no switch; give a value")
+        return data
 
 
 class ModelConfig(Section):
@@ -59,7 +69,9 @@ class PromptSource(Section):
     name: str | None = Field(None, description="configuration of the hub dataset")
     split: str = Field("train", description="split of the hub dataset")
     streaming: bool = Field(True, description="stream the hub dataset instead of downloading all of it")
-    path: str | None = Field(None, description="local .txt, .jsonl, .csv or .parquet file, or `demo`")
+    path: str | None = Field(
+        None, description="local .txt (prompts between blank lines), .jsonl, .csv or .parquet file, or `demo`"
+    )
     column: str = Field("text", description="column or key that holds the text (not used for .txt)")
     source_column: str | None = Field(None, description="column whose value becomes the prompt's `source`")
     limit: int | None = Field(None, ge=1, description="rows read at most; default all, or what n_prompts needs")
@@ -128,7 +140,7 @@ class UmapConfig(Section):
     min_dist: float = Field(0.0, ge=0, description="embedding units")
     metric: Literal["cosine", "correlation", "euclidean", "dot"] = Field("cosine", description="between features")
     n_epochs: int | None = Field(None, ge=1, description="default: UMAP's own")
-    random_state: int = Field(42, ge=0, description="seed of initialisation and optimisation")
+    random_state: int = Field(42, ge=0, lt=2**31, description="seed of initialisation and optimisation")
 
 
 class HdbscanConfig(Section):
@@ -324,7 +336,7 @@ def parse_bytes(text: str, key: str = "device.memory") -> int:
     >>> parse_bytes("6GB")
     6000000000
     """
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]+)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-zA-Z]+)\s*", text)
     unit = UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None or float(match[1]) <= 0:
         raise ConfigError(f"{key} is {text!r}: write a positive number and a unit, such as 6GB or 800MiB")

@@ -46,7 +46,7 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
         except UnicodeDecodeError as error:
             raise ConfigError(f"cannot read the configuration {path}: it is not UTF-8 text") from error
         try:
-            loaded = yaml.safe_load(text)
+            loaded = parse(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(loaded, dict | None):
@@ -65,6 +65,8 @@ def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
     ConfigError
         With every problem found, each with its key, the value, and the nearest known key.
     """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} is {data!r}: a Config or a mapping such as {{'umap': {{…}}}} is expected")
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -84,7 +86,7 @@ def override(data: dict[str, Any], text: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {text!r}: write key=value, such as umap.n_components=10")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML; quote it") from error
     assign(data, key.strip(), parsed)
@@ -117,6 +119,25 @@ def assign(data: dict[str, Any], key: str, value: Any) -> None:
         raise ConfigError(f"{key}: there is no section to set {last!r} in")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it here: ``null:`` is the name of a setting, and a key that is there twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping with ``null`` as a name, and no key twice."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        found = super().construct_mapping(node, deep)
+        return {"null" if key is None else key: value for key, value in found.items()}
+
+
+def parse(text: str) -> Any:
+    """Read YAML; raises yaml.YAMLError, also for a key that is there twice."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def keys() -> list[str]:
     """Return the dotted names of all settings."""
     return _all_keys(Config)
@@ -137,13 +158,15 @@ def _explain(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
-        elsewhere = [path for path in _all_keys(Config) if path.split(".")[-1] == location[-1]]
-        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"known: {', '.join(known)}"
-        if elsewhere and not near:
-            hint = f"did you mean {elsewhere[0]}?"
+        likely = [path for path in _all_keys(Config) if path.split(".")[-1] == location[-1]]
+        likely = likely or [".".join([*location[:-1], name]) for name in near]
+        hint = f"did you mean {' or '.join(likely)}?" if likely else f"known: {', '.join(known)}"
         return f"unknown key {key} ({hint})"
     message = str(problem["msg"]).removeprefix("Value error, ")
     value = problem.get("input")
+    if problem["type"] in ("model_type", "tuple_type"):
+        shape = "a list of sources" if problem["type"] == "tuple_type" else "settings with their values"
+        return f"{key} is {value!r}: {shape} is expected; leave it out for the defaults"
     if problem["type"] == "value_error" or isinstance(value, dict | list):
         return f"{key}: {message}" if key else message
     return f"{key} is {value!r}: {message}"

@@ -56,21 +56,23 @@ def claim(path: Path, mark: str = schema.RECORD) -> Iterator[None]:
     Raises
     ------
     StoreError
-        If another process holds it.
+        If another process holds it, or nothing can be written there.
     """
     from filelock import FileLock, Timeout
 
     if path.is_file() or (not (path / mark).exists() and others(path)):
         yield  # no run, which `Folder` refuses; nothing is put there
         return
-    path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / schema.LOCK)
     try:
+        path.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise StoreError(
             f"another process is computing in --out {path}. Wait for it, stop it, or give another --out"
         ) from error
+    except OSError as error:
+        raise StoreError(f"nothing can be written to --out {path}: {error.strerror}. Give another --out") from error
     try:
         yield
     finally:
@@ -101,8 +103,11 @@ class Folder:
         existing, record = path / schema.CONFIG, path / schema.RECORD
         self.record: dict[str, Any] = {"stages": {}}
         if record.exists() and existing.exists():
-            self.record = json.loads(record.read_text(encoding="utf8"))
-            self._refuse_other_run(yaml.safe_load(existing.read_text(encoding="utf8")), resolved)
+            self.record = read_record(record)
+            stored = yaml.safe_load(existing.read_text(encoding="utf8"))
+            if not isinstance(stored, dict):
+                raise StoreError(f"{existing} is damaged: it holds no configuration. Restore it, or give another --out")
+            self._refuse_other_run(stored, resolved)
         elif there := others(path):
             some = ", ".join(there[:3])
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
@@ -158,6 +163,25 @@ class Folder:
             f"{stage}: {text}" for stage, entry in self.record["stages"].items() for text in entry.get("warnings", [])
         ]
         write_json(self.path / schema.RECORD, self.record)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read ``run.json``.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is damaged ({error}). Restore it, or compute the run anew in another --out"
+        ) from error
+    if not isinstance(data, dict) or "stages" not in data:
+        raise StoreError(f"{path} is no record of a run. Restore it, or compute the run anew in another --out")
+    return data
 
 
 def others(path: Path) -> list[str]:

@@ -155,7 +155,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
         If a file cannot be read, or anything in it is wrong: unknown fields are refused with the nearest name.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf8"))
+        data = configfile.parse(Path(path).read_text(encoding="utf8"))
     except OSError as error:
         raise ConfigError(f"cannot read the sweep {path}: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

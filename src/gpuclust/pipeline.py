@@ -70,6 +70,7 @@ class Pipeline:
             "prompts", c.model.name, c.model.revision, [_source_state(source) for source in c.prompts], c.n_prompts,
             c.min_tokens, c.max_tokens, c.seed, c.deduplicate, c.extract.prepend_bos,
         )  # fmt: skip
+        self._refuse_other_prompts(c, key)
         self.stage("prompts", key, [schema.PROMPTS], self.prompts)
         weights = [
             fingerprint(DEMO / part if name == "demo" else Path(name))
@@ -81,8 +82,31 @@ class Pipeline:
             "extract", key, read, weights, c.model.model_dump(), c.sae.model_dump(), extraction, c.store.model_dump()
         )
         self.extract_key = key
+        self._refuse_other_extraction(key)
         self.stage("extract", key, [schema.ACTIVATIONS, schema.SHARDS], self.extract)
         return key
+
+    def _refuse_other_prompts(self, c: Config, key: str) -> None:
+        """Leave a folder alone whose activations are of prompts that are not there any more."""
+        known, done = self.folder.record["stages"].get("prompts"), store.shards_done(self.out / schema.SHARDS)
+        if known is None or known["key"] == key or not done:
+            return
+        files = [source.path for source in c.prompts if source.path is not None and source.path != "demo"]
+        missing = [path for path in files if not Path(path).exists()]
+        why = f"{', '.join(missing)} is not there" if missing else f"{', '.join(files) or 'a source'} has changed"
+        raise StoreError(
+            f"{self.out} holds {done} shards that were computed with other prompts: {why}. Restore it, give another "
+            "--out, or delete that folder; nothing in it was changed"
+        )
+
+    def _refuse_other_extraction(self, key: str) -> None:
+        """Leave a store alone that holds activations of something else."""
+        path, done = self.out / schema.ACTIVATIONS, store.shards_done(self.out / schema.SHARDS)
+        if done and path.exists() and store.attributes(path).get("extraction_key") != key:
+            raise StoreError(
+                f"{path} holds {done} shards that were computed with other settings, prompts or weights. Give "
+                "another --out, restore what was changed, or delete that folder; nothing in it was changed"
+            )
 
     def _clusters(self, c: Config, key: str) -> None:
         key = content_key("reduce", key, c.extract.activation_threshold)
@@ -191,11 +215,6 @@ class Pipeline:
         self._make_plan(facts)
         path, shards = self.out / schema.ACTIVATIONS, self.out / schema.SHARDS
         if path.exists() and store.attributes(path).get("extraction_key") != self.extract_key:
-            if done := store.shards_done(shards):
-                raise StoreError(
-                    f"{path} holds {done} shards that were computed with other settings, prompts or weights. Give "
-                    "another --out, restore what was changed, or delete that folder; nothing in it was changed"
-                )
             log.warning("extract: %s was begun with other settings, has no shards yet, and is made anew", path)
             shutil.rmtree(path)
         if not path.exists():

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from gpuclust.errors import PromptsError
 log = logging.getLogger("gpuclust")
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
+READERS = (".csv", ".parquet")  # of pandas
+SINGLE = 3  # lines of a paragraph that nobody doubts
 STREAM_FACTOR = 4  # rows with text read from a streamed dataset, as a multiple of n_prompts
 
 
@@ -51,9 +54,14 @@ def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
     texts: list[str] = []
     sources: list[str] = []
     blank = 0
+    warnings: list[str] = []
     for source in config.prompts:
-        before = len(texts)
+        before, seen, absent = len(texts), 0, 0
         for text, label in read(source, config.n_prompts):
+            seen += 1
+            if text is None:
+                absent += 1
+                continue
             if not text.strip():
                 blank += 1
                 continue
@@ -64,6 +72,10 @@ def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
                 f"{source.path or source.dataset} holds no text: 0 rows with text in column {source.column!r}. "
                 "Check the file, the column and the split"
             )
+        if absent:
+            name = source.path or source.dataset
+            warnings.append(f"{absent} of {seen} rows of {name} have no {source.column!r}; they are left out")
+            log.warning(warnings[-1])
     n_read = len(texts)
     keep = list(dict.fromkeys(texts)) if config.deduplicate else texts
     if config.deduplicate:
@@ -97,7 +109,6 @@ def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
             f"no prompts are left: of {n_read} rows with text ({blank} blank), {n_read - len(keep)} were duplicates "
             f"and {short} had fewer than min_tokens={config.min_tokens} tokens. Lower min_tokens or give more text"
         )
-    warnings = []
     if len(rows) < config.n_prompts:
         streamed = any(s.dataset is not None and s.streaming and s.limit is None for s in config.prompts)
         more = f"; of streamed datasets only the first {STREAM_FACTOR} x n_prompts rows with text were read: set limit"
@@ -129,13 +140,34 @@ def digest(table: pd.DataFrame) -> str:
     return hasher.hexdigest()
 
 
-def read(source: PromptSource, n_prompts: int) -> Iterator[tuple[str, str]]:
-    """Yield (text, source label) of one source, blank rows included, at most ``source.limit`` rows.
+def check(sources: Iterable[PromptSource]) -> None:
+    """Look at local files before anything large is loaded: that they are there, are no other type, and have the column.
 
     Raises
     ------
     PromptsError
-        If the file, dataset or column does not exist.
+        If not.
+    """
+    for source in sources:
+        if source.path is None or source.path == "demo":
+            continue
+        path = Path(source.path)
+        suffix = _suffix(path)
+        if path.stat().st_size == 0:
+            raise PromptsError(f"{path} is empty")
+        if suffix == ".jsonl" and (row := next(_read_jsonl(path), None)) is not None:
+            _check_columns(list(row), source, str(path))
+        elif suffix in READERS:
+            _check_columns(list(_table(path, head=True).columns), source, str(path))
+
+
+def read(source: PromptSource, n_prompts: int) -> Iterator[tuple[str | None, str]]:
+    """Yield (text, source label) of one source, at most ``source.limit`` rows; a text of None where it has none.
+
+    Raises
+    ------
+    PromptsError
+        If the file, dataset or column does not exist, or a row holds something else than text.
     """
     if source.path is not None:
         path = DEMO / "prompts.jsonl" if source.path == "demo" else Path(source.path)
@@ -144,10 +176,28 @@ def read(source: PromptSource, n_prompts: int) -> Iterator[tuple[str, str]]:
     else:
         rows = _read_hub(source, n_prompts)
         label = source.label or str(source.dataset)
-    for row in islice(rows, source.limit):
+    where = source.path or f"dataset {source.dataset}"
+    for number, row in enumerate(islice(rows, source.limit), 1):
         named = None if source.source_column is None else row.get(source.source_column)
-        value = row.get(source.column)
-        yield "" if _missing(value) else str(value), label if _missing(named) else str(named)
+        text = _text(row[source.column], f"{where}, row {number}, {source.column}") if source.column in row else None
+        yield text, label if _missing(named) else str(named)
+
+
+def _text(value: Any, where: str) -> str:
+    """A row's value as text that can be stored."""
+    if isinstance(value, dict | list | tuple | set | np.ndarray):
+        raise PromptsError(f"{where} is a {type(value).__name__}, not text: write each prompt out as one text")
+    if isinstance(value, bytes):
+        return _decoded(Path(where), value)
+    text = "" if _missing(value) else str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptsError(
+            f"{where} has half of a surrogate pair at character {error.start}, which is no text in Unicode: clean it, "
+            'such as with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+        ) from error
+    return text
 
 
 def _missing(value: Any) -> bool:
@@ -156,36 +206,58 @@ def _missing(value: Any) -> bool:
 
 
 def _read_file(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        raise PromptsError(f"there is no prompt file {path}; give the path of a {', '.join(SUFFIXES)} file")
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if suffix == ".txt":
-        paragraphs = re.split(r"\n\s*\n", _decoded(path))
+        text = _decoded(path)
+        paragraphs = re.split(r"\n\s*\n", text)
+        if len(paragraphs) == 1 and len(text.split("\n")) > SINGLE:
+            log.warning("%s has %d lines and no blank line: it is one prompt", path, len(text.split("\n")))
         return iter({source.column: " ".join(paragraph.split())} for paragraph in paragraphs)
     if suffix == ".jsonl":
         return _checked(_read_jsonl(path), source, str(path))
-    if suffix == ".csv":
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except pd.errors.EmptyDataError:
-            raise PromptsError(f"{path} is empty") from None
-        except (pd.errors.ParserError, UnicodeDecodeError) as error:
-            raise PromptsError(f"{path} is no valid CSV file in UTF-8: {error}") from error
-    elif suffix == ".parquet":
-        try:
-            table = pd.read_parquet(path)
-        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-            raise PromptsError(f"{path} is no valid Parquet file: {error}") from error
-    else:
-        raise PromptsError(f"{path}: files of type {suffix or '(none)'} are not read; use one of {', '.join(SUFFIXES)}")
+    table = _table(path)
     _check_columns(list(table.columns), source, str(path))
     names = [source.column, *([source.source_column] if source.source_column else [])]
     return (dict(zip(names, values, strict=True)) for values in table[names].itertuples(index=False, name=None))
 
 
+def _suffix(path: Path) -> str:
+    """The kind of a file that is there and can be read."""
+    if not path.is_file():
+        raise PromptsError(f"there is no prompt file {path}; give the path of a {', '.join(SUFFIXES)} file")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise PromptsError(f"{path}: files of type {suffix or '(none)'} are not read; use one of {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def _table(path: Path, head: bool = False) -> pd.DataFrame:
+    """A CSV or Parquet file; with `head`, its columns at least."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.read_schema(path).empty_table().to_pandas() if head else pd.read_parquet(path)
+        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+            raise PromptsError(f"{path} is no valid Parquet file: {error}") from error
+    try:
+        with catch_warnings():
+            simplefilter("error", pd.errors.ParserWarning)  # rows with more fields than the header
+            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, nrows=1 if head else None)
+    except pd.errors.EmptyDataError:
+        raise PromptsError(f"{path} is empty") from None
+    except pd.errors.ParserWarning as error:
+        raise PromptsError(
+            f"{path} has rows with more fields than its header names: put texts that hold commas in double quotes, and "
+            "take away commas at the end of lines"
+        ) from error
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise PromptsError(f"{path} is no valid CSV file in UTF-8: {error}") from error
+
+
 def _decoded(path: Path, raw: bytes | None = None) -> str:
     try:
-        return (path.read_bytes() if raw is None else raw).decode("utf8")
+        return (path.read_bytes() if raw is None else raw).decode("utf-8-sig")  # with a byte order mark or without
     except UnicodeDecodeError as error:
         raise PromptsError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
 
@@ -246,5 +318,6 @@ def _check_columns(columns: list[str], source: PromptSource, where: str) -> None
     for key, name in (("column", source.column), ("source_column", source.source_column)):
         if name is not None and name not in columns:
             raise PromptsError(
-                f"{where} has no column {name!r}; it has {', '.join(map(str, columns))}. Set prompts.{key} to one"
+                f"{where} has no column {name!r}; it has {', '.join(map(str, columns)) or 'none'}. Set prompts.{key} "
+                "to one"
             )

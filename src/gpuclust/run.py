@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpuclust import configfile, labels, memory, shapes, terminal
+from gpuclust import configfile, labels, memory, prompts, select, shapes, terminal
 from gpuclust.backend import cuda_status
 from gpuclust.config import Config
 from gpuclust.device import free_bytes
@@ -56,11 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         config = configfile.load(args.config, args.set)
         out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
+        if config.analyse.labeller is not None:
+            labels.find(config.analyse.labeller)
         if args.plan:
             show_plan(config, console, args.scheduler)
             return
-        if config.analyse.labeller is not None:
-            labels.find(config.analyse.labeller)
+        prompts.check(config.prompts)
         choose(args.scheduler)  # refuses what cannot be had before anything is written
         with claim(out):
             folder = Folder(out, config)
@@ -114,6 +115,7 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     A plan is arithmetic: ``--scheduler local-cuda`` plans for GPU workers on any machine, given ``device.memory``.
     """
     facts = shapes.facts(config)
+    select.check_size(facts["d_sae"], config.fewest_features)
     name = "local-cuda" if scheduler == "local-cuda" else choose(scheduler)[0]
     device = "cuda" if name == "local-cuda" else "cpu"
     on_device = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,7 +158,7 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
                     "with `dask worker ADDRESS --nthreads 1`"
                 ) from error
             _check_threads(client, name)
-            client.run(_quiet_worker, log.getEffectiveLevel())
+            client.run(_quiet_worker, log.getEffectiveLevel(), cluster is not None and name != "threads")
             if name != "threads":  # there the worker's log is this process's
                 client.forward_logging("gpuclust", level=log.getEffectiveLevel())
             device, allowed = ("cpu", None) if name in ("local", "threads") else _gpus(client, name, memory)
@@ -250,8 +252,13 @@ def _gpus(client: Any, name: str, memory: int | None) -> tuple[str, int | None]:
     return "cuda", min(budgets.values())
 
 
-def _quiet_worker(level: int) -> None:
-    """Leave errors of tasks to the driver, where they arrive whole: a worker would print each a second time."""
+def _quiet_worker(level: int, ours: bool) -> None:
+    """Leave errors of tasks to the driver, where they arrive whole: a worker would print each a second time.
+
+    Ctrl-C is the driver's too, which then stops the workers that are its own (`ours`).
+    """
+    if ours and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("gpuclust").setLevel(level)
     for name in ("distributed.worker", "distributed.worker.state_machine"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -67,7 +67,7 @@ PROMPT_COLUMNS: Final = {
 FEATURE_COLUMNS: Final = {
     "feature": ("int64", "the SAE's own number"),
     "entropy": ("float64", "nats"),
-    "varentropy": ("float64", "nats^2"),
+    "varentropy": ("float64", "nats^2, variance over prompts of -p ln p (the terms of the entropy)"),
     "sparsity": ("float64", "share of prompts with |a| > activation_threshold; larger is denser"),
     "n_active": ("int64", "prompts with |a| > activation_threshold"),
     "mean": ("float64", "of |a| over all prompts"),

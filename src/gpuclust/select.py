@@ -11,8 +11,12 @@ from gpuclust import schema
 from gpuclust.config import SelectConfig
 from gpuclust.errors import SelectionError
 
+FEW = 100  # prompts
 
-def select(statistics: dict[str, Any], config: SelectConfig, needed: int) -> tuple[pd.DataFrame, dict[str, int]]:
+
+def select(
+    statistics: dict[str, Any], config: SelectConfig, needed: int, n_prompts: int | None = None
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Filter the features and name their quadrants.
 
     Kept where entropy_low < H < entropy_high, sparsity_min < sparsity < sparsity_max (strict), and
@@ -26,6 +30,8 @@ def select(statistics: dict[str, Any], config: SelectConfig, needed: int) -> tup
     config : SelectConfig
     needed : int
         The fewest features that the later stages can work with.
+    n_prompts : int, optional
+        For the message, where they are few.
 
     Returns
     -------
@@ -52,12 +58,28 @@ def select(statistics: dict[str, Any], config: SelectConfig, needed: int) -> tup
     n_kept = int(table["kept"].sum())
     if n_kept < needed:
         each = ", ".join(f"{name} removes {count}" for name, count in removed.items())
+        few = f". There are only {n_prompts} prompts: give more" if n_prompts is not None and n_prompts < FEW else ""
         raise SelectionError(
-            f"the filter keeps {n_kept} of {len(table)} features; n_neighbors, min_samples and "
-            f"min_cluster_size need at least {needed}. Of all features, {each}. Widen select.*, or lower those three"
+            f"the filter keeps {n_kept} of {len(table)} features; n_neighbors, min_samples and min_cluster_size need "
+            f"at least {needed}. Of all features, {each}{few}. Widen select.*, or lower those three"
         )
     table["quadrant"] = quadrants(table)
     return table, {**removed, "kept": n_kept}
+
+
+def check_size(n_features: int, needed: int) -> None:
+    """Refuse settings that an SAE has too few features for.
+
+    Raises
+    ------
+    SelectionError
+        If `n_features` are fewer than `needed`.
+    """
+    if n_features < needed:
+        raise SelectionError(
+            f"n_neighbors, min_samples and min_cluster_size need at least {needed} features, but the SAE has "
+            f"{n_features}: lower them"
+        )
 
 
 def quadrants(table: pd.DataFrame) -> pd.Series[str]:

@@ -40,9 +40,10 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
     list of str
         Warnings.
     """
-    from gpuclust import extract, models, prompts
+    from gpuclust import extract, models, prompts, select
 
     encoder = models.load_encoder(config, device)
+    select.check_size(encoder.d_sae, config.fewest_features)
     n_bos = extract.bos_tokens(encoder.tokenizer, config)
     longest = encoder.n_ctx - n_bos
     warnings = []
@@ -124,8 +125,9 @@ def select_task(out: Path, config: SelectConfig, needed: int) -> dict[str, Any]:
     """Filter the features."""
     from gpuclust.select import select
 
+    path = out / schema.ACTIVATIONS
     with np.load(out / schema.MOMENTS) as file:
-        table, removed = select(MOMENTS.finalize(dict(file)), config, needed)
+        table, removed = select(MOMENTS.finalize(dict(file)), config, needed, store.open_array(path).shape[0])
     store.write_table(out / schema.SELECTED, table)
     kept = removed.pop("kept")
     return {"rows": len(table), "kept": kept, "removed": removed}

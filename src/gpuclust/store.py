@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gpuclust import schema
 from gpuclust.config import StoreConfig
@@ -276,6 +277,24 @@ def write_table(path: Path, table: Any) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     table.to_parquet(partial, index=False)
     partial.replace(path)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table of a run.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    if not path.is_file():
+        raise StoreError(f"there is no {path}: run the same command again, which makes what is missing")
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise StoreError(
+            f"{path} is damaged ({str(error)[:200]}). Delete it and run the same command again, which makes it anew"
+        ) from error
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpuclust import schema
+from gpuclust import schema, store
 from gpuclust.memory import gigabytes
 from gpuclust.schema import NOISE
 
@@ -30,8 +30,8 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     console : Console
     """
     stages = record["stages"]
-    clusters = pd.read_parquet(out / schema.CLUSTERS)
-    features = pd.read_parquet(out / schema.FEATURES, columns=["kept", "quadrant", "entropy", "varentropy"])
+    clusters = store.read_table(out / schema.CLUSTERS)
+    features = store.read_table(out / schema.FEATURES, columns=["kept", "quadrant", "entropy", "varentropy"])
     attributes = stages["prompts"].get("attributes", {})
     reduce, select = stages["reduce"], stages["select"]
     where = f"{attributes.get('model', '?')} · {attributes.get('hook_name', '?')} · {attributes.get('sae', '?')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from rich.markup import escape
 from gpuclust.errors import GpuclustError
 
 STOPPED = 130  # as a shell has it for an interrupt
+# What a disk or a system says no with; any other OSError is one that nobody foresaw
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def log_to(console: Console, quiet: bool) -> None:
@@ -35,8 +38,8 @@ def exit_code(work: Callable[[], object], stopped: str = "stopped") -> int:
     Returns
     -------
     int
-        0 done, 2 bad input or configuration, 1 another error that gpuclust raises on purpose, 130 interrupted. What
-        nobody foresaw is raised.
+        0 done, 2 bad input or configuration, 1 another error that gpuclust raises on purpose or a place that cannot be
+        written to, 130 interrupted. What nobody foresaw is raised.
     """
     said = Console(stderr=True, highlight=False)
     try:
@@ -44,6 +47,15 @@ def exit_code(work: Callable[[], object], stopped: str = "stopped") -> int:
     except GpuclustError as error:
         said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        said.print(
+            f"[bold red]error:[/bold red] cannot write {escape(str(error.filename))}: {error.strerror}. What is "
+            "computed stays; mend that, or give another place, and run the same command again",
+            soft_wrap=True,
+        )
+        return 1
     except KeyboardInterrupt:
         said.print(f"[yellow]{stopped}[/yellow]")
         return STOPPED
