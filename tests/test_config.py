@@ -39,6 +39,14 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("prompts=[]", "at least one source"),
         ("prompts.5.limit=1", "there is no"),
         ("umap", "write key=value"),
+        ("n_neighbors=5", r"did you mean neighbors.n_neighbors or umap.n_neighbors\?"),
+        ("umap.random_state=99999999999", r"umap.random_state is 99999999999: .*less than"),
+        ("device.memory=1..5GB", r"device.memory is '1..5GB': write a positive number"),
+        ("select.entropy_low=.nan", "select.entropy_low is nan: .*finite"),
+        ("max_tokens=true", "max_tokens is true: it is no switch"),
+        ("umap.n_neighbors=true", "n_neighbors is true: it is no switch"),
+        ("umap=", "umap is None: settings with their values"),
+        ("prompts=foo.txt", "prompts is 'foo.txt': a list of sources"),
         ("umap.metric=@x", "not valid YAML"),
     ],
 )
@@ -63,7 +71,19 @@ def test_without_umap_the_metric_is_cosine() -> None:
         configfile.load(overrides=["umap.enabled=false", "umap.metric=euclidean"])
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "umap: [", "just words"])
+def test_null_is_the_name_of_a_check(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("quality: {null: false}\nmodel: {revision: null}\n")
+    c = configfile.load(file)
+    assert (c.quality.null, c.model.revision) == (False, None)
+
+
+def test_what_is_no_mapping_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"config is 'x.yaml': a Config or a mapping"):
+        configfile.validate("x.yaml", where="config")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "umap: [", "just words", "umap: {}\nseed: 1\numap: {}"])
 def test_unreadable_files_are_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(text)

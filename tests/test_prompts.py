@@ -152,3 +152,65 @@ def test_missing_file_and_nothing_left(tmp_path: Path) -> None:
 def test_a_source_is_a_dataset_or_a_file() -> None:
     with pytest.raises(ValueError, match="exactly one of dataset"):
         PromptSource()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.csv", b"text,author\nfoo one,bob,\nbar two,eve,\n", "more fields than its header names"),
+        ("i.csv", b"text,author\nsaid this, and that,bob\nsaid, and not,eve\n", "more fields than its header names"),
+        ("s.jsonl", b'{"text": "a"}\n{"text": "lone \\ud83d half"}\n', r"row 2, text has half of a surrogate pair"),
+        ("l.jsonl", b'{"text": ["a", "b"]}\n', r"row 1, text is a list, not text"),
+        ("d.jsonl", b'{"text": {"x": 1}}\n', r"row 1, text is a dict, not text"),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PromptsError, match=message):
+        prompts.build(config({"path": str(tmp_path / name)}), Words())
+
+
+def test_bytes_are_text_where_they_are_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "b.parquet"
+    pd.DataFrame({"text": ["né".encode(), b"plain"]}).to_parquet(path)
+    assert [text for text, _ in prompts.read(PromptSource(path=str(path)), 9)] == ["né", "plain"]
+    pd.DataFrame({"text": [b"\xff\xfe"]}).to_parquet(path)
+    with pytest.raises(PromptsError, match="row 1, text is not UTF-8"):
+        list(prompts.read(PromptSource(path=str(path)), 9))
+
+
+@pytest.mark.parametrize("name", ["b.txt", "b.jsonl", "b.csv"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str) -> None:
+    content = {"b.txt": "one", "b.jsonl": '{"text": "one"}\n', "b.csv": "text\none\n"}[name]
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert [text for text, _ in prompts.read(PromptSource(path=str(tmp_path / name)), 9)] == ["one"]
+
+
+def test_rows_without_the_column_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"text": "a b"}\n{"body": "c"}\n{"text": null}\n{"body": "d"}\n')
+    table, warnings = prompts.build(config({"path": str(path)}, n_prompts=1), Words())
+    assert table["text"].tolist() == ["a b"]
+    assert warnings == [f"2 of 4 rows of {path} have no 'text'; they are left out"]
+
+
+def test_a_file_of_lines_is_one_prompt_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("one\n" * 20)
+    with caplog.at_level(logging.WARNING, logger="gpuclust"):
+        assert len(list(prompts.read(PromptSource(path=str(path)), 9))) == 1
+    assert "no blank line: it is one prompt" in caplog.text
+
+
+def test_files_are_looked_at_before_anything_is_loaded(file: Path, tmp_path: Path) -> None:
+    source = PromptSource(path=str(file), column="words")
+    if file.suffix == ".txt":
+        prompts.check([source])
+    else:
+        with pytest.raises(PromptsError, match="has no column 'words'; it has text, origin"):
+            prompts.check([source])
+    file.write_bytes(b"")
+    with pytest.raises(PromptsError, match="is empty"):
+        prompts.check([source])
+    with pytest.raises(PromptsError, match="there is no prompt file"):
+        prompts.check([PromptSource(path=str(tmp_path / "none.txt"))])

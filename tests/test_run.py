@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -14,10 +15,11 @@ import xarray as xr
 import yaml
 
 import gpuclust
-from gpuclust import loading, models, schema, store
+from gpuclust import loading, models, schema, store, terminal
 from gpuclust import run as command
 from gpuclust.export import main as export
 from gpuclust.folder import claim
+from gpuclust.show import main as show
 from tests import tiny
 
 
@@ -384,6 +386,93 @@ def test_shards_of_another_extraction_are_neither_mixed_nor_lost(
     assert store.shards_done(out / schema.SHARDS) == 3
 
 
+@pytest.mark.parametrize("how", ["changed", "gone"])
+def test_a_finished_run_outlives_its_prompt_file(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    prompts = tmp_path / "mine.jsonl"
+    shutil.copy(settings["prompts"][0]["path"], prompts)
+    mine = settings | {"prompts": [settings["prompts"][0] | {"path": str(prompts)}]}
+    out = go(tmp_path, mine)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".json", ".parquet")}
+    if how == "gone":
+        prompts.rename(tmp_path / "away.jsonl")
+    else:
+        prompts.write_text(prompts.read_text() + '{"text": "one more", "source": "me"}\n')
+    assert attempt(tmp_path, mine) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("there is no prompt file" if how == "gone" else "mine.jsonl has changed") in said
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (schema.RECORD, '{"stages": {', "run.json is damaged"),
+        (schema.CONFIG, "", "config.yaml is damaged: it holds no configuration"),
+    ],
+)
+def test_damaged_files_are_said(
+    finished: Path, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str,
+    content: str, words: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / name).write_text(content)
+    assert attempt(tmp_path, settings) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_tables_are_said(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    table = out / schema.CLUSTERS
+    if damage == "cut":
+        table.write_bytes(table.read_bytes()[:1000])
+    else:
+        table.unlink()
+    assert show([str(out)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "run the same command again, which makes" in said
+    assert "Traceback" not in said
+
+
+def test_places_that_cannot_be_written_are_refused(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    assert command.main(["--config", str(config), "--out", str(tmp_path / "file" / "sub")]) == 2
+    assert "nothing can be written to --out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_full_disk_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/x")
+
+    assert terminal.exit_code(full) == 1
+    assert "cannot write /runs/x: No space left on device. What is computed stays" in capsys.readouterr().err
+
+    def broken() -> None:
+        raise OSError("something else")
+
+    with pytest.raises(OSError, match="something else"):
+        terminal.exit_code(broken)
+
+
+def test_more_features_asked_for_than_the_sae_has(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = settings | {"hdbscan": settings["hdbscan"] | {"min_cluster_size": 5000}}
+    assert attempt(tmp_path, large) == 2
+    assert "need at least 5001 features, but the SAE has 96: lower them" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out" / schema.ACTIVATIONS).exists()
+
+
 def test_a_hub_that_moved_on_is_not_mixed_in(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,6 +585,8 @@ def test_cluster_features_equals_the_run(finished: Path, settings: dict[str, Any
 def test_cluster_features_refuses_what_is_no_matrix() -> None:
     with pytest.raises(gpuclust.GpuclustError, match=r"have shape \(3,\)"):
         gpuclust.cluster_features(np.zeros(3))
+    with pytest.raises(gpuclust.GpuclustError, match=r"have shape \(0, 3\)"):
+        gpuclust.cluster_features(np.zeros((0, 3)))
     with pytest.raises(gpuclust.GpuclustError, match="NaN or infinity"):
         gpuclust.cluster_features(np.full((3, 3), np.nan))
 

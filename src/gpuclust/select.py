@@ -58,7 +58,9 @@ def select(
     n_kept = int(table["kept"].sum())
     if n_kept < needed:
         each = ", ".join(f"{name} removes {count}" for name, count in removed.items())
-        few = f". There are only {n_prompts} prompts: give more" if n_prompts is not None and n_prompts < FEW else ""
+        few = (
+            f". The run has {n_prompts} prompt(s) only: give more" if n_prompts is not None and n_prompts < FEW else ""
+        )
         raise SelectionError(
             f"the filter keeps {n_kept} of {len(table)} features; n_neighbors, min_samples and min_cluster_size need "
             f"at least {needed}. Of all features, {each}{few}. Widen select.*, or lower those three"
