@@ -100,6 +100,8 @@ def test_figures(run: gpuclust.Run) -> None:
     texts = [text for trace in figure.data for text in trace.text]
     assert not any("<img" in text for text in texts)
     assert any("&lt;img" in text for text in texts)
+    with pytest.raises(InputError, match="'size' is not plotted here: choose from entropy, varentropy, sparsity"):
+        run.entropy_plot("size")
     entropy = run.entropy_plot("entropy", "sparsity")
     assert sum(len(trace.x) for trace in entropy.data) == len(kept)
     assert {shape.x0 for shape in entropy.layout.shapes} >= {kept["entropy"].median()}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import palette
+from gpuclust.errors import InputError
 from gpuclust.schema import NOISE
 
 if TYPE_CHECKING:
@@ -61,10 +62,18 @@ def entropy_plot(features: pd.DataFrame, x: str = "entropy", y: str = "varentrop
     Returns
     -------
     plotly.graph_objects.Figure
+
+    Raises
+    ------
+    InputError
+        For a name that is none of them.
     """
     import plotly.graph_objects as go
 
     units = {"entropy": "nats", "varentropy": "nats²", "sparsity": "share of prompts"}
+    for axis in (x, y):
+        if axis not in units:
+            raise InputError(f"{axis!r} is not plotted here: choose from {', '.join(units)}")
     kept = features[features["kept"]]
     figure = go.Figure()
     for name, place in palette.QUADRANTS.items():
@@ -74,8 +83,8 @@ def entropy_plot(features: pd.DataFrame, x: str = "entropy", y: str = "varentrop
     figure.add_vline(float(kept[x].median()), line={"width": 1, "dash": "dot"})
     figure.add_hline(float(kept[y].median()), line={"width": 1, "dash": "dot"})
     figure.update_layout(height=500, margin={"l": 60, "r": 10, "t": 10, "b": 50})
-    figure.update_xaxes(title=f"{x} ({units.get(x, '')})")
-    figure.update_yaxes(title=f"{y} ({units.get(y, '')})")
+    figure.update_xaxes(title=f"{x} ({units[x]})")
+    figure.update_yaxes(title=f"{y} ({units[y]})")
     return figure
 
 
