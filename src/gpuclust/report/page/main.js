@@ -94,6 +94,11 @@ async function start() {
   listen();
   onSight('moments', () => { drawMoments(); once('moments', openPoint); });
   if (run.n_clusters > 1) onSight('heat', drawHeat); else $('heat').remove();
+  const clusterings = run.record.stages.cluster.members;
+  if (clusterings > 1) {
+    $('tree-of').textContent = `How the consensus came to the clusters: two features are the closer, the more of the ${clusterings} `
+      + 'clusterings put them together. Noise joins last, at distance 1, and is not shown.';
+  }
   if (a.tree_left) onSight('tree', () => { drawTree(); once('tree', event => { if (event.points[0].customdata >= 0) go(`cluster=${event.points[0].customdata}`); }); });
   else $('tree-section').remove();
   open();

@@ -166,6 +166,8 @@ function drawTree() {
   for (let e = Math.floor(low) - 1; e <= Math.ceil(high); e++) {
     for (const m of step) { const t = Math.log10(m) + e; if (t > low - 0.05 && t < high + 0.05) ticks.push(t); }
   }
+  const flat = i => far(i) - near(i) < (high - low) / 50; // a consensus' root, which only holds the noise
+  const end = Math.max(...rows.filter(i => !flat(i)).map(i => a.tree_left[i] + a.tree_size[i]), 1);
   Plotly.react('tree', [{
     type: 'bar', x: rows.map(i => a.tree_left[i] + a.tree_size[i] / 2), width: rows.map(i => a.tree_size[i]),
     base: rows.map(near), y: rows.map(i => Math.max(far(i) - near(i), (high - low) / 400)), customdata: rows.map(i => a.tree_cluster[i]),
@@ -174,6 +176,6 @@ function drawTree() {
     text: rows.map(i => `${a.tree_cluster[i] < 0 ? 'group' : `cluster ${a.tree_cluster[i]}: ${plain(title(a.tree_cluster[i])).slice(0, 60)}`}`
       + `<br>${count(a.tree_size[i])} features, distances ${number(a.tree_far[i])} to ${number(a.tree_near[i])}`),
     hoverinfo: 'text', textposition: 'none',
-  }], layout({title: {text: 'features, side by side'}, showgrid: false},
+  }], layout({title: {text: 'features, side by side'}, showgrid: false, range: [-0.01 * end, 1.01 * end]},
     {title: {text: 'distance (1/λ, log scale)'}, tickvals: ticks, ticktext: ticks.map(t => number(10 ** t, 2))}, {bargap: 0}), CONFIG);
 }
