@@ -62,6 +62,14 @@ def test_clusters_are_held_to_the_budget_once_their_number_is_known() -> None:
         memory.plan(validate({}), replace(shapes, n_clusters=12_000), 24 * GB)
 
 
+def test_analyse_counts_the_language_model_that_promoted_tokens_need() -> None:
+    shapes = memory.Shapes(1000, 2048, 2048, 64, 10**8, whole_bytes=2 * GB)
+    peaks = [
+        memory.plan(validate({"analyse": {"promoted_tokens": n}}), shapes, 24 * GB).stages[-1].peak for n in (0, 10)
+    ]
+    assert peaks[1] - peaks[0] == 3 * GB
+
+
 def test_default_budget_is_a_share_of_what_is_free() -> None:
     assert 10**8 < memory.budget(validate({})) < 10**13
     assert memory.budget(validate({"device": {"memory": "6GB"}})) == 6 * GB

@@ -15,7 +15,7 @@ import xarray as xr
 import yaml
 
 import gpuclust
-from gpuclust import loading, models, schema, store, terminal
+from gpuclust import loading, models, pipeline, schema, store, terminal
 from gpuclust import run as command
 from gpuclust.export import main as export
 from gpuclust.folder import claim
@@ -471,6 +471,17 @@ def test_more_features_asked_for_than_the_sae_has(
     assert attempt(tmp_path, large) == 2
     assert "need at least 5001 features, but the SAE has 96: lower them" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out" / schema.ACTIVATIONS).exists()
+
+
+def test_the_key_of_hub_weights_is_not_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert pipeline._weights_state("sae", None) is None
+    assert pipeline._weights_state("model", "EleutherAI/pythia-70m-deduped") is None
+    assert list(pipeline._weights_state("sae", "~")) == ["notes.txt"]
 
 
 def test_a_hub_that_moved_on_is_not_mixed_in(

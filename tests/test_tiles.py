@@ -9,10 +9,12 @@ import pytest
 from rich.console import Console
 
 from gpuclust import memory, neighbors, schema, store, tiles
+from gpuclust.config import StoreConfig
 from gpuclust.configfile import validate
 from gpuclust.progress import Progress
 from tests.strategies import sae_like
 from tests.test_neighbors import whole
+from tests.test_store import make
 
 N, F, K = 90, 50, 6
 
@@ -71,3 +73,20 @@ def test_plan_counts_the_tiles_of_every_group() -> None:
         held = plan.tiles_per_pass * groups * plan.tile**2 * 8
         assert held <= 12 * 10**9 - memory.PROCESS
         assert plan.stages[2].passes > 1 or groups == 1
+
+
+def test_a_permutation_depends_on_the_prompts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random((100, 6)).astype(np.float32)
+    make(tmp_path, values, StoreConfig(dtype="float32", shard_prompts=20, chunk_prompts=10, chunk_features=6))
+    monkeypatch.setattr(memory, "PERMUTED_ROWS", 32)
+    kept = np.array([0, 2, 5])
+
+    def read(rows: int, *shares: tuple[int, int]) -> np.ndarray:
+        plan = memory.Plan(10**9, rows, 6, 1, ())
+        return np.concatenate([b for share in shares for b in tiles.read_blocks(tmp_path, kept, plan, 7, *share)])
+
+    every = read(64, (0, 100))
+    assert not np.array_equal(every, values[:, kept])
+    np.testing.assert_array_equal(np.sort(every[:32], axis=0), np.sort(values[:32, kept], axis=0))
+    np.testing.assert_array_equal(read(7, (0, 100)), every)
+    np.testing.assert_array_equal(read(50, (0, 40), (40, 100)), every)

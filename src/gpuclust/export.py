@@ -9,7 +9,6 @@ from pathlib import Path
 
 from gpuclust import schema, store, terminal
 from gpuclust.config import StoreConfig
-from gpuclust.errors import StoreError
 
 
 def export(run: Path, target: Path, codec: str = "zstd") -> None:
@@ -30,8 +29,6 @@ def export(run: Path, target: Path, codec: str = "zstd") -> None:
     """
     import zarr
 
-    if target.exists():
-        raise StoreError(f"{target} exists already; give a path that does not")
     source = run / schema.ACTIVATIONS
     array = store.open_array(source)
     config = StoreConfig.model_validate(

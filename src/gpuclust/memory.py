@@ -31,8 +31,9 @@ UMAP_WORK, HDBSCAN_WORK = 300_000_000, 1_000_000_000  # cuML's workspaces: estim
 TILE = 4096
 MAX_ROWS = 2048
 PROFILE_ROWS = 4096  # prompts of a block of clusters' activations
+PERMUTED_ROWS = 512  # prompts of a block within which activations are permuted
 PAIRS = 1 << 22  # of features, that a consensus counts at a time
-LINKED = 4  # of so many kept features, one is in the largest group that a consensus links: measured 8 to 12
+LINKED = 4  # of so many kept features, one is in the largest group that a consensus links: measured 9 to 17
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
 PLANNED = ("extract", "reduce", "neighbors", "embed", "cluster", "quality", "analyse")
 TO_CLUSTERS = PLANNED[: PLANNED.index("cluster") + 1]
@@ -44,7 +45,7 @@ class Shapes:
 
     `n_groups` and `n_views` count the groups of prompts that have a Gram of their own, and the sums of them that
     neighbours are wanted for. `n_clusters` is 0 while it is not known; as many as `min_cluster_size` allows are then
-    counted.
+    counted. `whole_bytes` is the whole language model as it is loaded, 0 where not known.
     """
 
     n_prompts: int
@@ -56,6 +57,7 @@ class Shapes:
     n_views: int = 1
     sae_bytes: int = 0
     n_clusters: int = 0
+    whole_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def plan(
     Raises
     ------
     MemoryBudgetError
-        Names the stage that needs most, the projected and the allowed bytes, and the setting to change.
+        Names the first stage that does not fit, the projected and the allowed bytes, and the setting to change.
     """
     item = 2 if config.store.dtype == "float16" else 4
     if device_allowed is None:
@@ -158,7 +160,7 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
         peaks["neighbors"] += _dense(shapes)
     peaks |= _host_of_clusters(config, shapes, base)
     peaks["quality"] = _quality(config, shapes, rows, peaks)
-    peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _weights(shapes)
+    peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _directions(config, shapes)
     return Plan(allowed, rows, tile, per_pass, _stages(config, store, -(-n_tiles // per_pass), peaks, {}))
 
 
@@ -206,7 +208,7 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     host |= _host_of_clusters(config, shapes, base)
     host["quality"] = _quality(config, shapes, rows, host)
     host["analyse"] = (
-        base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes) + _weights(shapes)
+        base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes) + _directions(config, shapes)
     )
     device["quality"] = max(device[name] for name in ("neighbors", "embed", "cluster"))
     stages = _stages(config, store, -(-n_tiles // per_pass), host, device)
@@ -254,7 +256,7 @@ def _stages(
         ("embed", 0, 0, "umap.n_components or select.*"),
         ("cluster", 0, 0, clusters),
         ("quality", checks, checks, "hdbscan.min_cluster_size, quality.random_sets or select.*"),
-        ("analyse", 1, 1, "hdbscan.min_cluster_size"),
+        ("analyse", 1, 1, "hdbscan.min_cluster_size or analyse.promoted_tokens (to 0)"),
     )
     return tuple(
         StagePlan(name, n, reads * store, host[name], setting, device.get(name)) for name, n, reads, setting in lines
@@ -264,28 +266,30 @@ def _stages(
 def _refuse(result: Plan, held: Collection[str], shapes: Shapes) -> None:
     stages = [stage for stage in result.stages if stage.stage in held]
     if result.device_budget is not None:
-        worst = max(stages, key=lambda stage: stage.device_peak or 0)
-        if (needed := worst.device_peak or 0) > result.device_budget:
+        for stage in stages:
+            if (needed := stage.device_peak or 0) <= result.device_budget:
+                continue
             fixed = f"{gigabytes(CONTEXT)} of them for the CUDA context and libraries"
-            if worst.stage == "extract":
+            if stage.stage == "extract":
                 fixed += f", {gigabytes(shapes.model_bytes)} for the language model up to the hook, and "
                 fixed += f"{gigabytes(shapes.sae_bytes or shapes.d_in * shapes.n_features * 4)} for the SAE"
             raise MemoryBudgetError(
-                f"stage {worst.stage} needs {gigabytes(needed)} of GPU memory ({fixed}), but device.memory allows "
-                f"{gigabytes(result.device_budget)}. Raise device.memory, or change {worst.setting}"
+                f"stage {stage.stage} needs {gigabytes(needed)} of GPU memory ({fixed}), but device.memory allows "
+                f"{gigabytes(result.device_budget)}. Raise device.memory, or change {stage.setting}"
             )
-    worst = max(stages, key=lambda stage: stage.peak)
-    if worst.peak > result.budget:
+    for stage in stages:
+        if stage.peak <= result.budget:
+            continue
         if result.device_budget is not None:
             raise MemoryBudgetError(
-                f"stage {worst.stage} needs {gigabytes(worst.peak)} of host memory, but {gigabytes(result.budget)} a "
-                f"worker may be used ({FREE_SHARE:.0%} of what is free). Change {worst.setting}, or free memory"
+                f"stage {stage.stage} needs {gigabytes(stage.peak)} of host memory, but {gigabytes(result.budget)} a "
+                f"worker may be used ({FREE_SHARE:.0%} of what is free). Change {stage.setting}, or free memory"
             )
         base = PROCESS + _weights(shapes)
         raise MemoryBudgetError(
-            f"stage {worst.stage} needs {gigabytes(worst.peak)} ({gigabytes(base)} of them for the process and its "
+            f"stage {stage.stage} needs {gigabytes(stage.peak)} ({gigabytes(base)} of them for the process and its "
             f"weights), but device.memory allows {gigabytes(result.budget)}. Raise device.memory, or change "
-            f"{worst.setting}"
+            f"{stage.setting}"
         )
 
 
@@ -318,7 +322,10 @@ def _quality(config: Config, shapes: Shapes, rows: int, host: dict[str, int]) ->
         + 16 * clusters * shapes.n_kept
         + 48 * config.quality.random_sets * shapes.n_kept
     )
-    return max(host["neighbors"], host["cluster"], host["reduce"] + unit)
+    item = 2 if config.store.dtype == "float16" else 4
+    more = max(PERMUTED_ROWS - rows, 0) if config.quality.null else 0  # rows of a block that others do not read
+    mixed = more * (shapes.n_features + 2 * shapes.n_kept) * item
+    return max(host["neighbors"] + mixed, host["cluster"], host["reduce"] + unit + mixed)
 
 
 def _tables(config: Config, shapes: Shapes) -> int:
@@ -344,6 +351,12 @@ def _forward(config: Config, shapes: Shapes, width: int) -> int:
 
 def _weights(shapes: Shapes) -> int:
     return shapes.model_bytes + 2 * shapes.d_in * shapes.n_features * 4
+
+
+def _directions(config: Config, shapes: Shapes) -> int:
+    """The SAE loaded once more, and for its promoted tokens the whole language model with a float32 unembedding."""
+    whole = max(shapes.whole_bytes, shapes.model_bytes) if config.analyse.promoted_tokens else 0
+    return 2 * shapes.d_in * shapes.n_features * 4 + whole * 3 // 2
 
 
 def _gram_extra(tile: int, shapes: Shapes) -> int:

@@ -45,8 +45,8 @@ class Encoder:
     `hook_name` is in TransformerLens's words; `d_in` is the hook's width (for ``hook_z``: heads times head width),
     `d_sae` the number of features, `n_ctx` the longest row in tokens; `loader` is what loaded the model;
     `sae_metadata` holds ``model_name``, ``hook_name``, ``neuronpedia_id``, ``context_size``, ``prepend_bos`` … where
-    the SAE has them; `model_bytes` and `sae_bytes` count the weights and buffers that are kept; `commits` are
-    `loading.commits`.
+    the SAE has them; `model_bytes` and `sae_bytes` count the weights and buffers that are kept, `whole_bytes` those of
+    the whole language model, and its copies while it is loaded; `commits` are `loading.commits`.
     """
 
     tokenizer: Any
@@ -59,6 +59,7 @@ class Encoder:
     sae_metadata: dict[str, Any]
     model_bytes: int
     sae_bytes: int
+    whole_bytes: int
     commits: dict[str, str | None]
     _net: Any = field(repr=False)
     _sae: Any = field(repr=False)
@@ -234,7 +235,7 @@ def _load(key: str, device: str) -> Encoder:
         loading.quiet(),
     ):
         net = loading.load_model(model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
-        _cut(net, hook_name, model.name, device)
+        whole = _cut(net, hook_name, model.name, device) * (2 if loader == "hooked" else 1)  # it copies the weights
     tokenizer = load_tokenizer(Config(model=model))
     _check_bos(tokenizer, metadata, sections["bos"], model.name)
     probe = tokenizer("a", return_tensors="pt", add_special_tokens=False)["input_ids"][:, :1].to(device)
@@ -246,12 +247,12 @@ def _load(key: str, device: str) -> Encoder:
             f"hook {metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
         )
     sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx)
-    loaded = loading.commits(model, config)
-    return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, _size(net), _size(sae), loaded, net, sae)
+    kept, commits = (_size(net), _size(sae), whole), loading.commits(model, config)
+    return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, *kept, commits, net, sae)
 
 
-def _cut(net: Any, hook_name: str, name: str, device: str) -> None:
-    """Stop at the hook from now on, drop what lies after it, and move the rest to the device."""
+def _cut(net: Any, hook_name: str, name: str, device: str) -> int:
+    """Stop at the hook from now on, drop what lies after it, and move the rest to the device; bytes it had before."""
     if hook_name not in net.hook_dict:
         near = loading.did_you_mean(hook_name, net.hook_dict)
         raise ModelError(f"sae.hook_name is {hook_name}, which {name} does not have{near}")
@@ -271,6 +272,7 @@ def _cut(net: Any, hook_name: str, name: str, device: str) -> None:
             part.register_forward_pre_hook(lambda module, args: stop(None))
     log.info("up to %s, %d of %d kB of weights are kept", hook_name, _size(net) >> 10, before >> 10)
     net.to(device)
+    return before
 
 
 def _activation(net: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -72,10 +72,7 @@ class Pipeline:
         )  # fmt: skip
         self._refuse_other_prompts(c, key)
         self.stage("prompts", key, [schema.PROMPTS], self.prompts)
-        weights = [
-            fingerprint(DEMO / part if name == "demo" else Path(name))
-            for part, name in (("model", c.model.name), ("sae", c.sae.path or ""))
-        ]
+        weights = [_weights_state("model", c.model.name), _weights_state("sae", c.sae.path)]
         extraction = c.extract.model_dump(exclude={"batch_tokens", "activation_threshold"})
         read = self._facts()["attributes"]["prompts_sha256"]
         key = content_key(
@@ -196,8 +193,8 @@ class Pipeline:
     def _make_plan(self, facts: dict[str, Any], n_kept: int | None = None, n_clusters: int = 0) -> memory.Plan:
         shapes = memory.Shapes(
             facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"],
-            sae_bytes=facts.get("sae_bytes", 0), n_groups=2 if self._halves() else 1,
-            n_views=3 if self._halves() else 1, n_clusters=n_clusters,
+            sae_bytes=facts.get("sae_bytes", 0), whole_bytes=facts.get("whole_bytes", 0), n_clusters=n_clusters,
+            n_groups=2 if self._halves() else 1, n_views=3 if self._halves() else 1,
         )  # fmt: skip
         scheduler = self._scheduler()
         allowed = memory.budget(self.config, len(scheduler.workers), scheduler.device)
@@ -355,6 +352,13 @@ class Pipeline:
 
 def _number(pair: tuple[int, Any]) -> int:
     return pair[0]
+
+
+def _weights_state(part: str, name: str | None) -> Any:
+    """What a local folder of weights holds; None for a hub's, whose commit the store keeps."""
+    if name is None:
+        return None
+    return fingerprint(DEMO / part if name == "demo" else Path(name).expanduser())
 
 
 def _source_state(source: Any) -> Any:

@@ -76,6 +76,7 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         "d_in": encoder.d_in,
         "model_bytes": encoder.model_bytes,
         "sae_bytes": encoder.sae_bytes,
+        "whole_bytes": encoder.whole_bytes,
         "attributes": attributes,
     }, warnings + more
 

@@ -41,7 +41,7 @@ def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, att
     from gpuclust.codec import BitmapCodec
 
     if path.exists():
-        raise StoreError(f"{path} exists already; a template is created once. Remove it to start the extraction again")
+        raise StoreError(f"{path} exists already; give a path that does not, or delete it")
     chunks, shards = layout(n_prompts, n_features, config)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(partial, ignore_errors=True)

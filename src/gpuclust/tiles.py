@@ -24,7 +24,6 @@ Array = np.ndarray[Any, Any]
 WHOLE = "whole"  # the view of all prompts
 HALVES = ("half0", "half1")
 NULL = "null"  # the view of permuted activations
-PERMUTED_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +82,20 @@ def gram_task(
 def read_blocks(
     out: Path, kept: Array, plan: memory.Plan, permute: int | None = None, first: int = 0, stop: int | None = None
 ) -> Iterator[Array]:
-    """Yield blocks of the kept features; permuted ones are as small as a permutation that memory must not change."""
-    rows = plan.rows if permute is None else min(plan.rows, PERMUTED_ROWS)
-    for start, block in store.read_rows(out / schema.ACTIVATIONS, rows, first, stop):
-        yield block[:, kept] if permute is None else permuted(block[:, kept], start, permute)
+    """Yield blocks of the kept features of some prompts, at most ``plan.rows`` of them at a time.
+
+    With `permute`, features are permuted within blocks of `memory.PERMUTED_ROWS` prompts counted from the very first,
+    so that neither memory nor the share of a worker changes what comes out.
+    """
+    path, size = out / schema.ACTIVATIONS, memory.PERMUTED_ROWS
+    if permute is None:
+        yield from (block[:, kept] for _, block in store.read_rows(path, plan.rows, first, stop))
+        return
+    n_prompts = store.open_array(path).shape[0]
+    stop = n_prompts if stop is None else stop
+    for start, block in store.read_rows(path, size, first - first % size, min(n_prompts, -(-stop // size) * size)):
+        mixed = permuted(block[:, kept], start, permute)[max(first - start, 0) : stop - start]
+        yield from (mixed[at : at + plan.rows] for at in range(0, len(mixed), plan.rows))
 
 
 def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
