@@ -188,7 +188,7 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, dict | list | tuple | set | np.ndarray):
         raise PromptsError(f"{where} is a {type(value).__name__}, not text: write each prompt out as one text")
     if isinstance(value, bytes):
-        return _decoded(Path(where), value)
+        return _decoded(value, where)
     text = "" if _missing(value) else str(value)
     try:
         text.encode()
@@ -208,7 +208,7 @@ def _missing(value: Any) -> bool:
 def _read_file(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
     suffix = _suffix(path)
     if suffix == ".txt":
-        text = _decoded(path)
+        text = _decoded(path.read_bytes(), path)
         paragraphs = re.split(r"\n\s*\n", text)
         if len(paragraphs) == 1 and len(text.split("\n")) > SINGLE:
             log.warning("%s has %d lines and no blank line: it is one prompt", path, len(text.split("\n")))
@@ -255,17 +255,17 @@ def _table(path: Path, head: bool = False) -> pd.DataFrame:
         raise PromptsError(f"{path} is no valid CSV file in UTF-8: {error}") from error
 
 
-def _decoded(path: Path, raw: bytes | None = None) -> str:
+def _decoded(raw: bytes, where: str | Path) -> str:
     try:
-        return (path.read_bytes() if raw is None else raw).decode("utf-8-sig")  # with a byte order mark or without
+        return raw.decode("utf-8-sig")  # with a byte order mark or without
     except UnicodeDecodeError as error:
-        raise PromptsError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+        raise PromptsError(f"{where} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for number, raw in enumerate(lines, 1):
-            line = _decoded(path, raw)
+            line = _decoded(raw, path)
             if not line.strip():
                 continue
             try:
