@@ -7,9 +7,8 @@ Each repeat writes and then reads a whole store per codec, in turn, so that a no
 another; the medians are of the repeats after one warm-up. Reads come from the page cache: they time decoding, no disk.
 CPU seconds are of all threads, and tell more than the clock on a machine that has other work.
 
-The row "bitmap, direct" reads the store of "bitmap" through zarr with the codec pipeline that gpuclust opens its stores
-with: it decodes whole shards where they belong, where zarr's own copies each chunk into its shard and each shard into
-the result on one thread.
+The row "bitmap, direct" writes and reads what the row "bitmap" does as gpuclust does: shards' files as they lie, chunks
+decoded where they belong, where zarr copies each chunk into its shard and each shard into the result on one thread.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from gpuclust import reading
+from gpuclust import shards
 from gpuclust.codec import BitmapCodec, decode, encode
+from gpuclust.measure import cores
 
 CODECS: dict[str, dict[str, Any]] = {
     "bitmap": {"serializer": BitmapCodec(), "compressors": None},
@@ -85,12 +86,25 @@ def read(path: Path, step: int) -> Iterator[NDArray[Any]]:
         yield np.asarray(array[start : start + (step or array.shape[0])])
 
 
+def write_direct(path: Path, data: NDArray[Any], step: int) -> None:
+    """Write as an extraction does, with gpuclust's own writer."""
+    for index, start in enumerate(range(0, len(data), step)):
+        shards.write(found(path), index, data[start : start + step])
+
+
 def read_direct(path: Path, step: int) -> Iterator[NDArray[Any]]:
-    """Read a bitmap store as `read` does, through zarr with gpuclust's own codec pipeline."""
-    with reading.direct():
-        array: Any = zarr.open_array(path, mode="r")
-    for start in range(0, array.shape[0], step or array.shape[0]):
-        yield array[start : start + (step or array.shape[0])]
+    """Read a bitmap store as `read` does, with gpuclust's own reader."""
+    source = found(path)
+    with ThreadPoolExecutor(cores()) as pool:
+        for start in range(0, source.shape[0], step or source.shape[0]):
+            yield shards.read(source, start, min(start + (step or source.shape[0]), source.shape[0]), pool)
+
+
+def found(path: Path) -> shards.Shards:
+    source = shards.of(zarr.open_array(path, mode="r"), path)
+    if isinstance(source, str):
+        sys.exit(f"{path} is not read directly, because {source}")
+    return source
 
 
 def timed(name: str, function: Any, *args: Any) -> dict[str, float]:
@@ -117,7 +131,8 @@ def measure(data: NDArray[Any], args: argparse.Namespace, folder: Path) -> list[
             times |= timed("read", lambda path=path: deque(read(path, args.read_rows), maxlen=1))
             repeats[codec].append(times)
             if codec == "bitmap":
-                direct = timed("read", lambda path=path: deque(read_direct(path, args.read_rows), maxlen=1))
+                direct = timed("write", write_direct, path, data, args.shard)
+                direct |= timed("read", lambda path=path: deque(read_direct(path, args.read_rows), maxlen=1))
                 repeats[DIRECT].append(direct)
             if repeat == 0:
                 stored[codec] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -215,6 +230,7 @@ def main() -> None:
             "shard_prompts": args.shard,
             "settings": {k: str(v) for k, v in vars(args).items()},
             "zarr": zarr.__version__,
+            "python": platform.python_version(),
             "load": os.getloadavg(),
             "encode_gb_per_s": encoding,
             "decode_gb_per_s": decoding,

@@ -51,8 +51,6 @@ def import_cache(
     ActivationError
         If the activations cannot be stored.
     """
-    import zarr
-
     from gpuclust.run import execute
     from gpuclust.scheduler import choose
 
@@ -78,8 +76,8 @@ def import_cache(
             attributes = {"model": "imported", "sae": path.name, "hook_name": "unknown", "aggregate": "unknown"}
             shutil.rmtree(target / schema.ACTIVATIONS, ignore_errors=True)
             store.create(target / schema.ACTIVATIONS, data.shape[0], data.shape[1], c.store, attributes)
-            array: Any = zarr.open_array(target / schema.ACTIVATIONS / "activations", mode="r+")
-            array[:] = data
+            for index, (first, stop) in enumerate(store.shard_ranges(target / schema.ACTIVATIONS)):
+                store.write_rows(target / schema.ACTIVATIONS, index, first, data[first:stop])
             facts = {"rows": len(texts), "d_sae": data.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}
             folder.complete("prompts", key, **facts)
             folder.complete("extract", key, rows=len(texts), bytes=data.nbytes)

@@ -6,18 +6,10 @@ decode. Checks of the format, its checksum included, stay on the host.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
-
-from gpuclust import codec, store
-from gpuclust.errors import CorruptDataError
-from gpuclust.reading import MISSING
 
 Array = Any
 THREADS = 256
@@ -86,61 +78,3 @@ def expand_host(words: Array, packed: Array, columns: int, out: Array) -> None:
     values = np.zeros(len(i), packed.dtype)
     values[marked] = packed[place[marked]]
     out[...] = values.view(out.dtype).reshape(out.shape[0], columns)[:, : out.shape[1]]
-
-
-def packed_bands(path: Path, first: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, Array, Array]]]]:
-    """Read whole shards and yield their chunks, packed, a band of chunk rows at a time.
-
-    Parameters
-    ----------
-    path : Path
-        A store of the bitmap codec.
-    first, stop : int
-        Prompts, where shards begin and end.
-
-    Yields
-    ------
-    start : int
-        First prompt of the band.
-    rows : int
-        Its prompts.
-    chunks : list of (first column, words, packed)
-        The chunks that hold something; the rest of the band is zero.
-
-    Raises
-    ------
-    CorruptDataError
-        If stored bytes fail their checksum.
-    """
-    array = store.open_array(path)
-    shard, chunk, item = array.shards, array.chunks, array.dtype.itemsize
-    for start in range(first, stop, shard[0]):
-        file = path / "activations" / "c" / str(start // shard[0]) / "0"
-        stored = np.fromfile(file, np.uint8) if file.exists() else np.empty(0, np.uint8)
-        places = _index(stored, shard, chunk, file) if stored.size else None
-        for row in range(shard[0] // chunk[0]):
-            top = start + row * chunk[0]
-            if top >= min(stop, array.shape[0]):
-                break
-            chunks = []
-            for column in range(shard[1] // chunk[1]):
-                offset, length = (MISSING, 0) if places is None else places[row, column]
-                if offset == MISSING or column * chunk[1] >= array.shape[1]:
-                    continue
-                encoded = stored[int(offset) : int(offset) + int(length)]
-                try:
-                    words, packed = codec.sections(encoded, math.prod(chunk), item)
-                except CorruptDataError as error:
-                    raise store.unreadable(path, top, min(top + chunk[0], stop), error) from error
-                chunks.append((column * chunk[1], words, packed))
-            yield top, min(chunk[0], stop - top), chunks
-
-
-def _index(stored: Array, shard: tuple[int, ...], chunk: tuple[int, ...], file: Path) -> Array:
-    """Offsets and lengths of a shard's chunks (Zarr v3, sharding-indexed), checked."""
-    grid = tuple(s // c for s, c in zip(shard, chunk, strict=True))
-    size = 16 * math.prod(grid) + 4
-    index, checksum = stored[-size:-4].tobytes(), stored[-4:].tobytes()
-    if len(stored) < size or google_crc32c.value(index) != int.from_bytes(checksum, "little"):
-        raise CorruptDataError(f"{file}: the index of a shard of {len(stored)} bytes does not match its checksum")
-    return np.frombuffer(index, "<u8").reshape(*grid, 2)

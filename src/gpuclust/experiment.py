@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from gpuclust import schema, store, subsets
+from gpuclust import measure, schema, store, subsets
 from gpuclust.api import Run
 from gpuclust.computation import Computation
 from gpuclust.config import Config
@@ -124,8 +123,7 @@ class Experiment:
         base = Config.model_validate(self.base)
         settings = base.scheduler
         if settings.n_workers is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            settings = settings.model_copy(update={"n_workers": cores})
+            settings = settings.model_copy(update={"n_workers": measure.cores()})
         with start(self.scheduler, settings, base.device_bytes) as started:
             yield started
 

@@ -27,8 +27,6 @@ def export(run: Path, target: Path, codec: str = "zstd") -> None:
     StoreError
         If there is no store, or `target` exists.
     """
-    import zarr
-
     source = run / schema.ACTIVATIONS
     array = store.open_array(source)
     config = StoreConfig.model_validate(
@@ -38,9 +36,9 @@ def export(run: Path, target: Path, codec: str = "zstd") -> None:
         }
     )  # fmt: skip
     store.create(target, array.shape[0], array.shape[1], config, store.attributes(source))
-    copy = zarr.open_array(target / "activations", mode="r+")
-    for first, block in store.read_rows(source, copy.shards[0] if copy.shards else array.shape[0]):
-        copy[first : first + len(block)] = block
+    step = store.shard_ranges(target)[0][1]
+    for index, (first, block) in enumerate(store.read_rows(source, step)):
+        store.write_rows(target, index, first, block)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,10 +1,16 @@
-"""Measured peak memory of a process."""
+"""What a process may use and has used: cores, and peak memory."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reset_peak() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuclust import device as gpu
+from gpuclust import measure
 from gpuclust.backend import cuda_status
 from gpuclust.config import Config, SchedulerConfig
 from gpuclust.errors import SchedulerError
@@ -113,7 +113,7 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     logging.getLogger("distributed.nanny").setLevel(logging.ERROR)  # a worker that is slow to close is no news
     name, reason = choose(name)
     log.info("scheduler: %s (%s)", name, reason)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = measure.cores()
     cluster: Any = None
     try:
         if name == "local":

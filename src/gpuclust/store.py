@@ -8,10 +8,12 @@ is there, has the extraction's key, and both files have the sizes and CRC-32C th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import schema
+from gpuclust import measure
 from gpuclust.config import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
+
+log = logging.getLogger("gpuclust")
 
 FLOAT16_MAX = 65504.0
 WRITE: Any = {"write_empty_chunks": True}  # looking for empty chunks takes three times as long as writing them
@@ -75,7 +79,7 @@ def layout(n_prompts: int, n_features: int, config: StoreConfig) -> tuple[tuple[
 
 
 def open_array(path: Path) -> Any:
-    """Open `activations` as a zarr array that decodes whole shards in place (see `reading`).
+    """Open `activations` as a zarr array.
 
     Raises
     ------
@@ -84,12 +88,9 @@ def open_array(path: Path) -> Any:
     """
     import zarr
 
-    from gpuclust import reading
-
     if not (path / "activations" / "zarr.json").exists():
         raise StoreError(f"{path} is not a gpuclust store: it has no array `activations`")
-    with reading.direct():
-        return zarr.open_array(path / "activations", mode="r")
+    return zarr.open_array(path / "activations", mode="r")
 
 
 def attributes(path: Path) -> dict[str, Any]:
@@ -154,7 +155,37 @@ def write_shard(
     key : str
         What the data depend on; a resumed run compares it.
     """
+    write_rows(path, index, first, data)
+    shards.mkdir(parents=True, exist_ok=True)
+    state_file = shards / f"{index:05d}.npz"
+    partial = state_file.with_suffix(f".{os.getpid()}.tmp")
+    with partial.open("wb") as out:
+        np.savez_compressed(out, allow_pickle=False, **dict(states))
+    partial.replace(state_file)
+    marker = {"key": key, "files": {name: _fingerprint(file) for name, file in _files(path, shards, index).items()}}
+    write_json(shards / f"{index:05d}.json", marker)
+
+
+def write_rows(path: Path, index: int, first: int, data: np.ndarray[Any, Any]) -> None:
+    """Write the activations of one whole shard: its file is there afterwards, even if all of them are zero.
+
+    Parameters
+    ----------
+    path : Path
+        The Zarr store.
+    index, first : int
+        Number of the shard, and its first prompt.
+    data : array, (prompt, feature), in the stored dtype
+        All rows of the shard.
+
+    Raises
+    ------
+    StoreError
+        If they are not just the rows of that shard.
+    """
     import zarr
+
+    from gpuclust import shards
 
     array: Any = zarr.open_array(path / "activations", mode="r+", config=WRITE)
     step = array.shards[0]
@@ -164,15 +195,17 @@ def write_shard(
             f"shard {index} at prompt {first} has shape {data.shape} and dtype {data.dtype}; the store expects "
             f"prompt {index * step}, shape {expected}, dtype {array.dtype}"
         )
+    folder = path / "activations"
+    target = shards.of(array, folder)
+    if isinstance(target, shards.Shards):
+        shards.write(target, index, data)
+        return
+    file = folder / "c" / str(index) / "0"
+    file.unlink(missing_ok=True)  # zarr reads what is there, which may be damaged
     array[first : first + len(data)] = data
-    shards.mkdir(parents=True, exist_ok=True)
-    state_file = shards / f"{index:05d}.npz"
-    partial = state_file.with_suffix(f".{os.getpid()}.tmp")
-    with partial.open("wb") as out:
-        np.savez_compressed(out, allow_pickle=False, **dict(states))
-    partial.replace(state_file)
-    marker = {"key": key, "files": {name: _fingerprint(file) for name, file in _files(path, shards, index).items()}}
-    write_json(shards / f"{index:05d}.json", marker)
+    if not file.exists():
+        grid = tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+        shards.write_empty(folder, index, grid)
 
 
 def shard_done(path: Path, shards: Path, index: int, key: str) -> str | None:
@@ -201,27 +234,39 @@ def read_states(shards: Path, index: int) -> dict[str, np.ndarray[Any, Any]] | N
 def read_rows(path: Path, rows: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
     """Yield (first prompt, activations) for blocks of at most `rows` prompts, in order.
 
+    Shards of the bitmap codec are read from their files (see `shards`), a thread a core; other stores through zarr.
+
     Raises
     ------
     CorruptDataError
-        If stored bytes fail their checksum.
+        If a shard's file is missing, or stored bytes fail their checksum.
     """
+    from gpuclust import shards
+
     array = open_array(path)
     stop = array.shape[0] if stop is None else stop
-    for start in range(first, stop, rows):
-        try:
-            block = array[start : min(start + rows, stop)]
-        except (ValueError, CorruptDataError) as error:
-            raise unreadable(path, start, min(start + rows, stop), error) from error
-        yield start, block
+    source = shards.of(array, path / "activations")
+    if isinstance(source, str):
+        log.info("%s is read through zarr, because %s", path, source)
+    with ThreadPoolExecutor(measure.cores(), thread_name_prefix="gpuclust-decode") as pool:
+        for start in range(first, stop, rows):
+            end = min(start + rows, stop)
+            with shards.damage(path, start, end):
+                if isinstance(source, str):
+                    _refuse_missing(array, path, start, end)
+                    block = array[start:end]
+                else:
+                    block = shards.read(source, start, end, pool)
+            yield start, block
 
 
-def unreadable(path: Path, first: int, stop: int, error: Exception) -> CorruptDataError:
-    """Return the error that names the prompts that cannot be read, and the way out."""
-    return CorruptDataError(
-        f"{path}: prompts {first} to {stop - 1} cannot be read: {error}. Delete the marker of that shard in "
-        f"{path.parent / schema.SHARDS} and run the same command again to compute it anew"
-    )
+def _refuse_missing(array: Any, path: Path, first: int, stop: int) -> None:
+    """Refuse files that are missing: to zarr they are zeros, but gpuclust writes every one."""
+    step = (array.shards or array.chunks)[0]
+    for index in range(first // step, -(-stop // step)):
+        folder = path / "activations" / "c" / str(index)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise CorruptDataError(f"{folder / '0'} is missing")
 
 
 @dataclass(frozen=True)
@@ -323,7 +368,7 @@ def _files(path: Path, shards: Path, index: int) -> dict[str, Path]:
 
 
 def _fingerprint(file: Path) -> list[int] | None:
-    """Size and CRC-32C; None where there is no file (Zarr writes none for a shard of zeros)."""
+    """Size and CRC-32C; None where there is no file."""
     import google_crc32c
 
     if not file.exists():

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuclust import expand, store
+from gpuclust import expand, shards, store
 from gpuclust.backend import Backend
 
 log = logging.getLogger("gpuclust")
@@ -63,29 +63,26 @@ def rows(
         return
     array = store.open_array(path)
     stop = array.shape[0] if stop is None else stop
-    if reason := _why_not_packed(array, n_rows, first, stop):
-        log.info("store: blocks are decoded on the host, because %s", reason)
+    source = _packed(array, path, n_rows, first, stop)
+    if isinstance(source, str):
+        log.info("store: blocks are decoded on the host, because %s", source)
         blocks = _decoded(path, n_rows, first, stop, array)
     else:
         log.info("store: packed chunks are expanded on the GPU")
-        blocks = _expanded(path, first, stop, array)
+        blocks = _expanded(first, stop, source)
     xp = backend.xp
     wanted = None if columns is None or len(columns) == array.shape[1] else xp.asarray(columns)
     for start, block in blocks:
         yield start, block if wanted is None else xp.take(block, wanted, axis=1)
 
 
-def _why_not_packed(array: Any, n_rows: int, first: int, stop: int) -> str | None:
-    """Why a store's chunks cannot be expanded on the GPU; None where they can."""
-    names = [codec.to_dict()["name"] for codec in array.metadata.codecs]
-    inner = [codec["name"] for codec in array.metadata.codecs[0].to_dict().get("configuration", {}).get("codecs", ())]
-    if names != ["sharding_indexed"] or inner != ["gpuclust.bitmap"]:
-        return f"its codec is {(inner or names)[0]}, not gpuclust.bitmap"
+def _packed(array: Any, path: Path, n_rows: int, first: int, stop: int) -> shards.Shards | str:
+    """Return the shards of a store, or why its chunks cannot be expanded on the GPU."""
     if array.chunks[0] > n_rows:
         return f"a chunk has {array.chunks[0]} prompts and the memory of the GPU takes {n_rows} at a time"
-    if first % array.shards[0] or (stop % array.shards[0] and stop != array.shape[0]):
+    if array.shards and (first % array.shards[0] or (stop % array.shards[0] and stop != array.shape[0])):
         return f"prompts {first} to {stop} are not whole shards"
-    return None
+    return shards.of(array, path / "activations")
 
 
 def _decoded(path: Path, n_rows: int, first: int, stop: int, array: Any) -> Iterator[tuple[int, Array]]:
@@ -100,20 +97,20 @@ def _decoded(path: Path, n_rows: int, first: int, stop: int, array: Any) -> Iter
         yield start, block
 
 
-def _expanded(path: Path, first: int, stop: int, array: Any) -> Iterator[tuple[int, Array]]:
+def _expanded(first: int, stop: int, source: shards.Shards) -> Iterator[tuple[int, Array]]:
     import cupy
 
     def items() -> Iterator[Item]:
-        for start, n, chunks in expand.packed_bands(path, first, stop):
+        for start, n, chunks in shards.packed_bands(source, first, stop):
             arrays = [part for _, words, packed in chunks for part in (words, packed)]
             yield (start, n, [column for column, _, _ in chunks]), arrays
 
-    raw = array.chunks[0] * array.shards[1] * array.dtype.itemsize
-    across = array.shards[1] // array.chunks[1]
-    capacity = _aligned(raw + raw // 8 // array.dtype.itemsize) + 3 * ALIGN * across  # all non-zero: the most there is
-    width = array.chunks[1]
+    raw = source.chunk[0] * source.shard[1] * source.dtype.itemsize
+    across = source.grid[1]
+    capacity = _aligned(raw + raw // 8 // source.dtype.itemsize) + 3 * ALIGN * across  # all non-zero: the most there is
+    width = source.chunk[1]
     for (start, n, firsts), parts in to_device(items(), capacity):
-        block = cupy.zeros((n, array.shape[1]), array.dtype)
+        block = cupy.zeros((n, source.shape[1]), source.dtype)
         for index, column in enumerate(firsts):
             words, packed = parts[2 * index], parts[2 * index + 1]
             expand.expand(words, packed, width, block[:, column : column + width])
