@@ -2,13 +2,17 @@
 # make questions  the five questions on the embedded demo: minutes
 # make lint   ruff and mypy                         make clean  remove what the others made
 # Each makes .venv when it is missing. PYTHON=python3.12 make run takes another interpreter.
+# make test-latest  the tests with the newest packages that the ranges allow, make test-oldest with the oldest ones,
+#   each in an environment of its own for each Python: PYTHON=python3.13 make test-latest
+# make test-wheel   build the wheel, install it alone with the newest Python and packages found, use it elsewhere
 # make test-cuda-contract   the GPU path's calls against RAPIDS, without a GPU; its environment takes 6 GB
 # make cuda-resolve         whether pip can put the cuda13 extra beside the project's own pins; installs nothing
 # make test-gpu             tests that need a GPU            make bench-gpu   benchmarks/gpu.py: one JSON file
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: run test lint format clean questions test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
+.PHONY: run test lint format clean questions test-latest test-oldest test-wheel test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
 run: .venv/ready
 	$(BIN)/python -m gpuclust.run
 
@@ -16,7 +20,7 @@ questions: .venv/ready
 	$(BIN)/python -m gpuclust.sweep configs/questions.yaml
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python $(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -31,6 +35,17 @@ format: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) --editable ".[dev]"
 	touch $@
+
+# uv takes the oldest versions as well as the newest. UV_ARGS, such as "--torch-backend cpu", is handed on to it.
+MINOR = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+test-latest test-oldest: test-%: pyproject.toml .venv/ready
+	$(BIN)/python -m uv venv --quiet --clear --python "$(PYTHON)" .venv-$*-$(MINOR)
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python .venv-$*-$(MINOR)/bin/python $(UV_ARGS) \
+	  --resolution $(if $(filter latest,$*),highest,lowest-direct) --editable ".[dev]"
+	.venv-$*-$(MINOR)/bin/python $(PYTEST)
+
+test-wheel: .venv/ready
+	$(BIN)/python scripts/check_wheel.py --python "$$($(BIN)/python scripts/newest_python.py)"
 
 .venv-cuda/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-cuda
@@ -58,4 +73,4 @@ bench-gpu: gpu
 	$(GPU_PYTHON) -m benchmarks.gpu --json build/gpu.json
 
 clean:
-	rm -rf .venv .venv-cuda runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis

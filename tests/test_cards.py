@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import gpuclust
-from gpuclust import cards, schema
+from gpuclust import cards, schema, texts
 from gpuclust.errors import InputError
 from tests import tiny
 
@@ -31,7 +31,7 @@ def test_a_cluster_card_holds_the_cluster(run: gpuclust.Run) -> None:
     card = run.cluster(1)
     text = printed(card)
     for word in [*row["tokens"], *row["keywords"], *map(str.strip, row["promoted_tokens"])]:
-        assert word in text
+        assert texts.visible(word) in text
     assert f"{row['persistence']:.3g}" in text
     assert card.tables[0][1]["feature"].isin(row["features"]).all()
     assert len(card.prompts) == len(row["distinctive_prompts"])
@@ -105,3 +105,11 @@ def test_figures(run: gpuclust.Run) -> None:
     entropy = run.entropy_plot("entropy", "sparsity")
     assert sum(len(trace.x) for trace in entropy.data) == len(kept)
     assert {shape.x0 for shape in entropy.layout.shapes} >= {kept["entropy"].median()}
+
+
+def test_no_character_of_a_prompt_reaches_the_terminal_as_a_command(run: gpuclust.Run) -> None:
+    bad = "a\x1b]0;title\x07b\x9b2Jc\x00d\u202ee\r"
+    card = cards.Card(bad, run.clusters.iloc[0], [("x", bad)], [("w", [bad])], [cards.Prompt(bad, [(0, 3)], bad)])
+    text = printed(card)
+    assert not set("\x1b\x07\x9b\x00\u202e\r") & set(text)
+    assert text.count("\\x1b]0;title\\x07b\\x9b2Jc\\x00d\\u202ee\\r") >= 4

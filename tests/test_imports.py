@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
 # A module may import modules of the rows above its own, and the ones named here of its own row.
 LAYERS = [
     {"errors"},
-    {"schema", "config", "topk", "measure", "backend", "device", "kernels"},
+    {"schema", "config", "topk", "measure", "backend", "device", "jit"},
+    {"kernels"},
     {
         "configfile", "loading", "terminal", "memory", "codec", "reductions", "texts", "labels", "keywords", "decoder",
         "palette", "profiles", "expand",

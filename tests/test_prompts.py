@@ -159,6 +159,8 @@ def test_a_source_is_a_dataset_or_a_file() -> None:
     [
         ("c.csv", b"text,author\nfoo one,bob,\nbar two,eve,\n", "more fields than its header names"),
         ("i.csv", b"text,author\nsaid this, and that,bob\nsaid, and not,eve\n", "more fields than its header names"),
+        ("q.csv", b'text\n"a"b\n', "line 2 is no valid CSV"),
+        ("t.csv", b"text,text\na,b\n", "has 2 columns 'text'; rename all but one"),
         ("s.jsonl", b'{"text": "a"}\n{"text": "lone \\ud83d half"}\n', r"row 2, text has half of a surrogate pair"),
         ("l.jsonl", b'{"text": ["a", "b"]}\n', r"row 1, text is a list, not text"),
         ("d.jsonl", b'{"text": {"x": 1}}\n', r"row 1, text is a dict, not text"),
@@ -168,6 +170,24 @@ def test_what_would_be_read_wrongly_is_refused(tmp_path: Path, name: str, conten
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PromptsError, match=message):
         prompts.build(config({"path": str(tmp_path / name)}), Words())
+
+
+EVERY = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x3000 + 0xE000), 0x1F600, 0x10FFFF]))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("text", ["a\0b", "\0", EVERY, "x" * 200_000, "a,b\n\r\n\r c", '"', "NA", "1", "nan", "None"])
+def test_every_character_is_read_as_it_is(tmp_path: Path, suffix: str, text: str) -> None:
+    path = tmp_path / f"p.{suffix}"
+    if suffix == "jsonl":
+        path.write_text(json.dumps({"text": text, "who": text}) + "\n")
+    elif suffix == "parquet":
+        pd.DataFrame({"text": [text], "who": [text]}).to_parquet(path)
+    else:
+        quoted = '"' + text.replace('"', '""') + '"'
+        path.write_bytes(f"text,who\n{quoted},{quoted}\n".encode())
+    source = PromptSource(path=str(path), source_column="who")
+    assert list(prompts.read(source, 9)) == [(text, text)]
 
 
 def test_bytes_are_text_where_they_are_utf8(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from gpuclust.config import AnalyseConfig
 from gpuclust.keywords import keywords
 from gpuclust.profiles import Profile
-from gpuclust.schema import CLUSTER_COLUMNS, NOISE
+from gpuclust.schema import CLUSTER_COLUMNS, NOISE, text_dtype
 from gpuclust.texts import show
 
 # Peak tokens in prompts: (cluster, prompt) -> (start, stop) in the prompt's text -> features that peak there
@@ -93,7 +93,7 @@ def cluster_table(
         rows.append(row)
     table = pd.DataFrame(rows)
     types = {name: dtype for name, (dtype, _) in CLUSTER_COLUMNS.items() if dtype in ("float64", "Int64")}
-    return table.astype({**types, "name": "str"})
+    return table.astype({**types, "name": text_dtype()})
 
 
 def describe_prompts(

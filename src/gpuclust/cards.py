@@ -15,7 +15,7 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.errors import InputError
 from gpuclust.figures import describe
-from gpuclust.texts import show
+from gpuclust.texts import show, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -111,15 +111,15 @@ class Card:
         facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
         facts.add_column(style="dim")
         for name, value in self.facts:
-            facts.add_row(name, Text(value))
-        parts: list[RenderableType] = [Text(self.title, style="bold"), facts]
+            facts.add_row(name, Text(visible(value)))
+        parts: list[RenderableType] = [Text(visible(self.title), style="bold"), facts]
         for name, found in self.words:
-            parts.append(Text.assemble((f"{name}  ", "dim"), " · ".join(found)))
+            parts.append(Text.assemble((f"{name}  ", "dim"), visible(" · ".join(found))))
         for prompt in self.prompts:
             text = Text("\n")
             for piece, marked in prompt.parts():
-                text.append(piece, style="bold reverse" if marked else "")
-            parts += [text, Text(prompt.about, style="dim")]
+                text.append(visible(piece), style="bold reverse" if marked else "")
+            parts += [text, Text(visible(prompt.about), style="dim")]
         for name, frame in self.tables:
             table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
             for column in frame.columns:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuclust import jit
 from gpuclust.config import UmapConfig
 from gpuclust.errors import ConfigError, InputError, SelectionError
 
@@ -80,6 +81,8 @@ def embed(
 
 def _umap_learn(indices: Array, distances: Array, start: Array, config: UmapConfig) -> Array:
     import numba
+
+    jit.keep_kernels()
     from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
 
     random = np.random.RandomState(config.random_state)

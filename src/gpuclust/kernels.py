@@ -19,7 +19,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from gpuclust import jit
+
 log = logging.getLogger("gpuclust")
+jit.keep_kernels()
 
 Words = NDArray[np.uint64]
 VECTOR = 16  # bytes of a shuffle

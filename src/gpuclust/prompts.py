@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import re
@@ -10,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,6 @@ from gpuclust.errors import PromptsError
 log = logging.getLogger("gpuclust")
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
-READERS = (".csv", ".parquet")  # of pandas
 SINGLE = 3  # lines of a paragraph that nobody doubts
 STREAM_FACTOR = 4  # rows with text read from a streamed dataset, as a multiple of n_prompts
 
@@ -157,8 +157,10 @@ def check(sources: Iterable[PromptSource]) -> None:
             raise PromptsError(f"{path} is empty")
         if suffix == ".jsonl" and (row := next(_read_jsonl(path), None)) is not None:
             _check_columns(list(row), source, str(path))
-        elif suffix in READERS:
-            _check_columns(list(_table(path, head=True).columns), source, str(path))
+        elif suffix == ".csv":
+            _check_columns(list(next(_read_csv(path, source))), source, str(path))
+        elif suffix == ".parquet":
+            _check_columns(list(_parquet(path, head=True).columns), source, str(path))
 
 
 def read(source: PromptSource, n_prompts: int) -> Iterator[tuple[str | None, str]]:
@@ -215,7 +217,9 @@ def _read_file(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
         return iter({source.column: " ".join(paragraph.split())} for paragraph in paragraphs)
     if suffix == ".jsonl":
         return _checked(_read_jsonl(path), source, str(path))
-    table = _table(path)
+    if suffix == ".csv":
+        return islice(_checked(_read_csv(path, source), source, str(path)), 1, None)
+    table = _parquet(path)
     _check_columns(list(table.columns), source, str(path))
     names = [source.column, *([source.source_column] if source.source_column else [])]
     return (dict(zip(names, values, strict=True)) for values in table[names].itertuples(index=False, name=None))
@@ -231,28 +235,43 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _table(path: Path, head: bool = False) -> pd.DataFrame:
-    """A CSV or Parquet file; with `head`, its columns at least."""
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.read_schema(path).empty_table().to_pandas() if head else pd.read_parquet(path)
-        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-            raise PromptsError(f"{path} is no valid Parquet file: {error}") from error
+def _read_csv(path: Path, source: PromptSource) -> Iterator[dict[str, Any]]:
+    """Yield the header's names without values, then the rows: every character as it is, nothing guessed."""
+    csv.field_size_limit(2**31 - 1)  # a prompt may be longer than the module's 131,072
+    rows = csv.reader(io.StringIO(_decoded(path.read_bytes(), path), newline=""), strict=True)
+    names: list[str] = []
     try:
-        with catch_warnings():
-            simplefilter("error", pd.errors.ParserWarning)  # rows with more fields than the header
-            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, nrows=1 if head else None)
-    except pd.errors.EmptyDataError:
-        raise PromptsError(f"{path} is empty") from None
-    except pd.errors.ParserWarning as error:
-        raise PromptsError(
-            f"{path} has rows with more fields than its header names: put texts that hold commas in double quotes, and "
-            "take away commas at the end of lines"
-        ) from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise PromptsError(f"{path} is no valid CSV file in UTF-8: {error}") from error
+        for row in rows:
+            if not row:
+                continue  # a blank line
+            if not names:
+                names = row
+                for name in (source.column, source.source_column):
+                    if name is not None and names.count(name) > 1:
+                        raise PromptsError(f"{path} has {names.count(name)} columns {name!r}; rename all but one")
+                yield dict.fromkeys(names)
+            elif len(row) > len(names):
+                raise PromptsError(
+                    f"{path}, line {rows.line_num} has {len(row)} fields, more fields than its header names "
+                    f"({len(names)}): put texts that hold commas in double quotes, and take away commas at the end of "
+                    "lines"
+                )
+            else:
+                yield dict(zip(names, row, strict=False))
+    except csv.Error as error:
+        raise PromptsError(f"{path}, line {rows.line_num} is no valid CSV: {error}") from error
+    if not names:
+        raise PromptsError(f"{path} is empty")
+
+
+def _parquet(path: Path, head: bool = False) -> pd.DataFrame:
+    """A Parquet file; with `head`, its columns only."""
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_schema(path).empty_table().to_pandas() if head else pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise PromptsError(f"{path} is no valid Parquet file: {error}") from error
 
 
 def _decoded(raw: bytes, where: str | Path) -> str:

@@ -141,3 +141,10 @@ SIMILARITY_COLUMNS: Final = {
     "cluster_b": ("int64", "larger than cluster_a"),
     "correlation": ("float64", "Pearson, of the clusters' activations over prompts"),
 }
+
+
+def text_dtype() -> str:
+    """Return the dtype of a column of texts that may be missing: before pandas 3, ``str`` writes None as "None"."""
+    import pandas as pd
+
+    return "str" if int(pd.__version__.partition(".")[0]) >= 3 else "object"

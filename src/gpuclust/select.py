@@ -91,5 +91,7 @@ def quadrants(table: pd.DataFrame) -> pd.Series[str]:
     high_v = (table["varentropy"] > table.loc[kept, "varentropy"].median()).to_numpy()
     names = np.array([[schema.FLOWING, schema.EXPLORING], [schema.CAREFUL, schema.RESAMPLING]], dtype=object)
     return pd.Series(
-        np.where(kept, names[high_h.astype(int), high_v.astype(int)], None), index=table.index, dtype="str"
+        np.where(kept, names[high_h.astype(int), high_v.astype(int)], None),
+        index=table.index,
+        dtype=schema.text_dtype(),
     )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuclust import jit
 from gpuclust.errors import InputError, SelectionError
 
 Array = NDArray[Any]
@@ -172,8 +173,9 @@ def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Compile on first use, so that importing this module does not import numba."""
     import numba
 
-    jit = numba.njit(cache=True, nogil=True)
-    return jit(_core_rows), jit(_prim)
+    jit.keep_kernels()
+    compiled = numba.njit(cache=True, nogil=True)
+    return compiled(_core_rows), compiled(_prim)
 
 
 def _core_rows(distances: Array, min_samples: int, core: Array) -> int:
