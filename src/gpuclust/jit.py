@@ -1,4 +1,4 @@
-"""A place for numba's compiled kernels, so that they are compiled once even where nothing of one's own can be written."""
+"""A place for numba's compiled kernels where neither the installation nor the user's cache can be written to."""
 
 from __future__ import annotations
 

@@ -90,8 +90,5 @@ def quadrants(table: pd.DataFrame) -> pd.Series[str]:
     high_h = (table["entropy"] > table.loc[kept, "entropy"].median()).to_numpy()
     high_v = (table["varentropy"] > table.loc[kept, "varentropy"].median()).to_numpy()
     names = np.array([[schema.FLOWING, schema.EXPLORING], [schema.CAREFUL, schema.RESAMPLING]], dtype=object)
-    return pd.Series(
-        np.where(kept, names[high_h.astype(int), high_v.astype(int)], None),
-        index=table.index,
-        dtype=schema.text_dtype(),
-    )
+    found = np.where(kept, names[high_h.astype(int), high_v.astype(int)], None)
+    return pd.Series(found, index=table.index, dtype=schema.text_dtype())
