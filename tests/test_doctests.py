@@ -2,15 +2,30 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
-MODULES = sorted(path.stem for path in SOURCE.glob("*.py") if ">>> " in path.read_text(encoding="utf8"))
+EXAMPLES = {
+    path: found
+    for path in sorted(SOURCE.rglob("*.py"))
+    if (found := len(re.findall(r"^\s*>>> ", path.read_text(), re.M)))
+}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name: str) -> None:
-    module = importlib.import_module("gpuclust" if name == "__init__" else f"gpuclust.{name}")
-    assert doctest.testmod(module).failed == 0
+def name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name)
+def test_examples_in_docstrings(path: Path) -> None:
+    done = doctest.testmod(importlib.import_module(name(path)))
+    assert done.failed == 0
+    assert done.attempted == EXAMPLES[path]
+
+
+def test_examples_are_found_in_every_folder() -> None:
+    assert sum(EXAMPLES.values()) >= 30
