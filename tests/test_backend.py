@@ -21,7 +21,7 @@ def test_moments_and_examples(xp: Any) -> None:
     values = sae_like(90, 40)
     values[:, 3] = 0
     values[40:42, 5] = values[:, 5].max()  # a tie
-    positions = np.arange(values.size, dtype=np.int16).reshape(values.shape) % 50
+    positions = np.arange(values.size, dtype=np.int32).reshape(values.shape) % 50
     on_device, places = xp.asarray(values), xp.asarray(positions)
     parts = [(0, 25), (25, 26), (26, 90)]
     moments = reductions.MOMENTS.merge(reductions.moments_chunk(on_device[a:b], 0.1, xp) for a, b in parts)

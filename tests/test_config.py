@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,39 @@ def test_unreadable_files_are_refused(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"c.yaml"):
         configfile.load(file)
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "values, aliases written out"),
+        ("a: &a [*a]", "values, aliases written out"),
+        ("umap: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("umap:\n" + "".join(" " * i + f"k{i}:\n" for i in range(1, 1000)), "nested too deeply|unknown key|expected"),
+        ("".join(f"k{i}: 1\n" for i in range(100_000)), "1,000,000 at most|20,000 at most"),
+        ("".join(f"k{i}: 1\n" for i in range(5_000)), "unknown key k0.*and 4980 more"),
+        ("x: " + "y" * 2_000_000, "1,000,000 at most"),
+    ],
+)
+def test_bombs_are_one_short_error_at_once(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    start = time.perf_counter()
+    with pytest.raises(ConfigError, match=message) as caught:
+        configfile.load(file)
+    assert len(str(caught.value)) < 10_000
+    assert time.perf_counter() - start < 20  # unbounded without the limits
+
+
+def test_aliases_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("umap: {n_neighbors: &n 7, n_components: *n}\n")
+    assert configfile.load(file).umap.n_components == 7
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:

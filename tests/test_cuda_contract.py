@@ -66,7 +66,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> cuda_stub.Calls:
             for _, block in transfer.rows(path, 20, cuda, columns=np.arange(48)):
                 state = reductions.MOMENTS.chunk(block, 0.0, cuda.xp)
                 reductions.MOMENTS.finalize(state)
-                nowhere = cuda.xp.full(block.shape, -1, cuda.xp.int16)
+                nowhere = cuda.xp.full(block.shape, -1, cuda.xp.int32)
                 backend.on_host(reductions.EXAMPLES.chunk(block, nowhere, 0, 3, cuda.xp))
                 (tiles,) = gram.plan_passes(48, 48, 1 << 40)
                 part = gram.accumulate([block], 48, tiles, 48, cuda.xp)

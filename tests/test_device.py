@@ -149,7 +149,7 @@ def test_a_shard_goes_on_with_half_the_batch(failure: Exception, caplog: pytest.
 
 def test_moments_of_a_shard_halve_their_slice(caplog: pytest.LogCaptureFixture) -> None:
     data = sae_like(40, 9)
-    positions = np.zeros(data.shape, np.int16)
+    positions = np.zeros(data.shape, np.int32)
     expected = MOMENTS.finalize(MOMENTS.chunk(data))
     with cuda_stub.installed():
         cuda_stub.STATE["fail_after"] = 5
@@ -184,11 +184,11 @@ def test_results_come_back_one_batch_behind(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     monkeypatch.setattr(torch, "empty", lambda *args, pin_memory, **kwargs: plain(*args, **kwargs))
-    values, positions = np.zeros((4, 3), np.float32), np.zeros((4, 3), np.int16)
+    values, positions = np.zeros((4, 3), np.float32), np.zeros((4, 3), np.int32)
     back = extract._Back(values, positions, overlap=True)
     for batch in ([2, 0], [3, 1]):
         rows = torch.tensor(batch, dtype=torch.float32)[:, None].expand(2, 3)
-        back.put(batch, rows, rows.to(torch.int16))
+        back.put(batch, rows, rows.to(torch.int32))
         said.append("put")
     assert said == ["wait", "record", "put", "synchronize", "wait", "record", "put"]
     assert not values[[1, 3]].any()

@@ -57,7 +57,7 @@ def test_state_fields_are_as_declared() -> None:
 
 @given(st.data(), activations(signed=True), st.integers(1, 5))
 def test_examples_are_the_strongest_prompts_however_cut(data: st.DataObject, values: np.ndarray, k: int) -> None:
-    positions = np.arange(values.size, dtype=np.int16).reshape(values.shape)
+    positions = np.arange(values.size, dtype=np.int32).reshape(values.shape)
     pieces = data.draw(cuts(len(values)))
     merged = EXAMPLES.merge(EXAMPLES.chunk(values[p], positions[p], p.start, k) for p in pieces)
     assert {name: str(array.dtype) for name, array in merged.items()} == dict(EXAMPLES.fields)
@@ -72,7 +72,7 @@ def test_examples_are_the_strongest_prompts_however_cut(data: st.DataObject, val
 
 
 def test_examples_table_leaves_empty_places_out() -> None:
-    table = EXAMPLES.finalize(EXAMPLES.chunk(np.array([[0, 2], [0, 3]], np.float16), np.zeros((2, 2), np.int16), 10, 3))
+    table = EXAMPLES.finalize(EXAMPLES.chunk(np.array([[0, 2], [0, 3]], np.float16), np.zeros((2, 2), np.int32), 10, 3))
     assert table["feature"].tolist() == [1, 1]
     assert table["prompt"].tolist() == [11, 10]
 

@@ -262,6 +262,20 @@ def test_sketched_neighbors_keep_the_contract(finished: Path, settings: dict[str
     assert np.mean(shared) > 0.3  # chance is 5/95
 
 
+def test_what_the_stored_dtype_loses_and_what_may_cancel_is_said(settings: dict[str, Any], tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(Path(settings["sae"]["path"]) / "sae_weights.safetensors")
+    sae = tmp_path / "sae"
+    shutil.copytree(settings["sae"]["path"], sae)
+    scale = np.float32(3e-8)
+    save_file(weights | {n: weights[n] * scale for n in ("W_enc", "b_enc")}, sae / "sae_weights.safetensors")
+    out = go(tmp_path, settings | {"sae": {"path": str(sae)}}, "--no-report")
+    record = json.loads((out / schema.RECORD).read_text())
+    assert record["stages"]["reduce"]["underflowed"] > 0
+    assert any("too small for store.dtype=float16" in text for text in record["warnings"])
+
+
 @pytest.mark.parametrize("how", ["mean", "sum", "last"])
 def test_aggregates(settings: dict[str, Any], tmp_path: Path, how: str) -> None:
     import torch

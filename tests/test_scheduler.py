@@ -105,3 +105,21 @@ def test_peak_is_measured_and_reset() -> None:
     del block
     measure.reset_peak()
     assert high - measure.peak_bytes() > 200_000_000
+
+
+@pytest.mark.parametrize("name", ["threads", "local"])
+def test_nothing_listens_beyond_this_machine(name: str) -> None:
+    """Dask's pages show logs, tasks and call stacks without a password."""
+    import psutil
+
+    def listening() -> set[tuple[str, int]]:
+        me = psutil.Process()
+        sockets = [c for p in (me, *me.children(recursive=True)) for c in p.net_connections("inet")]
+        return {tuple(c.laddr) for c in sockets if c.status == psutil.CONN_LISTEN}
+
+    before = listening()
+    with scheduler.start(name, SchedulerConfig(n_workers=1)) as started:
+        found = listening() - before
+        assert started.client.submit(lambda: 1).result() == 1
+    assert found
+    assert {host for host, _ in found} == {"127.0.0.1"}

@@ -16,6 +16,9 @@ from pydantic import ValidationError
 from gpuclust.config import Config, PromptSource, Section
 from gpuclust.errors import ConfigError
 
+LARGEST, MOST = 1_000_000, 20_000  # characters, and values, of a configuration or a sweep
+SHOWN = 20  # problems that one message names
+
 
 def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration file and apply ``key=value`` overrides.
@@ -70,8 +73,10 @@ def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        problems = [_explain(dict(problem)) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+        found = error.errors()
+        problems = [_explain(dict(problem)) for problem in found[:SHOWN]]
+        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise ConfigError(f"{where}: " + "; ".join(problems) + more) from None
 
 
 def override(data: dict[str, Any], text: str) -> None:
@@ -134,8 +139,35 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse(text: str) -> Any:
-    """Read YAML; raises yaml.YAMLError, also for a key that is there twice."""
-    return yaml.load(text, Loader=_Loader)
+    """Read YAML; raises yaml.YAMLError, also for a key that is there twice and for what is no configuration by size.
+
+    Aliases stand for whole copies of what they name: a few lines can make billions of values, which are counted first.
+    """
+    if len(text) > LARGEST:
+        raise yaml.YAMLError(f"it has {len(text):,} characters; a configuration has {LARGEST:,} at most")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (size := _size(node, {})) > MOST:
+            raise yaml.YAMLError(f"it has {size:,} values, aliases written out; a configuration has {MOST:,} at most")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values under a node, with every alias written out; a node that holds itself has no end."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = MOST + 1  # while it is being counted
+    parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+    flat = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+    known[id(node)] = 1 + sum(_size(part, known) for part in flat)
+    return known[id(node)]
 
 
 def keys() -> list[str]:

@@ -68,6 +68,8 @@ def run_shard(
     activations, positions = aggregate_prompts(encoder, tokens, config, f"shard {index}")
     data = store.to_stored(activations, config.store.dtype, f"shard {index} (prompts {first} and on)")
     states = _states(data, positions, first, config, backend)
+    states["negative"] = np.int64((activations < 0).sum())
+    states["underflowed"] = np.int64(np.count_nonzero(activations) - np.count_nonzero(data))
     store.write_shard(out / schema.ACTIVATIONS, out / schema.SHARDS, index, first, data, states, key)
     return {"prompts": len(tokens), "tokens": sum(map(len, tokens)), "bytes": data.nbytes}
 
@@ -101,7 +103,7 @@ def aggregate_prompts(
     Returns
     -------
     activations : array, (prompt, feature), float32
-    positions : array, (prompt, feature), int16
+    positions : array, (prompt, feature), int32
         Index into the prompt's tokens of the largest abs(activation); -1 stands for the BOS token before them.
 
     Raises
@@ -114,8 +116,8 @@ def aggregate_prompts(
     n_bos = bos_tokens(encoder.tokenizer, config)
     lengths = [len(t) + n_bos for t in tokens]
     activations = np.zeros((len(tokens), encoder.d_sae), dtype=np.float32)
-    positions = np.zeros((len(tokens), encoder.d_sae), dtype=np.int16)
-    most = max(1, BACK_BYTES // (6 * encoder.d_sae))
+    positions = np.zeros((len(tokens), encoder.d_sae), dtype=np.int32)
+    most = max(1, BACK_BYTES // (8 * encoder.d_sae))
     encode_bytes = ENCODE_BYTES[encoder.device.partition(":")[0]]
     budget, step = config.extract.batch_tokens, max(1, encode_bytes // (4 * encoder.d_sae))
     waiting = list(batches(lengths, budget, most=most))
@@ -151,7 +153,7 @@ def aggregate_prompts(
 def _run_batch(
     encoder: Any, tokens: list[np.ndarray[Any, Any]], batch: list[int], n_bos: int, step: int, config: Config
 ) -> tuple[Any, Any]:
-    """Values and positions of a batch of prompts, (prompt, feature), float32 and int16, on the device."""
+    """Values and positions of a batch of prompts, (prompt, feature), float32 and int32, on the device."""
     import torch
 
     tokenizer = encoder.tokenizer
@@ -169,7 +171,7 @@ def _run_batch(
     residual = encoder.residual(ids, mask)
     _check_finite(residual, mask, batch)
     values = torch.empty((len(tokens), encoder.d_sae), dtype=torch.float32, device=residual.device)
-    positions = torch.empty(values.shape, dtype=torch.int16, device=residual.device)
+    positions = torch.empty(values.shape, dtype=torch.int32, device=residual.device)
     for row, text in enumerate(tokens):
         used = _used_positions(ids[row, : n_bos + len(text)], n_bos, special, config).to(residual.device)
         values[row], position = _aggregate(encoder, residual[row, used], step, config)
@@ -280,7 +282,11 @@ def _used_positions(ids: Any, n_bos: int, special: Any, config: Config) -> Any:
 
 
 def _aggregate(encoder: Any, residual: Any, step: int, config: Config) -> tuple[Any, Any]:
-    """Aggregate one prompt, `step` tokens at a time: value and position of the largest abs(activation), (feature,)."""
+    """Aggregate one prompt, `step` tokens at a time: value and position of the largest abs(activation), (feature,).
+
+    `max` is the value at that position, with its sign: SAEs without ReLU (AbsTopK) have negative activations, and all
+    else here is of abs(a). `mean` and `sum` are of the signed values, which may cancel.
+    """
     import torch
 
     how = config.extract.aggregate
@@ -290,16 +296,16 @@ def _aggregate(encoder: Any, residual: Any, step: int, config: Config) -> tuple[
     for start in range(0, len(residual), step):
         acts = encoder.features(residual[start : start + step])
         largest, at = acts.abs().max(dim=0)
-        if peak is None:
-            peak, where = largest, at + start
-        else:
-            newer = largest > peak
-            peak, where = torch.where(newer, largest, peak), torch.where(newer, at + start, where)
-        part = {"max": acts.max(dim=0).values, "last": acts[-1]}.get(how)
+        part = {"max": acts.gather(0, at[None])[0], "last": acts[-1]}.get(how)
         if part is None:
             part = acts.sum(dim=0, dtype=torch.float64)
-        if total is not None and how != "last":
-            part = torch.maximum(total, part) if how == "max" else total + part
+        if peak is None:
+            peak, where, total = largest, at + start, part
+            continue
+        newer = largest > peak
+        peak, where = torch.where(newer, largest, peak), torch.where(newer, at + start, where)
+        if how != "last":
+            part = torch.where(newer, part, total) if how == "max" else total + part
         total = part
     return (total / len(residual) if how == "mean" else total).float(), where
 

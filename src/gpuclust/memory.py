@@ -145,8 +145,8 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     per_row = shapes.n_features * item * 2 + kept * (item + 8)
     rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(allowed - base, 0), per_row, 8, _gram_extra)
     shard = min(config.store.shard_prompts, shapes.n_prompts) * shapes.n_features
-    examples = shapes.n_features * config.extract.top_examples * 14 * 2
-    extract = base + _forward(config, shapes, 4) + ENCODE + BACK // 2 + SLABS + shard * (4 + 2 + 2 * item) + examples
+    examples = shapes.n_features * config.extract.top_examples * 16 * 2
+    extract = base + _forward(config, shapes, 4) + ENCODE + BACK // 2 + SLABS + shard * (4 + 4 + 2 * item) + examples
     peaks = {
         "extract": extract,
         "reduce": base + SLABS + 20 * shapes.n_features * 8,
@@ -190,12 +190,12 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     host_weights = shapes.model_bytes + 2 * shapes.d_in * features * 4  # they pass through host memory
     shard = min(config.store.shard_prompts, shapes.n_prompts) * features
     base = PROCESS_CUDA
-    examples = features * config.extract.top_examples * 14 * 2
+    examples = features * config.extract.top_examples * 16 * 2
     decoded = max(rows, min(config.store.chunk_prompts, shapes.n_prompts)) * features * item
     pinned = 2 << (rows * landing - 1).bit_length()  # two buffers, each rounded up to a power of two
     blocks = pinned + shard * item + decoded  # a shard as stored, and what of it is decoded
     host = {
-        "extract": base + host_weights + shard * (4 + 2 + 2 * item) + 2 * BACK + examples,
+        "extract": base + host_weights + shard * (4 + 4 + 2 * item) + 2 * BACK + examples,
         "reduce": base + blocks + 20 * features * 8,
         "neighbors": base + blocks + 4 * shapes.n_groups * tile * tile * 8,
     }

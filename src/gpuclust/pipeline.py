@@ -247,7 +247,13 @@ class Pipeline:
     def reduce(self) -> dict[str, Any]:
         options, on = self.config.extract, self._scheduler().device
         facts = self._submit(
-            stages.reduce_task, self.out, options.activation_threshold, self._rows(), options.top_examples, on
+            stages.reduce_task,
+            self.out,
+            options.activation_threshold,
+            self._rows(),
+            options.top_examples,
+            on,
+            options.aggregate,
         )
         return dict(facts)
 

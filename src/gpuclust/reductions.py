@@ -190,7 +190,7 @@ def examples_chunk(activations: Array, positions: Array, first_prompt: int, k: i
     Parameters
     ----------
     activations : array, (prompt, feature), the stored values
-    positions : array, (prompt, feature), int16, token with the largest abs(a); -1 is a special token
+    positions : array, (prompt, feature), int32, token with the largest abs(a); -1 is a special token
     first_prompt : int
         Number of the first row.
     k : int
@@ -200,7 +200,7 @@ def examples_chunk(activations: Array, positions: Array, first_prompt: int, k: i
     Returns
     -------
     dict of arrays, (feature, k)
-        `value` float32, `prompt` int64 (-1 where the feature has fewer active prompts), `position` int16; sorted by
+        `value` float32, `prompt` int64 (-1 where the feature has fewer active prompts), `position` int32; sorted by
         falling abs(value), then by prompt.
     """
     n_features = activations.shape[1]
@@ -243,5 +243,5 @@ def examples_finalize(state: State) -> dict[str, Array]:
     }
 
 
-EXAMPLE_FIELDS = {"value": "float32", "prompt": "int64", "position": "int16"}
+EXAMPLE_FIELDS = {"value": "float32", "prompt": "int64", "position": "int32"}
 EXAMPLES = Reduction("examples", EXAMPLE_FIELDS, examples_chunk, examples_combine, examples_finalize)

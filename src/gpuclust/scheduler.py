@@ -20,6 +20,8 @@ from gpuclust.errors import SchedulerError
 log = logging.getLogger("gpuclust")
 
 NAMES = ("auto", "local-cuda", "local", "threads")
+# Dask's own default is every interface, for pages that show logs, tasks and call stacks without a password
+LOOPBACK: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,15 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
             n_workers = config.n_workers or max(1, cores // 4)
             with _threads(cores // n_workers):
                 cluster = LocalCluster(
-                    n_workers=n_workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0, processes=True
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    processes=True,
+                    host="127.0.0.1",
+                    **LOOPBACK,
                 )
         elif name == "threads":
-            cluster = LocalCluster(
-                n_workers=1, threads_per_worker=1, dashboard_address=":0", memory_limit=0, processes=False
-            )
+            cluster = LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=0, processes=False, **LOOPBACK)
         elif name == "local-cuda":
             from dask_cuda import LocalCUDACluster
 
@@ -133,8 +138,8 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
             try:
                 with _threads(cores // max(1, cuda_status().n_devices)):
                     cluster = LocalCUDACluster(
-                        threads_per_worker=1, protocol="tcp", dashboard_address=":0", device_memory_limit=0,
-                        memory_limit=0,
+                        threads_per_worker=1, protocol="tcp", device_memory_limit=0, memory_limit=0,
+                        host="127.0.0.1", **LOOPBACK,
                     )  # fmt: skip
             except (OSError, RuntimeError, ValueError) as error:
                 raise SchedulerError(

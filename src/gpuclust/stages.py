@@ -81,7 +81,9 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
     }, warnings + more
 
 
-def reduce_task(out: Path, threshold: float, rows: int, k: int, device: str = "cpu") -> dict[str, Any]:
+def reduce_task(
+    out: Path, threshold: float, rows: int, k: int, device: str = "cpu", aggregate: str = "max"
+) -> dict[str, Any]:
     """Merge the shards' moments and examples; recompute from the store what is missing or had another threshold."""
     path, shards = out / schema.ACTIVATIONS, out / schema.SHARDS
     backend = resolve(device)
@@ -90,15 +92,17 @@ def reduce_task(out: Path, threshold: float, rows: int, k: int, device: str = "c
     moments: State | None = None
     examples: State | None = None
     read_again = 0
+    counted = {"negative": 0, "underflowed": 0}
     for index, (first, stop) in enumerate(ranges):
         states = store.read_states(shards, index)
+        counted = {name: n + int((states or {}).get(name, 0)) for name, n in counted.items()}
         if states is None or float(states["threshold"]) != threshold:
             read_again += 1
             fresh, unknown = [], []
             for start, block in transfer.rows(path, rows, backend, first, stop):
                 fresh.append(on_host(MOMENTS.chunk(block, threshold, xp)))
                 if states is None:  # where in a prompt a feature peaks cannot be known any more
-                    nowhere = xp.full(block.shape, -1, xp.int16)
+                    nowhere = xp.full(block.shape, -1, xp.int32)
                     unknown.append(on_host(EXAMPLES.chunk(block, nowhere, start, k, xp)))
             moment = MOMENTS.merge(fresh)
         else:
@@ -117,9 +121,30 @@ def reduce_task(out: Path, threshold: float, rows: int, k: int, device: str = "c
     (out / schema.MOMENTS).parent.mkdir(exist_ok=True)
     np.savez(out / schema.MOMENTS, allow_pickle=False, **moments)
     store.write_table(out / schema.EXAMPLES, pd.DataFrame(EXAMPLES.finalize(examples)))
-    density = float(moments["n_nonzero"].sum() / max(int(moments["n"]) * len(moments["sum"]), 1))
+    nonzero = int(moments["n_nonzero"].sum())
+    density = float(nonzero / max(int(moments["n"]) * len(moments["sum"]), 1))
     dead = int((moments["n_nonzero"] == 0).sum())
-    return {"rows": len(moments["sum"]), "density": density, "dead_features": dead, "shards_recomputed": read_again}
+    facts = {"rows": len(moments["sum"]), "density": density, "dead_features": dead, "shards_recomputed": read_again}
+    return facts | counted | {"warnings": _doubts(nonzero, aggregate, **counted)}
+
+
+def _doubts(nonzero: int, aggregate: str, negative: int, underflowed: int) -> list[str]:
+    """What is to be said of activations that are negative, or that the stored dtype could not hold."""
+    found = []
+    if negative and aggregate in ("mean", "sum"):
+        found.append(
+            f"{negative:,} of {nonzero:,} activations are negative: this SAE has signed features, whose "
+            f"extract.aggregate={aggregate} over tokens may cancel; max keeps the value at the largest abs(activation)"
+        )
+    if underflowed:
+        share = underflowed / (nonzero + underflowed)
+        found.append(
+            f"{underflowed:,} activations that are not zero ({share:.2%}) are too small for store.dtype=float16 and "
+            "are stored as 0: sparsity and entropy miss them. Set store.dtype=float32"
+        )
+    for text in found:
+        log.warning("reduce: %s", text)
+    return found
 
 
 def select_task(out: Path, config: SelectConfig, needed: int) -> dict[str, Any]:
