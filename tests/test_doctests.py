@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
 EXAMPLES = {
     path: found
     for path in sorted(SOURCE.rglob("*.py"))
-    if (found := len(re.findall(r"^\s*>>> (?!.*\\+SKIP)", path.read_text(), re.M)))
+    if (found := len(re.findall(r"^\s*>>> (?!.*\+SKIP)", path.read_text(), re.M)))
 }
 
 
