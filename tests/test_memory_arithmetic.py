@@ -83,15 +83,79 @@ def test_embed_and_cluster() -> None:
     settings = ONE | {"umap": {"n_components": 6, "n_neighbors": 11}, "hdbscan": {"min_samples": 4}}
     got = peaks(settings)
     assert got["embed"] == BASE + K * (90 * 11 + 56 * (6 + 10))
-    assert got["cluster"] == BASE + K * (300 + 16 * 6 + 24 * 4)
-    assert peaks(settings | {"umap": {"enabled": False, "n_neighbors": 11}})["cluster"] == BASE + K * 300
+    assert got["cluster"] == BASE + K * (300 + 24 * 11 + 16 * 6 + 24 * 4)
+    assert peaks(settings | {"umap": {"enabled": False, "n_neighbors": 11}})["cluster"] == BASE + K * (300 + 24 * 11)
 
 
 def test_consensus() -> None:
     pairs = 40 * 4 * MIB
     assert memory.consensus(K, 5, 1000) == WORKER + 9 * 1000**2 + pairs + K * (30 * 5 + 600)
-    several, one = (peaks({"consensus": {"members": n}})["cluster"] for n in (5, 1))
+    near = {"neighbors": {"n_neighbors": 20}}
+    several, one = (peaks(near | {"consensus": {"members": n}})["cluster"] for n in (5, 1))
     assert several - one == 9 * (K // 4) ** 2 + pairs + K * (30 * 5 + 600)
+
+
+@pytest.mark.parametrize(("dtype", "item"), [("float16", 2), ("float32", 4)])
+def test_reduce(dtype: str, item: int) -> None:
+    settings = {"store": {"dtype": dtype}, "extract": {"top_examples": 7}}
+    blocks = BLOCK * F * (2 * item + 2)  # this one, the one before, and positions that are not known
+    merged = F * (160 + 160 * 7)
+    assert peaks(settings)["reduce"] == BASE + 48 * MIB + blocks + merged
+    landing = F * item + F // 8
+    pinned = 2 << (BLOCK * landing - 1).bit_length()
+    on_gpu = peaks(settings, device_allowed=ROOM)
+    assert on_gpu["reduce"] == GPU_WORKER + pinned + 512 * F * item + BLOCK * F * item + merged
+
+
+def test_quality() -> None:
+    clusters, sets = 1900, 1900 * 30
+    shapes = replace(SHAPES, n_clusters=clusters)
+    rows = BLOCK * (F * 2 * 2 + K * (2 + 24) + 8 * clusters + 16 * sets)
+    drawn = 48 * 30 * K
+    settings = ONE | {"quality": {"random_sets": 30, "null": False}}
+    assert peaks(settings, shapes)["quality"] == BASE + rows + 24 * clusters * K + drawn
+    settings["quality"]["null"] = True
+    assert peaks(settings, shapes)["quality"] == BASE + rows + 32 * clusters * K + drawn
+    on_gpu = peaks(settings, shapes, device_allowed=ROOM)
+    assert on_gpu["quality"] == GPU_WORKER + rows + 32 * clusters * K + drawn
+
+
+def test_quality_permutes_in_blocks_of_their_own() -> None:
+    shapes = replace(SHAPES, n_clusters=1)
+    settings = ONE | {"store": {"chunk_prompts": 100}, "quality": {"random_sets": 0}}
+    config = validate(settings)
+    plan = memory.plan(config, shapes, BASE + 8 * 100 * (F * 4 + K * 10), ())
+    assert plan.rows == 100
+    by_name = {stage.stage: stage.peak for stage in plan.stages}
+    assert by_name["quality"] == by_name["neighbors"] + 412 * (F + 2 * K) * 2  # the rest of 512 rows
+    without = validate(settings | {"quality": {"random_sets": 0, "null": False}})
+    plan = memory.plan(without, shapes, BASE + 8 * 100 * (F * 4 + K * 10), ())
+    assert plan.stages[5].peak == plan.stages[2].peak == by_name["neighbors"]
+
+
+def test_quality_is_at_least_its_clusterings() -> None:
+    got = peaks({"hdbscan": {"min_samples": 100_000}}, replace(SHAPES, n_clusters=1))
+    assert got["quality"] == got["cluster"] > got["neighbors"]
+
+
+def test_analyse() -> None:
+    settings = ONE | {"extract": {"top_examples": 7}, "analyse": {"promoted_tokens": 0}}
+    examples = F * 7 * 8 * 7
+    assert peaks(settings)["analyse"] == BASE + ROWS + 100 * 8 * (6 * N + 4 * 100) + examples + SAE
+    many = replace(SHAPES, n_prompts=10_000)
+    assert peaks(settings, many)["analyse"] == (
+        peaks(settings)["analyse"] + 100 * 8 * 6 * (4096 - N) + (many_rows(many) - BLOCK) * (ROWS // BLOCK)
+    )
+    settings["analyse"]["promoted_tokens"] = 1
+    whole = replace(SHAPES, whole_bytes=3 * MODEL)
+    assert peaks(settings, whole)["analyse"] - peaks(settings)["analyse"] == 3 * (3 * MODEL - MODEL) // 2
+    unknown = replace(SHAPES, n_clusters=0)  # as many as their smallest size allows
+    tables = K // 10 * 8 * (6 * N + 4 * (K // 10)) - 100 * 8 * (6 * N + 4 * 100)
+    assert peaks(settings, unknown)["analyse"] - peaks(settings)["analyse"] == tables
+
+
+def many_rows(shapes: memory.Shapes) -> int:
+    return memory.plan(validate(ONE), shapes, ROOM, ()).rows
 
 
 def test_budget_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
