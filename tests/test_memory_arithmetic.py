@@ -37,8 +37,8 @@ def device_peaks(settings: dict[str, Any], shapes: memory.Shapes = SHAPES, allow
 
 def test_constants_are_what_the_modules_hold_at_a_time() -> None:
     assert memory.SLABS == 6 * 8 * reductions.SLAB
-    assert memory.ENCODE == 3 * extract.ENCODE_BYTES["cpu"]
-    assert memory.DEVICE_ENCODE == 3 * extract.ENCODE_BYTES["cuda"]
+    assert 3 * extract.ENCODE_BYTES["cpu"] == memory.ENCODE
+    assert 3 * extract.ENCODE_BYTES["cuda"] == memory.DEVICE_ENCODE
     assert memory.BACK == 2 * extract.BACK_BYTES
     assert memory.MOMENTS == 4 * extract.SLICE_BYTES + 9 * 8 * reductions.DEVICE_SLAB
     assert memory.SUMS == 2 * 8 * gram.SUMS
@@ -82,8 +82,10 @@ def test_blocks_and_tiles_have_a_largest_size() -> None:
 def test_embed_and_cluster() -> None:
     settings = ONE | {"umap": {"n_components": 6, "n_neighbors": 11}, "hdbscan": {"min_samples": 4}}
     got = peaks(settings)
-    assert got["embed"] == BASE + K * (90 * 11 + 56 * (6 + 10))
-    assert got["cluster"] == BASE + K * (300 + 24 * 11 + 16 * 6 + 24 * 4)
+    assert got["embed"] == BASE + K * (24 * 11 + 120 * 11 + 56 * (6 + 10))
+    several = peaks(settings | {"consensus": {"members": 2, "candidates": 3}})
+    assert several["embed"] == BASE + K * (24 * 33 + 120 * 11 + 56 * (6 + 10))
+    assert got["cluster"] == BASE + K * (300 + 24 * 11 + 16 * 6 + 26 * 4)
     assert peaks(settings | {"umap": {"enabled": False, "n_neighbors": 11}})["cluster"] == BASE + K * (300 + 24 * 11)
 
 
@@ -140,7 +142,7 @@ def test_quality_is_at_least_its_clusterings() -> None:
 
 def test_analyse() -> None:
     settings = ONE | {"extract": {"top_examples": 7}, "analyse": {"promoted_tokens": 0}}
-    examples = F * 7 * 8 * 7
+    examples = F * 7 * 320
     assert peaks(settings)["analyse"] == BASE + ROWS + 100 * 8 * (6 * N + 4 * 100) + examples + SAE
     many = replace(SHAPES, n_prompts=10_000)
     assert peaks(settings, many)["analyse"] == (

@@ -297,10 +297,10 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     """Embedding and clusters on the host; with a GPU, what is left there is less."""
     kept, components = shapes.n_kept, max(config.umap.n_components, 2)
     cluster = 300 + 24 * config.n_neighbors
-    cluster += 16 * components + 24 * config.hdbscan.min_samples if config.umap.enabled else 0
+    cluster += 16 * components + 26 * config.hdbscan.min_samples if config.umap.enabled else 0
     pairs = consensus(kept, config.n_members, kept // LINKED) - PROCESS if config.n_members > 1 else 0
     return {
-        "embed": base + kept * (90 * config.n_neighbors + 56 * (components + 10)),
+        "embed": base + kept * (24 * config.n_neighbors + 120 * config.umap.n_neighbors + 56 * (components + 10)),
         "cluster": base + kept * cluster + pairs,
     }
 
@@ -333,9 +333,9 @@ def _quality(config: Config, shapes: Shapes, rows: int, base: int, host: dict[st
 
 
 def _tables(config: Config, shapes: Shapes) -> int:
-    """A block of clusters over prompts, with temporaries; their correlations; examples and their tokens."""
+    """A block of clusters over prompts, with temporaries; their correlations; examples with their words and places."""
     clusters = _clusters(config, shapes)
-    examples = shapes.n_features * config.extract.top_examples * 8 * 7
+    examples = shapes.n_features * config.extract.top_examples * 320
     return clusters * 8 * (6 * min(PROFILE_ROWS, shapes.n_prompts) + 4 * clusters) + examples
 
 
