@@ -87,8 +87,8 @@ MUTANTS = [
     # ------------------------------------------------------------ memory: terms of the formulas
     Mutant("encoder-stays", "memory.py", "base = PROCESS + _weights(shapes)  # the", "base = PROCESS  # the",
            ARITHMETIC, "the weights that stay loaded are forgotten"),
-    Mutant("tiles-of-groups", "memory.py", "per_pass * shapes.n_groups * tile * tile * 8 +", "per_pass * tile * tile * 8 +",
-           ARITHMETIC, "every group of prompts has tiles"),
+    Mutant("tiles-of-groups", "memory.py", "per_pass * shapes.n_groups * tile * tile * 8 +",
+           "per_pass * tile * tile * 8 +", ARITHMETIC, "every group of prompts has tiles"),
     Mutant("dense-views", "memory.py", "(4 + 2 * shapes.n_views)", "4", ARITHMETIC, "every view has distances"),
     Mutant("unembedding", "memory.py", "whole * 3 // 2", "whole", ARITHMETIC, "the float32 unembedding"),
     Mutant("refuse-equal", "memory.py", "if stage.peak <= result.budget:", "if stage.peak < result.budget:",
@@ -138,7 +138,8 @@ MUTANTS = [
            "a sketch keeps inner products"),
     Mutant("sketch-seed", "neighbors.py", "key=[seed, p]", "key=[0, p]", "test_edges.py", "a sketch has a seed"),
     Mutant("topk-sorted", "topk.py", "return xp.sort(keys, axis=1)", "return keys", "test_topk.py", "nearest first"),
-    Mutant("topk-ties", "topk.py", "bits |= indices.astype(xp.uint64)", "bits |= xp.uint64(0xFFFF) - indices.astype(xp.uint64)",
+    Mutant("topk-ties", "topk.py", "bits |= indices.astype(xp.uint64)",
+           "bits |= xp.uint64(0xFFFF) - indices.astype(xp.uint64)",
            "test_topk.py test_neighbors.py", "ties go to the lower number"),
     # ------------------------------------------------------------ quality, checks
     Mutant("null-margin", "quality.py", "NULL_MARGIN = 2.0", "NULL_MARGIN = 1.0", "test_quality.py",
@@ -177,7 +178,8 @@ MUTANTS = [
            "test_edges.py", "near pairs are redrawn less"),
     Mutant("one-draw-a-pair", "consensus.py", "pairs = np.minimum(own, indices)", "pairs = np.maximum(own, 0)",
            "test_consensus.py", "both directions of a pair have one draw"),
-    Mutant("agreement-ceil", "consensus.py", "np.ceil(agreement * n_members - 1e-9)", "np.ceil(agreement * n_members + 1)",
+    Mutant("agreement-ceil", "consensus.py", "np.ceil(agreement * n_members - 1e-9)",
+           "np.ceil(agreement * n_members + 1)",
            "test_consensus.py", "groups are what `agreement` connects"),
     Mutant("agreement-cut", "consensus.py", "tree[tree[:, 2] <= 1 - agreement * certainty]",
            "tree[tree[:, 2] <= 1 - 0.9 * agreement * certainty]", "test_consensus.py", "the cut is at `agreement`"),
@@ -357,9 +359,10 @@ def main() -> int:
                 print(f"{verdict:9} {mutant.name:24} {seconds:5.1f} s  {mutant.file}: {mutant.why}", flush=True)
                 if verdict == BROKEN:
                     print(said)
-    print(f"{len(found[KILLED])} of {len(chosen)} killed", *(
-        f"{len(found[verdict])} {verdict}: {', '.join(found[verdict])}" for verdict in (SURVIVED, BROKEN) if found[verdict]
-    ), sep="; ")  # fmt: skip
+    print(f"{len(found[KILLED])} of {len(chosen)} killed")
+    for verdict in (SURVIVED, BROKEN):
+        if found[verdict]:
+            print(f"{len(found[verdict])} {verdict}: {', '.join(found[verdict])}")
     return 1 if found[SURVIVED] or found[BROKEN] else 0
 
 

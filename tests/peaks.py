@@ -299,7 +299,7 @@ CASES = {
         "cluster", cluster, of(10, 5000, n_clusters=1000),
         ONE | {"umap": {"n_components": 30}, "hdbscan": {"min_cluster_size": 3, "min_samples": 1000}},
     ),
-    "consensus": Case("cluster", consensus, of(10, 24_000), SMALL | {"consensus": {"members": 4}}),
+    "consensus": Case("cluster", consensus, of(10, 16_000), SMALL | {"consensus": {"members": 4}}),
     "quality": Case(
         "quality", quality, of(256, 8192, 6000, n_clusters=1500, **SEVERAL),
         SMALL | {"quality": {"random_sets": 10, "decoder": False}}, room=300 * MB,
