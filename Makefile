@@ -1,6 +1,7 @@
 # make run    the main job on the embedded demo     make test   all tests
 # make questions  the five questions on the embedded demo: minutes
 # make lint   ruff and mypy                         make clean  remove what the others made
+# make mutants  wrong lines, one at a time, on a copy: which do the tests not notice? (scripts/mutants.py)
 # Each makes .venv when it is missing. PYTHON=python3.12 make run takes another interpreter.
 # make test-latest  the tests with the newest packages that the ranges allow, make test-oldest with the oldest ones,
 #   each in an environment of its own for each Python: PYTHON=python3.13 make test-latest
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: run test lint format clean questions test-latest test-oldest test-wheel test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
+.PHONY: run test mutants lint format clean questions test-latest test-oldest test-wheel test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
 run: .venv/ready
 	$(BIN)/python -m gpuclust.run
 
@@ -21,6 +22,9 @@ questions: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python $(PYTEST)
+
+mutants: .venv/ready
+	$(BIN)/python scripts/mutants.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -79,7 +79,7 @@ def cluster_embedding(embedding: Array, config: HdbscanConfig, *, backend: str =
     Notes
     -----
     Exact (Prim's algorithm, no approximate tree) and deterministic: one thread. O(feature² component) time, about
-    ``feature * (16 * component + 24 * min_samples + 300)`` bytes.
+    ``feature * (16 * component + 26 * min_samples + 300)`` bytes.
     """
     if backend == "cuda":
         return cluster_tree(embedding_tree(embedding, config.min_samples, backend=backend), config)

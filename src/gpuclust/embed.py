@@ -62,7 +62,7 @@ def embed(
     Notes
     -----
     Deterministic: one thread, seeded; two calls agree in every bit. Memory, beside the neighbours, about
-    ``feature * (90 * n_neighbors + 56 * (n_components + 10))`` bytes. The first call in a process compiles UMAP's
+    ``feature * (120 * n_neighbors + 56 * (n_components + 10))`` bytes. The first call in a process compiles UMAP's
     kernels: some 10 seconds.
     """
     indices, distances = _checked(indices, distances, config)

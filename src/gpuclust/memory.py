@@ -149,7 +149,7 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     extract = base + _forward(config, shapes, 4) + ENCODE + BACK // 2 + SLABS + shard * (4 + 4 + 2 * item) + examples
     peaks = {
         "extract": extract,
-        "reduce": base + SLABS + 20 * shapes.n_features * 8,
+        "reduce": base + SLABS + rows * shapes.n_features * (2 * item + 4) + _merged(config, shapes),
         "neighbors": base + rows * per_row + per_pass * shapes.n_groups * tile * tile * 8 + _gram_extra(tile, shapes),
     }
     if config.neighbors.method == "sketch":
@@ -159,7 +159,7 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     elif not config.umap.enabled:
         peaks["neighbors"] += _dense(shapes)
     peaks |= _host_of_clusters(config, shapes, base)
-    peaks["quality"] = _quality(config, shapes, rows, peaks)
+    peaks["quality"] = _quality(config, shapes, rows, base, peaks)
     peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _directions(config, shapes)
     return Plan(allowed, rows, tile, per_pass, _stages(config, store, -(-n_tiles // per_pass), peaks, {}))
 
@@ -196,7 +196,7 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     blocks = pinned + shard * item + decoded  # a shard as stored, and what of it is decoded
     host = {
         "extract": base + host_weights + shard * (4 + 4 + 2 * item) + 2 * BACK + examples,
-        "reduce": base + blocks + 20 * features * 8,
+        "reduce": base + blocks + _merged(config, shapes),
         "neighbors": base + blocks + 4 * shapes.n_groups * tile * tile * 8,
     }
     if config.neighbors.method == "sketch":
@@ -206,7 +206,7 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     elif not config.umap.enabled:
         host["neighbors"] += _dense(shapes)
     host |= _host_of_clusters(config, shapes, base)
-    host["quality"] = _quality(config, shapes, rows, host)
+    host["quality"] = _quality(config, shapes, rows, base, host)
     host["analyse"] = (
         base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes) + _directions(config, shapes)
     )
@@ -296,10 +296,11 @@ def _refuse(result: Plan, held: Collection[str], shapes: Shapes) -> None:
 def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, int]:
     """Embedding and clusters on the host; with a GPU, what is left there is less."""
     kept, components = shapes.n_kept, max(config.umap.n_components, 2)
-    cluster = 300 + (16 * components + 24 * config.hdbscan.min_samples if config.umap.enabled else 0)
+    cluster = 300 + 24 * config.n_neighbors
+    cluster += 16 * components + 26 * config.hdbscan.min_samples if config.umap.enabled else 0
     pairs = consensus(kept, config.n_members, kept // LINKED) - PROCESS if config.n_members > 1 else 0
     return {
-        "embed": base + kept * (90 * config.n_neighbors + 56 * (components + 10)),
+        "embed": base + kept * (24 * config.n_neighbors + 120 * config.umap.n_neighbors + 56 * (components + 10)),
         "cluster": base + kept * cluster + pairs,
     }
 
@@ -312,26 +313,29 @@ def consensus(n_features: int, n_members: int, linked: int) -> int:
     return PROCESS + 9 * linked**2 + 40 * PAIRS + n_features * (30 * n_members + 600)
 
 
-def _quality(config: Config, shapes: Shapes, rows: int, host: dict[str, int]) -> int:
+def _merged(config: Config, shapes: Shapes) -> int:
+    """Moments of two states; the strongest prompts of two, merged and as a table."""
+    return shapes.n_features * (20 * 8 + 160 * config.extract.top_examples)
+
+
+def _quality(config: Config, shapes: Shapes, rows: int, base: int, host: dict[str, int]) -> int:
     """The largest of: neighbours of permuted activations, a consensus, sums of unit features over clusters and sets."""
     clusters = _clusters(config, shapes)
     sets = config.quality.random_sets * clusters
-    unit = (
-        rows * shapes.n_kept * 24
-        + 8 * (clusters + sets) * rows
-        + 16 * clusters * shapes.n_kept
-        + 48 * config.quality.random_sets * shapes.n_kept
-    )
     item = 2 if config.store.dtype == "float16" else 4
+    kept = shapes.n_kept
+    each = 4 if config.quality.null else 3  # indicators, sums and what is added; the sums of the clusters themselves
+    sums = rows * (shapes.n_features * item * 2 + kept * (item + 24) + 8 * clusters + 16 * sets)
+    sums += 8 * each * clusters * kept + 48 * config.quality.random_sets * kept
     more = max(PERMUTED_ROWS - rows, 0) if config.quality.null else 0  # rows of a block that others do not read
-    mixed = more * (shapes.n_features + 2 * shapes.n_kept) * item
-    return max(host["neighbors"] + mixed, host["cluster"], host["reduce"] + unit + mixed)
+    mixed = more * (shapes.n_features + 2 * kept) * item
+    return max(host["neighbors"] + mixed, host["cluster"], base + sums + mixed)
 
 
 def _tables(config: Config, shapes: Shapes) -> int:
-    """A block of clusters over prompts, with temporaries; their correlations; examples and their tokens."""
+    """A block of clusters over prompts, with temporaries; their correlations; examples with their words and places."""
     clusters = _clusters(config, shapes)
-    examples = shapes.n_features * config.extract.top_examples * 8 * 7
+    examples = shapes.n_features * config.extract.top_examples * 320
     return clusters * 8 * (6 * min(PROFILE_ROWS, shapes.n_prompts) + 4 * clusters) + examples
 
 

@@ -1,0 +1,370 @@
+"""Does a test notice? Each mutant is one wrong line; the tests that should notice it run on a copy of the repository.
+
+    python scripts/mutants.py [--only NAME ...] [--list] [--jobs N]
+
+A mutant is *killed* when a test fails, it *survived* when all pass, and it is *broken* when the tests do not run, or
+take too long. First the same tests run without any mutant: they must pass. Exit code 0: all were killed; 1: some were
+not; 2: the list does not fit the code, or tests fail without a mutant.
+
+To add a mutant, add a record to `MUTANTS`: `old` must be there exactly once in `file`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("src", "tests", "configs", "pyproject.toml")
+SECONDS = 300  # a run of tests
+KILLED, SURVIVED, BROKEN = "killed", "survived", "broken"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change that some test must notice.
+
+    Attributes
+    ----------
+    name, why : str
+        What `--only` takes, and what would be wrong.
+    file : str
+        Module of the package.
+    old, new : str
+        Text that is there once, and what takes its place.
+    tests : str
+        Test files, or tests of theirs, without the folder; parted by blanks.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    why: str
+
+    @property
+    def path(self) -> Path:
+        return Path("src/gpuclust") / self.file
+
+
+ARITHMETIC = "test_memory_arithmetic.py"
+
+
+def constant(name: str, value: str, file: str = "memory.py", tests: str = ARITHMETIC) -> list[Mutant]:
+    """A constant that is 0, and one that is 1."""
+    why = f"{name} counts for nothing"
+    return [Mutant(f"{name}={n}", file, f"\n{name} = {value}", f"\n{name} = {n}", tests, why) for n in (0, 1)]
+
+
+MUTANTS = [
+    # ------------------------------------------------------------ memory: constants of the projections
+    *constant("PROCESS", "1_800_000_000"),
+    *constant("PROCESS_CUDA", "3_000_000_000"),
+    *constant("SLABS", "6 * 8 * (1 << 20)"),
+    *constant("ENCODE", "3 * (256 << 20)"),
+    *constant("DEVICE_ENCODE", "3 * (128 << 20)"),
+    *constant("BACK", "2 * (128 << 20)"),
+    *constant("MOMENTS", "4 * (128 << 20) + 9 * 8 * (1 << 22)"),
+    *constant("SUMS", "2 * 8 * (1 << 22)"),
+    Mutant("UMAP_WORK=0", "memory.py", "HDBSCAN_WORK = 300_000_000,", "HDBSCAN_WORK = 0,", ARITHMETIC, "no workspace"),
+    Mutant("HDBSCAN_WORK=0", "memory.py", "300_000_000, 1_000_000_000", "300_000_000, 0", ARITHMETIC, "no workspace"),
+    *constant("TILE", "4096"),
+    *constant("MAX_ROWS", "2048"),
+    *constant("PROFILE_ROWS", "4096"),
+    *constant("PERMUTED_ROWS", "512"),
+    *constant("PAIRS", "1 << 22"),
+    Mutant("LINKED=1", "memory.py", "LINKED = 4", "LINKED = 1", ARITHMETIC, "all features in one group"),
+    *constant("FREE_SHARE", "0.6"),
+    # ------------------------------------------------------------ memory: terms of the formulas
+    Mutant("encoder-stays", "memory.py", "base = PROCESS + _weights(shapes)  # the", "base = PROCESS  # the",
+           ARITHMETIC, "the weights that stay loaded are forgotten"),
+    Mutant("tiles-of-groups", "memory.py", "per_pass * shapes.n_groups * tile * tile * 8 +",
+           "per_pass * tile * tile * 8 +", ARITHMETIC, "every group of prompts has tiles"),
+    Mutant("dense-views", "memory.py", "(4 + 2 * shapes.n_views)", "4", ARITHMETIC, "every view has distances"),
+    Mutant("unembedding", "memory.py", "whole * 3 // 2", "whole", ARITHMETIC, "the float32 unembedding"),
+    Mutant("refuse-equal", "memory.py", "if stage.peak <= result.budget:", "if stage.peak < result.budget:",
+           ARITHMETIC, "what just fits is allowed"),
+    # ------------------------------------------------------------ reductions
+    Mutant("active-at-threshold", "reductions.py", "(magnitude > threshold)", "(magnitude >= threshold)",
+           "test_reductions.py", "a value at the threshold is not active"),
+    Mutant("m2-combine", "reductions.py", "(n_a * n_b / (n_a + n_b))", "n_a", "test_reductions.py", "variance of cuts"),
+    Mutant("varentropy-mean", "reductions.py", "squares / n - (entropy / n) ** 2", "squares / n",
+           "test_reductions.py", "a variance without its mean"),
+    Mutant("std-n-1", "reductions.py", 'xp.sqrt(xp.maximum(state["m2"], 0.0) / n)',
+           'xp.sqrt(xp.maximum(state["m2"], 0.0) / max(n - 1, 1))', "test_reductions.py", "std is divided by n"),
+    Mutant("entropy-log", "reductions.py", 'log_total - state["sum_log"] / safe', 'log_total - state["sum_log"]',
+           "test_reductions.py", "entropy without its normalisation"),
+    Mutant("examples-zeros", "reductions.py", "keys = xp.where(magnitude > 0,", "keys = xp.where(magnitude >= 0,",
+           "test_reductions.py", "a silent prompt is no example"),
+    Mutant("examples-ties", "reductions.py", "np.lexsort((prompt, -np.abs", "np.lexsort((-prompt, -np.abs",
+           "test_edges.py", "the earlier of two equal prompts comes first"),
+    Mutant("max-sign", "reductions.py", "magnitude = xp.abs(activations[start : start + rows])",
+           "magnitude = (activations[start : start + rows])", "test_edges.py", "moments are of abs(a)"),
+    # ------------------------------------------------------------ gram, neighbours, topk
+    Mutant("sparse-density", "gram.py", "np.count_nonzero(chunk) < SPARSE", "np.count_nonzero(chunk) > SPARSE",
+           "test_neighbors.py", "dense chunks take the dense product"),
+    Mutant("combine-squares", "gram.py", "first.squares += other.squares", "pass", "test_neighbors.py",
+           "norms of all workers count"),
+    Mutant("combine-prompts", "gram.py", "first.n_prompts += other.n_prompts", "pass", "test_neighbors.py",
+           "prompts of all workers count"),
+    Mutant("weighted-sums", "gram.py", "whole.sums += weight * gram.sums", "whole.sums += gram.sums",
+           "test_edges.py", "a bootstrap's sums are weighted"),
+    Mutant("weighted-squares", "gram.py", "whole.squares += weight * gram.squares", "whole.squares += gram.squares",
+           "test_edges.py", "a bootstrap's norms are weighted"),
+    Mutant("weighted-prompts", "gram.py", "whole.n_prompts += weight * gram.n_prompts",
+           "whole.n_prompts += gram.n_prompts", "test_edges.py", "a bootstrap counts a prompt as often as drawn"),
+    Mutant("group-zero", "gram.py", "np.unique(own[own >= 0])", "np.unique(own[own > 0])", "test_neighbors.py",
+           "group 0 is a group"),
+    Mutant("zero-distance", "neighbors.py", '"d": 1e-12', '"d": 0.0', "test_edges.py",
+           "exact duplicates are at distance 0"),
+    Mutant("itself", "neighbors.py", "keys = xp.where(row == column, topk.NOTHING, keys)", "pass",
+           "test_neighbors.py", "a feature is no neighbour of itself"),
+    Mutant("dot-largest", "neighbors.py", "result = largest - tile", "result = 1 - tile", "test_neighbors.py",
+           "dot distances are from the largest norm"),
+    Mutant("correlation-centred", "neighbors.py", "squares_a - a[\"sums\"][:, None] ** 2 / n", "squares_a",
+           "test_neighbors.py", "correlation divides by centred norms"),
+    Mutant("silent-feature", "neighbors.py", "xp.where(scale > 0, scale, 1), 0)", "xp.where(scale > 0, scale, 1), 1)",
+           "test_neighbors.py", "a feature of zeros is far from all"),
+    Mutant("sketch-scale", "neighbors.py", "np.stack(rows) / np.sqrt(size)", "np.stack(rows)", "test_edges.py",
+           "a sketch keeps inner products"),
+    Mutant("sketch-seed", "neighbors.py", "key=[seed, p]", "key=[0, p]", "test_edges.py", "a sketch has a seed"),
+    Mutant("topk-sorted", "topk.py", "return xp.sort(keys, axis=1)", "return keys", "test_topk.py", "nearest first"),
+    Mutant("topk-ties", "topk.py", "bits |= indices.astype(xp.uint64)",
+           "bits |= xp.uint64(0xFFFF) - indices.astype(xp.uint64)",
+           "test_topk.py test_neighbors.py", "ties go to the lower number"),
+    # ------------------------------------------------------------ quality, checks
+    Mutant("null-margin", "quality.py", "NULL_MARGIN = 2.0", "NULL_MARGIN = 1.0", "test_quality.py",
+           "twice the null's largest z is asked for"),
+    Mutant("z-min", "quality.py", "Z_MIN = 3.0", "Z_MIN = 1.0", "test_quality.py", "three standard deviations"),
+    Mutant("strata", "quality.py", "STRATA = 20", "STRATA = 1", "test_quality.py", "sets match in active prompts"),
+    Mutant("rounding", "quality.py", "ROUNDING = 1e-12", "ROUNDING = 0.0", "test_quality.py", "duplicates are at 0"),
+    Mutant("stable-at-threshold", "quality.py", 'table["stability"] >= threshold', 'table["stability"] > threshold',
+           "test_edges.py", "at the threshold is stable"),
+    Mutant("null-at-margin", "quality.py", 'table["permutation_z"] <= reached', 'table["permutation_z"] < reached',
+           "test_edges.py", "what only reaches the null is not above it"),
+    Mutant("chance-equal", "quality.py", 'table["stability"] <= table["chance', 'table["stability"] < table["chance',
+           "test_edges.py", "what only reaches chance is not above it"),
+    Mutant("random-z-below", "quality.py", '(table["random_z"] < Z_MIN)', '(table["random_z"] < 0)', "test_quality.py",
+           "random sets decide too"),
+    Mutant("chance-largest", "quality.py", "largest: Array = np.max(drawn, axis=0)",
+           "largest: Array = np.mean(drawn, axis=0)", "test_edges.py", "chance is the largest of the draws"),
+    Mutant("spread-ddof", "quality.py", "random.std(axis=1, ddof=1)", "random.std(axis=1, ddof=0)", "test_edges.py",
+           "the spread of a sample"),
+    Mutant("jaccard-union", "quality.py", "(shared / (sizes - shared))", "(shared / sizes)", "test_quality.py",
+           "a union counts what is shared once"),
+    Mutant("silhouette-own", "quality.py", "found.own[clustered]) / np.maximum(sizes[own] - 1, 1)",
+           "found.own[clustered]) / sizes[own]", "test_quality.py", "a feature is not compared with itself"),
+    Mutant("chance-draws", "checks.py", "CHANCE_DRAWS = 200", "CHANCE_DRAWS = 1", "test_checks_task.py",
+           "chance is the largest of many draws"),
+    Mutant("stability-halves", "checks.py", "quality.best_match(labels, half) for half in halves",
+           "quality.best_match(labels, half) for half in halves[:1]", "test_checks_task.py", "both halves count"),
+    Mutant("null-z", "checks.py", "np.full(len(size), float(max(reached, default=0)))", "np.full(len(size), 0.0)",
+           "test_checks_task.py", "permuted activations are clustered to compare with"),
+    Mutant("permuted-read", "checks.py", "permute=config.seed)", "permute=None)", "test_checks_task.py",
+           "the null's cohesion is of permuted activations"),
+    Mutant("noise-share", "checks.py", "float((labels < 0).mean())", "float((labels > 0).mean())",
+           "test_checks_task.py", "noise is what has no cluster"),
+    # ------------------------------------------------------------ consensus, matching, select
+    Mutant("standard-error", "consensus.py", "(1 - similarity**2) / np.sqrt(n_prompts)", "1 / np.sqrt(n_prompts)",
+           "test_edges.py", "near pairs are redrawn less"),
+    Mutant("one-draw-a-pair", "consensus.py", "pairs = np.minimum(own, indices)", "pairs = np.maximum(own, 0)",
+           "test_consensus.py", "both directions of a pair have one draw"),
+    Mutant("agreement-ceil", "consensus.py", "np.ceil(agreement * n_members - 1e-9)",
+           "np.ceil(agreement * n_members + 1)",
+           "test_consensus.py", "groups are what `agreement` connects"),
+    Mutant("agreement-cut", "consensus.py", "tree[tree[:, 2] <= 1 - agreement * certainty]",
+           "tree[tree[:, 2] <= 1 - 0.9 * agreement * certainty]", "test_consensus.py", "the cut is at `agreement`"),
+    Mutant("least-cluster", "consensus.py", "np.flatnonzero(counts >= min_cluster_size)",
+           "np.flatnonzero(counts > min_cluster_size)", "test_edges.py", "min_cluster_size is enough"),
+    Mutant("member-seed", "consensus.py", "seed = umap.random_state + number", "seed = umap.random_state + 1",
+           "test_consensus.py", "every member has a seed of its own"),
+    Mutant("needed-memory", "consensus.py", "needed > allowed", "needed > 2 * allowed", "test_consensus.py",
+           "a group that does not fit is refused"),
+    Mutant("tenth", "matching.py", "HALF, TENTH = 0.5, 0.1", "HALF, TENTH = 0.5, 0.11", "test_matching.py",
+           "a tenth is a part"),
+    Mutant("half", "matching.py", "HALF, TENTH = 0.5, 0.1", "HALF, TENTH = 0.55, 0.1", "test_edges.py",
+           "half is enough"),
+    Mutant("same-at-half", "matching.py", 'fate = "same" if best >= HALF', 'fate = "same" if best > HALF',
+           "test_edges.py", "half is enough"),
+    Mutant("vanished-at-half", "matching.py", "if noise + absent > HALF:", "if noise + absent >= HALF:",
+           "test_edges.py", "just half has not vanished"),
+    Mutant("relate-union", "matching.py", "common_b[None, :] - overlap", "common_b[None, :]", "test_matching.py",
+           "a union counts what is shared once"),
+    Mutant("match-overlap", "matching.py", "jaccard[rows, columns] > 0", "jaccard[rows, columns] >= 0",
+           "test_edges.py", "what shares nothing does not match"),
+    Mutant("entropy-low", "select.py", '"entropy"] > config.entropy_low', '"entropy"] >= config.entropy_low',
+           "test_edges.py", "bounds are strict"),
+    Mutant("entropy-high", "select.py", '"entropy"] < config.entropy_high', '"entropy"] <= config.entropy_high',
+           "test_edges.py", "bounds are strict"),
+    Mutant("sparsity-min", "select.py", '"sparsity"] > config.sparsity_min', '"sparsity"] >= config.sparsity_min',
+           "test_edges.py", "bounds are strict"),
+    Mutant("sparsity-max", "select.py", '"sparsity"] < config.sparsity_max', '"sparsity"] <= config.sparsity_max',
+           "test_edges.py", "bounds are strict"),
+    Mutant("active-prompts", "select.py", '"n_active"] >= config.min_active', '"n_active"] > config.min_active',
+           "test_edges.py", "so many are enough"),
+    Mutant("quadrant-median", "select.py", 'high_h = (table["entropy"] >', 'high_h = (table["entropy"] >=',
+           "test_edges.py", "at the median is low"),
+    # ------------------------------------------------------------ store, shards, codec
+    Mutant("marker-key", "store.py", 'if marker["key"] != key:', "if False:", "test_store.py",
+           "a shard of other settings is made anew"),
+    Mutant("marker-checksum", "store.py", 'if _fingerprint(file) != marker["files"][name]:', "if False:",
+           "test_store.py", "a damaged shard is made anew"),
+    Mutant("float16-max", "store.py", "if largest > FLOAT16_MAX:", "if largest > 2 * FLOAT16_MAX:", "test_store.py",
+           "what float16 cannot hold is refused"),
+    Mutant("missing-file", "store.py", "                    _refuse_missing(array, path, start, end)\n", "",
+           "test_shards.py", "a missing file is damage, not zeros"),
+    Mutant("damaged-unlink", "store.py", "file.unlink(missing_ok=True)", "pass", "test_shards.py",
+           "damage does not stop its repair"),
+    Mutant("template-once", "store.py", "    if path.exists():\n        raise StoreError(f\"{path} exists", 
+           "    if False:\n        raise StoreError(f\"{path} exists", "test_store.py", "a store is not overwritten"),
+    Mutant("index-checksum", "shards.py", "google_crc32c.value(tail[:-4]) != int.from_bytes(tail[-4:], \"little\")",
+           "False", "test_shards.py", "a damaged index is refused"),
+    Mutant("chunk-checksum", "codec.py", "if _crc(chunk) != crc:", "if False:", "test_codec.py",
+           "a flipped bit is refused"),
+    Mutant("bitmap-count", "codec.py", "if marked != nonzero or", "if False and", "test_codec.py",
+           "kernels check no bounds"),
+    Mutant("chunk-size", "codec.py", "if nonzero > count or chunk.size != size:", "if nonzero > count:",
+           "test_codec.py", "a truncated chunk is refused"),
+    # ------------------------------------------------------------ prompts, cluster, profiles, tiles
+    Mutant("duplicate-source", "prompts.py", "zip(reversed(texts), reversed(sources), strict=True)",
+           "zip(texts, sources, strict=True)", "test_edges.py", "a duplicate keeps its first source"),
+    Mutant("blank", "prompts.py", "if not text.strip():", "if not text:", "test_prompts.py", "white space is blank"),
+    Mutant("min-tokens", "prompts.py", "if len(ids) < config.min_tokens:", "if len(ids) <= config.min_tokens:",
+           "test_edges.py", "min_tokens are enough"),
+    Mutant("prompt-seed", "prompts.py", "default_rng(config.seed).permutation", "default_rng(0).permutation",
+           "test_prompts.py", "the order has a seed"),
+    Mutant("few-samples", "cluster.py", "if size <= config.min_samples:", "if size < config.min_samples:",
+           "test_edges.py", "min_samples others are needed"),
+    Mutant("few-features", "cluster.py", "if size < config.min_cluster_size:", "if size <= config.min_cluster_size:",
+           "test_edges.py", "min_cluster_size features are enough"),
+    Mutant("tree-parts", "cluster.py", "if parts != 1:", "if parts > 2:", "test_cluster.py",
+           "the library never returns from edges that do not span"),
+    Mutant("outlier-limit", "cluster.py", "outlier_scores(condensed), nan=1.0)", "outlier_scores(condensed), nan=0.0)",
+           "test_cluster.py", "beside duplicates the score is 1"),
+    Mutant("chord", "spanning.py", "np.sqrt(2 * np.maximum(chords[:, 2], 0))", "np.sqrt(np.maximum(chords[:, 2], 0))",
+           "test_spanning.py", "chords are distances of unit vectors"),
+    Mutant("spread-rounding", "profiles.py", "spread > 1e-12 * np.abs(mean), spread, 0)",
+           "spread > 0 * np.abs(mean), spread, 0)", "test_profiles.py", "rounding is no variation"),
+    Mutant("profile-merge", "profiles.py", "(n * len(block) / total)", "(len(block) / total)", "test_profiles.py",
+           "means of blocks differ"),
+    Mutant("permuted-blocks", "tiles.py", "first - first % size,", "first,", "test_tiles.py",
+           "shares of workers do not change what is drawn"),
+    Mutant("halves-seed", "tiles.py", "np.random.default_rng(seed).permutation(n_prompts) % 2",
+           "np.arange(n_prompts) % 2", "test_checks_task.py", "halves are random"),
+    Mutant("tf-idf", "keywords.py", "np.log1p(total.mean()", "np.log(total.mean()", "test_keywords.py",
+           "the formula of the paper"),
+    Mutant("decoder-p", "decoder.py", "(1 + (drawn[size] >= own[c]).sum()) / (1 + N_SETS)",
+           "(drawn[size] >= own[c]).sum() / N_SETS", "test_decoder.py", "a p value is never 0"),
+]  # fmt: skip
+
+
+class Copy:
+    """A copy of the repository that tests run on; mutants come and go in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, folder / name)
+
+    def run(self, tests: list[str]) -> tuple[int, str]:
+        """Run tests; return pytest's exit code, -1 where they take too long, and the end of what it said."""
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        command += [str(self.folder / "tests" / test) for test in tests]
+        try:
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return -1, f"more than {SECONDS} seconds"
+        return done.returncode, (done.stdout + done.stderr)[-3000:]
+
+    def judge(self, mutant: Mutant) -> tuple[str, str]:
+        """Put a mutant in, run its tests, take it out; return the verdict and what the tests said."""
+        path = self.folder / mutant.path
+        before = path.read_text(encoding="utf8")
+        path.write_text(before.replace(mutant.old, mutant.new), encoding="utf8")
+        try:
+            code, said = self.run(mutant.tests.split())
+        finally:
+            path.write_text(before, encoding="utf8")
+        return {0: SURVIVED, 1: KILLED}.get(code, BROKEN), said
+
+
+def check(mutants: list[Mutant]) -> list[str]:
+    """What is wrong with a list of mutants."""
+    wrong = []
+    names = [mutant.name for mutant in mutants]
+    wrong += [f"{name}: the name is there {names.count(name)} times" for name in dict.fromkeys(names)
+              if names.count(name) > 1]  # fmt: skip
+    for mutant in mutants:
+        count = (ROOT / mutant.path).read_text(encoding="utf8").count(mutant.old)
+        if count != 1:
+            wrong.append(f"{mutant.name}: {mutant.path} holds its text {count} times, not once: {mutant.old!r}")
+    return wrong
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="mutants of these names")
+    parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time, each on a copy of its own")
+    options = parser.parse_args()
+    if wrong := check(MUTANTS):
+        print(*wrong, sep="\n", file=sys.stderr)
+        return 2
+    unknown = set(options.only or ()) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        print(f"there is no mutant {', '.join(sorted(unknown))}; --list names all", file=sys.stderr)
+        return 2
+    chosen = [mutant for mutant in MUTANTS if not options.only or mutant.name in options.only]
+    if options.list:
+        for mutant in chosen:
+            print(f"{mutant.name:24} {mutant.file:16} {mutant.why}")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="gpuclust-mutants-") as folder:
+        copies = [Copy(Path(folder) / str(number)) for number in range(max(options.jobs, 1))]
+        tests = sorted({test for mutant in chosen for test in mutant.tests.split()})
+        code, said = copies[0].run(tests)
+        if code != 0:
+            print(said, f"these tests do not pass without a mutant: {' '.join(tests)}", sep="\n", file=sys.stderr)
+            return 2
+        free = list(copies)
+
+        def judge(mutant: Mutant) -> tuple[str, str, float]:
+            copy, started = free.pop(), time.perf_counter()
+            try:
+                return (*copy.judge(mutant), time.perf_counter() - started)
+            finally:
+                free.append(copy)
+
+        found: dict[str, list[str]] = {KILLED: [], SURVIVED: [], BROKEN: []}
+        with ThreadPoolExecutor(len(copies)) as pool:
+            for mutant, (verdict, said, seconds) in zip(chosen, pool.map(judge, chosen), strict=True):
+                found[verdict].append(mutant.name)
+                print(f"{verdict:9} {mutant.name:24} {seconds:5.1f} s  {mutant.file}: {mutant.why}", flush=True)
+                if verdict == BROKEN:
+                    print(said)
+    print(f"{len(found[KILLED])} of {len(chosen)} killed")
+    for verdict in (SURVIVED, BROKEN):
+        if found[verdict]:
+            print(f"{len(found[verdict])} {verdict}: {', '.join(found[verdict])}")
+    return 1 if found[SURVIVED] or found[BROKEN] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
