@@ -19,7 +19,7 @@ import numpy as np
 
 from gpuclust import memory, schema, store, trials
 from gpuclust.errors import MemoryBudgetError
-from gpuclust.folder import content_key
+from gpuclust.keys import content_key
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler
 from gpuclust.sharing import Counts, Extraction, Request, Trial, fewest_active, n_features, prompts_key, tree_name

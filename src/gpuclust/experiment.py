@@ -24,8 +24,9 @@ from gpuclust.api import Run
 from gpuclust.computation import Computation
 from gpuclust.config import Config
 from gpuclust.errors import GpuclustError, StoreError
-from gpuclust.folder import Folder, claim, content_key, differences, others
+from gpuclust.folder import Folder, claim, differences, others
 from gpuclust.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
+from gpuclust.keys import content_key
 from gpuclust.pipeline import Pipeline
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler, start
@@ -162,7 +163,7 @@ class Experiment:
                 Progress(self.console, self.quiet), report=False,
             )  # fmt: skip
             before = folder.record["stages"].get("extract", {}).get("key")
-            key = pipeline.activations(config)
+            key = pipeline.activations()
         self.counts.extractions += key != before
         facts = folder.record["stages"]["prompts"]
         prompts = pd.read_parquet(path / schema.PROMPTS, columns=["source", "n_tokens"])

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.config import Config
-from gpuclust.folder import content_key
 from gpuclust.grid import Setting
+from gpuclust.keys import content_key
 from gpuclust.subsets import Subset
 
 Array = np.ndarray[Any, Any]
