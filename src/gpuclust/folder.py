@@ -99,7 +99,7 @@ class Folder:
         self.record: dict[str, Any] = {"stages": {}}
         if record.exists() and existing.exists():
             self.record = read_record(record)
-            refuse_older(self.record, f"--out {path}", "run")
+            refuse_other_version(self.record, f"--out {path}", "run")
             stored = yaml.safe_load(existing.read_text(encoding="utf8"))
             if not isinstance(stored, dict):
                 raise StoreError(f"{existing} is damaged: it holds no configuration. Restore it, or give another --out")
@@ -196,27 +196,31 @@ def read_record(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path} is damaged ({error}). Restore it, or compute the run anew in another --out"
         ) from error
-    version = data.get("record_version", 1) if isinstance(data, dict) else None
-    if not isinstance(version, int) or "stages" not in data:
+    if not isinstance(data, dict) or "stages" not in data or not isinstance(data.get("record_version", 1), int):
         raise StoreError(f"{path} is no record of a run. Restore it, or compute the run anew in another --out")
+    _refuse_newer(data, str(path))
+    return data
+
+
+def _refuse_newer(record: Mapping[str, Any], where: str) -> None:
+    version = record.get("record_version", 1)
     if version > RECORD_VERSION:
         raise StoreError(
-            f"{path} has record version {version}, but this version of gpuclust reads up to {RECORD_VERSION}: it was "
+            f"{where} has record version {version}, but this version of gpuclust reads up to {RECORD_VERSION}: it was "
             "written by a newer one. Update gpuclust"
         )
-    found: dict[str, Any] = data
-    return found
 
 
-def refuse_older(record: Mapping[str, Any], where: str, what: str) -> None:
-    """Refuse to compute in a folder whose record an older version wrote: its keys are of another kind.
+def refuse_other_version(record: Mapping[str, Any], where: str, what: str) -> None:
+    """Refuse to compute in a folder whose record is of another version: its keys are of another kind.
 
     Raises
     ------
     StoreError
     """
+    _refuse_newer(record, where)
     version = record.get("record_version", 1)
-    if version != RECORD_VERSION:
+    if version < RECORD_VERSION:
         known = record.get("versions", {}).get("gpuclust")
         made = f" by gpuclust {known}" if known else ""
         raise StoreError(
