@@ -96,22 +96,36 @@ def test_whatever_is_deleted_is_made_again(settings: dict[str, Any], tmp_path: P
     settings = settings | {"umap": settings["umap"] | {"enabled": umap}}
     config = configfile.validate(settings)
     out = go(tmp_path, settings)
-    written = {schema.CONFIG, schema.RECORD, schema.LOCK}
     expected, before = tables(out), entries(out)
+    written = {schema.CONFIG, schema.RECORD, schema.LOCK}
+    opened = folder.Folder(out, config)
     for stage in STAGES:
-        assert list(before[stage.name]["files"]) == list(stage.writes(config))
-        for name in stage.writes(config):
-            written.add(name)
-            remove(out / name)
-            go(tmp_path, settings)
-            after = entries(out)
-            again = [one for one in NAMES if after[one] != before[one]]
-            assert again == list(stage_table.after(stage.name)), name
-            assert_same(expected, tables(out))
-            before = after
+        names = stage.writes(config)
+        written |= set(names)
+        assert list(before[stage.name]["files"]) == list(names)
+        for name in names:  # each file is missed, and by its stage alone
+            (out / name).rename(tmp_path / "away")
+            undone = [s.name for s in STAGES if not opened.done(s.name, before[s.name]["key"], s.writes(config))]
+            assert undone == [stage.name], name
+            (tmp_path / "away").rename(out / name)
     there = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     unknown = {path for path in there if not any(f"{path}/".startswith(f"{name}/") for name in written)}
     assert unknown == set(), "files that the stage table does not know"
+
+    remove(out / schema.REPORT)
+    go(tmp_path, settings)
+    assert [name for name in NAMES if entries(out)[name] != before[name]] == ["report"]
+    before.pop("report")
+    for stage in STAGES[:-1]:  # what is missing comes out as it was, and from that stage on only
+        for names in [[name] for name in stage.writes(config)] if stage.name == "extract" else [stage.writes(config)]:
+            for name in names:
+                remove(out / name)
+            go(tmp_path, settings, "--no-report")
+            after = entries(out)
+            again = [name for name in NAMES[:-1] if after[name] != before[name]]
+            assert again == list(stage_table.after(stage.name))[:-1], names
+            assert_same(expected, tables(out))
+            before = after
 
 
 def test_a_file_that_is_missing_in_a_folder_is_missed(settings: dict[str, Any], finished: Path) -> None:
@@ -151,7 +165,8 @@ def test_a_folder_of_an_older_version_opens_and_is_reported(finished: Path, tmp_
     (finished / schema.REPORT).unlink()
     assert make_report([str(finished)]) == 0
     assert (finished / schema.REPORT).exists()
-    assert compare.main([str(finished), str(finished), "--out", str(tmp_path / "compared")]) == 0
+    shutil.copytree(finished, tmp_path / "other")
+    assert compare.main([str(finished), str(tmp_path / "other"), "--out", str(tmp_path / "compared")]) == 0
 
 
 @pytest.mark.parametrize("done", [NAMES, NAMES[:4]])

@@ -209,6 +209,23 @@ def test_files_of_a_sweep_depend_on_these_fields_by_themselves(settings: dict[st
     assert {name for name in before if before[name] != after[name]} == set(case.files.split())
 
 
+def test_files_of_a_sweep_depend_on_prompts_and_kept_features(settings: dict[str, Any]) -> None:
+    config = configfile.validate(settings)
+
+    def found(key: str = "a", pattern: str = "", n: int = 9, kept: int = 5) -> tuple[str, tuple[str, ...]]:
+        trial = Trial(Setting(0, {}, config), 0, config, Extraction(key, config, Path(), pd.DataFrame(), 9, {}))
+        trial.subset, trial.pattern, trial.kept = Subset(None, None, n), pattern, np.arange(kept)
+        return sharing.moments_name(trial, [0.0]), sharing.near_names(trial)
+
+    same = found()
+    assert same == found()
+    for other in (found(key="b"), found(pattern="(.)"), found(n=8)):
+        assert other[0] != same[0]
+        assert not set(other[1]) & set(same[1])
+    assert found(kept=4)[0] == same[0]
+    assert not set(found(kept=4)[1]) & set(same[1])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_versions_of_algorithms_are_in_the_keys(
     settings: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
