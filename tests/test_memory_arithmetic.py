@@ -100,7 +100,7 @@ def test_consensus() -> None:
 @pytest.mark.parametrize(("dtype", "item"), [("float16", 2), ("float32", 4)])
 def test_reduce(dtype: str, item: int) -> None:
     settings = {"store": {"dtype": dtype}, "extract": {"top_examples": 7}}
-    blocks = BLOCK * F * (2 * item + 2)  # this one, the one before, and positions that are not known
+    blocks = BLOCK * F * (2 * item + 4)  # this one, the one before, and positions that are not known
     merged = F * (160 + 160 * 7)
     assert peaks(settings)["reduce"] == BASE + 48 * MIB + blocks + merged
     landing = F * item + F // 8

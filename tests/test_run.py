@@ -15,7 +15,7 @@ import xarray as xr
 import yaml
 
 import gpuclust
-from gpuclust import loading, models, pipeline, schema, store, terminal
+from gpuclust import keys, loading, models, schema, stage_table, store, terminal
 from gpuclust import run as command
 from gpuclust.export import main as export
 from gpuclust.folder import claim
@@ -180,7 +180,7 @@ def test_missing_or_other_states_are_recomputed(finished: Path, settings: dict[s
     states["threshold"] = np.float64(99)
     np.savez(out / schema.SHARDS / "00000.npz", **states)
     record = json.loads((out / schema.RECORD).read_text())
-    for name in schema.STAGES[2:]:
+    for name in stage_table.NAMES[2:]:
         record["stages"].pop(name, None)
     (out / schema.RECORD).write_text(json.dumps(record))
     go(tmp_path, settings)
@@ -493,9 +493,9 @@ def test_the_key_of_hub_weights_is_not_of_the_working_directory(
     (tmp_path / "notes.txt").write_text("a")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert pipeline._weights_state("sae", None) is None
-    assert pipeline._weights_state("model", "EleutherAI/pythia-70m-deduped") is None
-    assert list(pipeline._weights_state("sae", "~")) == ["notes.txt"]
+    assert keys.weights_state("sae", None) is None
+    assert keys.weights_state("model", "EleutherAI/pythia-70m-deduped") is None
+    assert list(keys.weights_state("sae", "~")) == ["notes.txt"]
 
 
 def test_a_hub_that_moved_on_is_not_mixed_in(
@@ -525,7 +525,7 @@ def test_a_stage_made_anew_takes_the_later_ones_with_it(settings: dict[str, Any]
     shutil.rmtree(out / schema.NEIGHBORS)
     go(tmp_path, settings)
     after = json.loads((out / schema.RECORD).read_text())["stages"]
-    assert list(after) == list(schema.STAGES)
+    assert list(after) == list(stage_table.NAMES)
     assert after["extract"] == record["stages"]["extract"]
 
 

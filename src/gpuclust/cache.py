@@ -19,7 +19,8 @@ from gpuclust.api import Run, open_run
 from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, StoreError
-from gpuclust.folder import Folder, claim, content_key
+from gpuclust.folder import Folder, claim
+from gpuclust.keys import content_key
 
 
 def import_cache(
@@ -68,7 +69,8 @@ def import_cache(
         recorded = folder.record["stages"].get("extract")
         if recorded is not None and recorded["key"] != key:
             raise StoreError(f"{target} holds another cache's run; give another `out`, or delete that folder")
-        if not folder.done("extract", key, [schema.ACTIVATIONS]):
+        if not (folder.done("prompts", key, [schema.PROMPTS]) and folder.done("extract", key, [schema.ACTIVATIONS])):
+            folder.begin("prompts")
             table = pd.DataFrame(
                 {"prompt": np.arange(len(texts), dtype=np.int64), "text": texts, "n_tokens": -1, "source": path.name}
             )
@@ -79,8 +81,8 @@ def import_cache(
             for index, (first, stop) in enumerate(store.shard_ranges(target / schema.ACTIVATIONS)):
                 store.write_rows(target / schema.ACTIVATIONS, index, first, data[first:stop])
             facts = {"rows": len(texts), "d_sae": data.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}
-            folder.complete("prompts", key, **facts)
-            folder.complete("extract", key, rows=len(texts), bytes=data.nbytes)
+            folder.complete("prompts", key, [schema.PROMPTS], **facts)
+            folder.complete("extract", key, [schema.ACTIVATIONS], rows=len(texts), bytes=data.nbytes)
         execute(c, folder, scheduler, Console(quiet=True), quiet=True, report=True, imported=True)
     return open_run(target)
 

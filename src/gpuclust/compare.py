@@ -23,7 +23,8 @@ from gpuclust import matching, page, schema, store, terminal
 from gpuclust.api import Run
 from gpuclust.config import DEMO
 from gpuclust.errors import InputError, StoreError
-from gpuclust.folder import differences, fingerprint
+from gpuclust.folder import differences
+from gpuclust.keys import fingerprint
 
 PAIRS, CLUSTERS, FEATURES, PAGE = "pairs", "clusters", "features", "compare.html"
 SHOWN = 200  # features listed on the page
@@ -136,7 +137,7 @@ def _sae(run: Run) -> tuple[str, str]:
     """The SAE of a run: what to call it, and what tells it apart (content of its folder where that is at hand)."""
     settings = run.config.sae
     hook = store.attributes(run.path / schema.ACTIVATIONS).get("hook_name", settings.hook_name)
-    name = settings.path or f"{settings.release} / {settings.sae_id}"
+    name = settings.label
     content: Any = name
     if settings.path is not None:
         folder = DEMO / "sae" if settings.path == "demo" else Path(settings.path)

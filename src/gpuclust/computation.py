@@ -9,7 +9,6 @@ The driver submits and waits. A task that fails makes every trial that needs it 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,10 +18,22 @@ import numpy as np
 
 from gpuclust import memory, schema, store, trials
 from gpuclust.errors import MemoryBudgetError
-from gpuclust.folder import content_key
+from gpuclust.keys import content_key
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler
-from gpuclust.sharing import Counts, Extraction, Request, Trial, fewest_active, n_features, prompts_key, tree_name
+from gpuclust.sharing import (
+    Counts,
+    Extraction,
+    Request,
+    Trial,
+    fewest_active,
+    member_names,
+    moments_name,
+    n_features,
+    near_names,
+    tree_name,
+    trial_name,
+)
 from gpuclust.subsets import Layer, layers
 
 log = logging.getLogger("gpuclust")
@@ -85,7 +96,7 @@ class Computation:
         """Moments, kept features and neighbours of all subsets of one store."""
         thresholds = sorted({trial.config.extract.activation_threshold for trial in own})
         for trial in own:
-            trial.moments = f"moments-{content_key(prompts_key(trial), thresholds)}"
+            trial.moments = moments_name(trial, thresholds)
         known = all(self.path(trial.moments).exists() for trial in own)
         requests = self._requests(own) if known else []
         if known and not requests:
@@ -204,12 +215,11 @@ class Computation:
             if c.neighbors.method == "sketch":
                 trial.error = "neighbors.method=sketch has no Gram matrix to share: compute it with gpuclust.run"
                 continue
-            key = content_key(prompts_key(trial), hashlib.sha256(trial.kept.tobytes()).hexdigest(), c.metric)
-            trial.near = tuple(f"neighbors-{key}-{part}" for part in trials.PARTS)
+            trial.near = near_names(trial)
             request = requests.setdefault(trial.near, Request(trial.subset, trial.kept, c.metric, trial.near))
             request.k = min(max(request.k, c.n_neighbors), len(trial.kept))
-            if not c.umap.enabled:
-                request.min_samples.add(c.hdbscan.min_samples)
+            if c.tree_samples is not None:
+                request.min_samples.add(c.tree_samples)
         return [request for request in requests.values() if not self._have(request)]
 
     def _have(self, request: Request) -> bool:
@@ -233,11 +243,9 @@ class Computation:
         futures: dict[str, Any] = {}
         for trial in found:
             c = trial.config
-            parts = [self._names(trial, near) for near in trial.near]
+            parts = [member_names(c, near) for near in trial.near]
             threshold = c.extract.activation_threshold
-            how = [c.consensus.agreement] if c.n_members > 1 else []
-            made_of = [names if len(names) > 1 else names[0] for names in parts]
-            trial.key = content_key(made_of, threshold, c.hdbscan.model_dump(), *how)
+            trial.key = trial_name(trial)
             if self.trial_path(trial).exists():
                 continue
             if trial.key not in futures:
@@ -266,15 +274,6 @@ class Computation:
                     for trial in waiting[name]:
                         trial.error = _said(error)
                 advance()
-
-    def _names(self, trial: Trial, near: str) -> list[str]:
-        """Names of what one part of a trial is clustered on: an embedding a member of the consensus, or a tree."""
-        c = trial.config
-        if not c.umap.enabled:
-            return [tree_name(near, c.hdbscan.min_samples)]
-        names = [f"embedding-{content_key(near, c.umap.model_dump())}"]
-        redrawn = [near, c.umap.model_dump(), c.n_neighbors, c.consensus.n_epochs]
-        return names + [f"embedding-{content_key(*redrawn, number)}" for number in range(1, c.n_members)]
 
     def _tree(
         self, trial: Trial, part: int, number: int, name: str, embeddings: dict[str, Any], trees: dict[Any, Any]

@@ -61,6 +61,11 @@ class SaeConfig(Section):
             raise ValueError("release and sae_id belong together; one of them is missing")
         return self
 
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return self.path or f"{self.release} / {self.sae_id}"
+
 
 class PromptSource(Section):
     """One source of prompts: a hub dataset (`dataset`) or a local file (`path`)."""
@@ -309,6 +314,21 @@ class Config(Section):
     def metric(self) -> str:
         """Metric between features."""
         return self.neighbors.metric or self.umap.metric
+
+    @property
+    def tree_samples(self) -> int | None:
+        """Neighbours of a core distance in the exact spanning tree that is clustered without UMAP; None with UMAP."""
+        return None if self.umap.enabled else self.hdbscan.min_samples
+
+    @property
+    def halved(self) -> bool:
+        """Whether each half of the prompts has neighbours of its own; a sketch has no Gram matrix that adds up."""
+        return self.quality.halves and self.neighbors.method != "sketch"
+
+    @property
+    def permuted(self) -> bool:
+        """Whether permuted activations are clustered; a sketch has no Gram matrix of them."""
+        return self.quality.null and self.neighbors.method != "sketch"
 
     @property
     def device_bytes(self) -> int | None:

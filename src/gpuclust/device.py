@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gpuclust import stage_table
 from gpuclust.errors import DeviceError, GpuclustError, MemoryBudgetError, SchedulerError
 
 log = logging.getLogger("gpuclust")
@@ -36,15 +37,6 @@ DEVICE_TEXTS = (
     "CUBLAS_STATUS",
     "CUSOLVER_STATUS",
 )
-# What to change when a stage runs out of memory; memory.plan names the same settings before it runs.
-SETTINGS = {
-    "prompts": "take an earlier layer, or model.dtype=bfloat16",
-    "extract": "lower extract.batch_tokens or store.shard_prompts, or set model.dtype=bfloat16",
-    "reduce": "lower store.shard_prompts",
-    "neighbors": "keep fewer features (select.*), or set neighbors.method=sketch",
-    "embed": "lower umap.n_neighbors or umap.n_components, or keep fewer features (select.*)",
-    "cluster": "lower hdbscan.min_samples or umap.n_components, or keep fewer features (select.*)",
-}
 
 
 @dataclass
@@ -264,7 +256,7 @@ def halving(stage: str, size: int, compute: Callable[[int], Any]) -> Any:
 
 def out_of_memory(stage: str, what: str) -> DeviceError:
     """Return the error that says which stage ran out of memory and what to change."""
-    advice = SETTINGS.get(stage, "keep fewer features (select.*)")
+    advice = stage_table.get(stage).advice
     held = "" if _pool is None else f" The pool has {_pool.cap / 1e9:.2f} GB: raise device.memory if the card has more."
     return DeviceError(
         f"stage {stage} ran out of memory ({what}). To go on from here, {advice}, and run the same command again.{held}"

@@ -1,6 +1,6 @@
 """A sweep in a folder: settings, the activations that they need, and the table that comes of it.
 
-Everything below the folder has a name made of all that it depends on (`folder.content_key`), so a killed sweep goes on,
+Everything below the folder has a name made of all that it depends on (`sharing`), so a killed sweep goes on,
 and a changed one computes only what is new.
 """
 
@@ -24,19 +24,19 @@ from gpuclust.api import Run
 from gpuclust.computation import Computation
 from gpuclust.config import Config
 from gpuclust.errors import GpuclustError, StoreError
-from gpuclust.folder import Folder, claim, content_key, differences, others
+from gpuclust.folder import RECORD_VERSION, Folder, claim, differences, others, refuse_other_version, versions
 from gpuclust.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
+from gpuclust.keys import content_key
 from gpuclust.pipeline import Pipeline
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler, start
-from gpuclust.sharing import Counts, Extraction, Trial
+from gpuclust.sharing import Counts, Extraction, Trial, extraction_name, texts
 
 log = logging.getLogger("gpuclust")
 
 SWEEP, TABLE, PAIRS, LABELS, RECORD = "sweep.yaml", "sweep.parquet", "pairs.parquet", "labels.zarr", "sweep.json"
 EXTRACTIONS = "extractions"
 APART = 1000  # between the seeds of a consensus, whose members count on from there
-TEXTS = ("model", "sae", "prompts", "min_tokens", "max_tokens", "seed", "deduplicate", "extract", "store")
 
 
 @dataclass(eq=False)
@@ -99,6 +99,7 @@ class Experiment:
         first = extractions[_identity(settings[0])]
         assert isinstance(first, Extraction)
         record = {
+            "record_version": RECORD_VERSION, "versions": versions(),
             "settings": len(settings), "seeds": self.sweep.seeds, "rows": len(table),
             "failed": int(table["error"].notna().sum()), "seconds": round(time.perf_counter() - began, 1),
             "computed": vars(self.counts), "fields": self.sweep.fields, "default": settings[0].values,
@@ -113,8 +114,16 @@ class Experiment:
         self.out = self.out.resolve()
         if self.out.is_file() or (others(self.out) and not (self.out / SWEEP).exists()):
             raise StoreError(f"--out {self.out} is not empty and holds no sweep; give a new or empty folder")
+        if (self.out / SWEEP).exists():
+            there = yaml.safe_load((self.out / SWEEP).read_text(encoding="utf8"))
+            refuse_other_version(there if isinstance(there, dict) else {}, f"--out {self.out}", "sweep")
         self.out.mkdir(parents=True, exist_ok=True)
-        data = {**self.sweep.model_dump(mode="json"), "base": self.base}
+        data = {
+            "record_version": RECORD_VERSION,
+            "versions": versions(),
+            **self.sweep.model_dump(mode="json"),
+            "base": self.base,
+        }
         store.write_text(self.out / SWEEP, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
     @contextlib.contextmanager
@@ -141,7 +150,7 @@ class Experiment:
         found: dict[str, Extraction | str] = {}
         for identity, config in wanted.items():
             try:
-                found[identity] = self._extraction(identity, config)
+                found[identity] = self._extraction(config)
             except GpuclustError as error:
                 if identity == _identity(settings[0]):
                     raise
@@ -149,8 +158,8 @@ class Experiment:
                 found[identity] = str(error)
         return found
 
-    def _extraction(self, identity: str, config: Config) -> Extraction:
-        path = self.out / EXTRACTIONS / content_key(identity, config.n_prompts)
+    def _extraction(self, config: Config) -> Extraction:
+        path = self.out / EXTRACTIONS / extraction_name(config)
         if not path.exists() and self.reuse is not None and _same_texts(Run(self.reuse).config, config):
             link(self.reuse, path)
         folder = Folder(path, config)
@@ -162,7 +171,7 @@ class Experiment:
                 Progress(self.console, self.quiet), report=False,
             )  # fmt: skip
             before = folder.record["stages"].get("extract", {}).get("key")
-            key = pipeline.activations(config)
+            key = pipeline.activations()
         self.counts.extractions += key != before
         facts = folder.record["stages"]["prompts"]
         prompts = pd.read_parquet(path / schema.PROMPTS, columns=["source", "n_tokens"])
@@ -172,12 +181,13 @@ class Experiment:
         if self.reuse is None:
             return
         there = Run(self.reuse)
+        refuse_other_version(there.record, f"--reuse {self.reuse}", "run")
         if "extract" not in there.record["stages"]:
             raise StoreError(f"--reuse {self.reuse}: the run has no activations yet; finish it, or leave --reuse out")
         if any(_same_texts(there.config, config) for config in wanted):
             return
         other = [
-            f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(_texts(there.config), _texts(wanted[0]))
+            f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(texts(there.config), texts(wanted[0]))
         ]
         raise StoreError(f"--reuse {self.reuse} has other activations than the sweep needs: {'; '.join(other[:4])}")
 
@@ -305,20 +315,12 @@ def _kind(setting: Setting) -> tuple[bool, bool]:
     return setting.source is not None, setting.length is not None
 
 
-def _texts(config: Config) -> dict[str, Any]:
-    """What the activations depend on, the number of prompts left out."""
-    data = {name: value for name, value in config.resolved().items() if name in TEXTS}
-    for name in ("batch_tokens", "activation_threshold"):
-        data["extract"].pop(name)
-    return data
-
-
 def _identity(setting: Setting) -> str:
-    return "" if setting.config is None else content_key(_texts(setting.config))
+    return "" if setting.config is None else content_key(texts(setting.config))
 
 
 def _same_texts(a: Config, b: Config) -> bool:
-    return _texts(a) == _texts(b) and a.n_prompts == b.n_prompts
+    return texts(a) == texts(b) and a.n_prompts == b.n_prompts
 
 
 def link(run: Path, path: Path) -> None:

@@ -1,25 +1,25 @@
 """A run's folder: its configuration, its record, and which stages are done.
 
-A stage is done when ``run.json`` says so under the same key and its files are there. The key is a hash of the
-configuration the stage depends on, of the keys of the stages before it, and of the data it reads.
+A stage is done when ``run.json`` says so under the same key (`keys`) and its files are there. Its entry says which
+packages made it; ``versions`` at the top are those of the last command.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gpuclust import schema
+from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
 from gpuclust.store import write_json, write_text
@@ -29,18 +29,13 @@ PACKAGES = (
     "umap-learn", "xarray", "zarr",
 )  # fmt: skip
 GPU_PACKAGES = ("cuml-cu13", "cupy-cuda13x", "dask-cuda", "rmm-cu13")  # where they are installed
-RECORD_VERSION = 1
+RECORD_VERSION = 2  # of run.json: 1 had other keys, and no versions of a stage
 # Settings that change how a run is computed, not what comes out, and settings that the first two stages depend on.
 RESULT_FREE = ("scheduler", "device", "plan", "extract.batch_tokens")
 AFTER_EXTRACTION = (
     "extract.activation_threshold", "select", "neighbors", "umap", "hdbscan", "consensus", "quality", "analyse",
 )  # fmt: skip
 EXTRACTION = ("extract", "store", "sae")
-
-
-def content_key(*parts: Any) -> str:
-    """Hash plain data; equal data give equal keys on every machine."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 @contextmanager
@@ -91,8 +86,8 @@ class Folder:
     Raises
     ------
     StoreError
-        If the folder holds another run, or something that is no run. While the run is not finished,
-        settings of what comes after the extraction may change: a filter that kept nothing is widened.
+        If the folder holds another run, a run of an older version, or something that is no run. While the run is not
+        finished, settings of what comes after the extraction may change: a filter that kept nothing is widened.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -104,6 +99,7 @@ class Folder:
         self.record: dict[str, Any] = {"stages": {}}
         if record.exists() and existing.exists():
             self.record = read_record(record)
+            refuse_other_version(self.record, f"--out {path}", "run")
             stored = yaml.safe_load(existing.read_text(encoding="utf8"))
             if not isinstance(stored, dict):
                 raise StoreError(f"{existing} is damaged: it holds no configuration. Restore it, or give another --out")
@@ -142,20 +138,36 @@ class Folder:
 
     def begin(self, stage: str) -> None:
         """Forget a stage and all after it: they are about to be computed anew."""
-        for name in schema.STAGES[schema.STAGES.index(stage) :]:
+        for name in stage_table.after(stage):
             self.record["stages"].pop(name, None)
         self.save()
 
     def done(self, stage: str, key: str, files: Sequence[str]) -> bool:
-        """Whether a stage was completed under this key and its files are still there."""
+        """Whether a stage was completed under this key and its files are still there, those in its folders counted."""
         entry = self.record["stages"].get(stage)
-        return bool(entry and entry["key"] == key and all((self.path / name).exists() for name in files))
+        if entry is None or entry["key"] != key:
+            return False
+        known = entry.get("files", {})
+        return all((self.path / name).exists() and self._count(name) >= known.get(name, 1) for name in files)
 
-    def complete(self, stage: str, key: str, **facts: Any) -> None:
-        """Record a completed stage."""
-        finished = datetime.now(UTC).isoformat(timespec="seconds")
-        self.record["stages"][stage] = {"key": key, **facts, "finished": finished}
+    def complete(self, stage: str, key: str, files: Sequence[str], **facts: Any) -> None:
+        """Record a completed stage, with the versions that made it and how many files there are of each it wrote."""
+        self.record["stages"][stage] = {
+            "key": key,
+            "version": stage_table.get(stage).version,
+            **facts,
+            "files": {name: self._count(name) for name in files},
+            "versions": versions(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         self.save()
+
+    def _count(self, name: str) -> int:
+        """Files of a folder at any depth; 1 for a file, and for shards' states: the reduction can do without some."""
+        path = self.path / name
+        if not path.is_dir() or name == schema.SHARDS:
+            return 1
+        return sum(1 for file in path.rglob("*") if file.is_file())
 
     def save(self) -> None:
         """Write ``run.json``."""
@@ -164,6 +176,11 @@ class Folder:
         ]
         write_json(self.path / schema.RECORD, self.record)
 
+    def close(self) -> None:
+        """Write ``run.json`` where it says something else, such as the versions of a command that computed nothing."""
+        if read_record(self.path / schema.RECORD) != self.record:
+            self.save()
+
 
 def read_record(path: Path) -> dict[str, Any]:
     """Read ``run.json``.
@@ -171,7 +188,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        If it is damaged.
+        If it is damaged, or of a newer version.
     """
     try:
         data = json.loads(path.read_text(encoding="utf8"))
@@ -179,9 +196,38 @@ def read_record(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path} is damaged ({error}). Restore it, or compute the run anew in another --out"
         ) from error
-    if not isinstance(data, dict) or "stages" not in data:
+    if not isinstance(data, dict) or "stages" not in data or not isinstance(data.get("record_version", 1), int):
         raise StoreError(f"{path} is no record of a run. Restore it, or compute the run anew in another --out")
+    _refuse_newer(data, str(path))
     return data
+
+
+def _refuse_newer(record: Mapping[str, Any], where: str) -> None:
+    version = record.get("record_version", 1)
+    if version > RECORD_VERSION:
+        raise StoreError(
+            f"{where} has record version {version}, but this version of gpuclust reads up to {RECORD_VERSION}: it was "
+            "written by a newer one. Update gpuclust"
+        )
+
+
+def refuse_other_version(record: Mapping[str, Any], where: str, what: str) -> None:
+    """Refuse to compute in a folder whose record is of another version: its keys are of another kind.
+
+    Raises
+    ------
+    StoreError
+    """
+    _refuse_newer(record, where)
+    version = record.get("record_version", 1)
+    if version < RECORD_VERSION:
+        known = record.get("versions", {}).get("gpuclust")
+        made = f" by gpuclust {known}" if known else ""
+        raise StoreError(
+            f"{where} holds a {what} made{made} with record version {version}, and this version (gpuclust "
+            f"{importlib.metadata.version('gpuclust')}) goes on only with {RECORD_VERSION}. What is there can be read "
+            "and reported as it is; to compute, give another --out, or delete that folder; nothing in it was changed"
+        )
 
 
 def others(path: Path) -> list[str]:
@@ -191,24 +237,6 @@ def others(path: Path) -> list[str]:
 
 def _within(key: str, sections: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{name}.") for name in sections)
-
-
-def fingerprint(path: Path) -> Any:
-    """Tell local files apart by size and content: all of a file, or both ends of those above 256 MiB; None if missing.
-
-    A folder is the fingerprints of its files. Times do not count, so a copied folder is the same.
-    """
-    if path.is_dir():
-        return {p.name: fingerprint(p) for p in sorted(path.iterdir()) if p.is_file()}
-    if not path.is_file():
-        return None
-    size, whole = path.stat().st_size, 256 << 20
-    with path.open("rb") as file:
-        if size <= whole:
-            return [size, hashlib.file_digest(file, "sha256").hexdigest()[:24]]
-        ends = file.read(1 << 20)
-        file.seek(-(1 << 20), 2)
-        return [size, hashlib.sha256(ends + file.read()).hexdigest()[:24]]
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -221,6 +249,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     return [] if a == b else [(prefix.removesuffix("."), a, b)]
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -17,6 +17,7 @@ from typing import Any
 from gpuclust.config import Config, parse_bytes
 from gpuclust.device import RESERVE as CONTEXT
 from gpuclust.errors import MemoryBudgetError
+from gpuclust.stage_table import PLANNED
 
 PROCESS = 1_800_000_000  # a worker with its libraries imported, and what malloc keeps
 PROCESS_CUDA = 3_000_000_000  # the same, 0.4 GB of RAPIDS once imported, and an allowance for CUDA's own on the host
@@ -35,7 +36,6 @@ PERMUTED_ROWS = 512  # prompts of a block within which activations are permuted
 PAIRS = 1 << 22  # of features, that a consensus counts at a time
 LINKED = 4  # of so many kept features, one is in the largest group that a consensus links: measured 9 to 17
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
-PLANNED = ("extract", "reduce", "neighbors", "embed", "cluster", "quality", "analyse")
 TO_CLUSTERS = PLANNED[: PLANNED.index("cluster") + 1]
 
 
@@ -249,17 +249,18 @@ def _stages(
     if config.n_members > 1:
         clusters = "consensus.members (to 1), umap.n_components or select.*"
     checks = 1 + (1 + passes if config.quality.null and config.neighbors.method != "sketch" else 0)
-    lines = (
-        ("extract", 1, 1, extract),
-        ("reduce", 0, 0, "store.shard_prompts"),
-        ("neighbors", passes, passes, neighbors),
-        ("embed", 0, 0, "umap.n_components or select.*"),
-        ("cluster", 0, 0, clusters),
-        ("quality", checks, checks, "hdbscan.min_cluster_size, quality.random_sets or select.*"),
-        ("analyse", 1, 1, "hdbscan.min_cluster_size or analyse.promoted_tokens (to 0)"),
-    )
+    lines = {  # passes over the store, and what to change
+        "extract": (1, extract),
+        "reduce": (0, "store.shard_prompts"),
+        "neighbors": (passes, neighbors),
+        "embed": (0, "umap.n_components or select.*"),
+        "cluster": (0, clusters),
+        "quality": (checks, "hdbscan.min_cluster_size, quality.random_sets or select.*"),
+        "analyse": (1, "hdbscan.min_cluster_size or analyse.promoted_tokens (to 0)"),
+    }
     return tuple(
-        StagePlan(name, n, reads * store, host[name], setting, device.get(name)) for name, n, reads, setting in lines
+        StagePlan(name, n, n * store, host[name], setting, device.get(name))
+        for name, (n, setting) in ((name, lines[name]) for name in PLANNED)
     )
 
 

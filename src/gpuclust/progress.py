@@ -11,21 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from gpuclust.stage_table import STAGES
+
 log = logging.getLogger("gpuclust")
 
-DOING = {
-    "prompts": "load the model, read prompts",
-    "extract": "activations of every prompt",
-    "reduce": "entropy, sparsity, varentropy",
-    "select": "filter the features",
-    "neighbors": "exact neighbours",
-    "embed": "UMAP",
-    "cluster": "HDBSCAN",
-    "quality": "stability, nulls, validity",
-    "analyse": "cluster tables",
-    "report": "report.html",
-    "sweep": "settings and seeds",
-}
+DOING = {stage.name: stage.blurb for stage in STAGES} | {"sweep": "settings and seeds"}
 
 
 class Progress:

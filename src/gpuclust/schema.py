@@ -34,19 +34,10 @@ MEMBERS: Final = "state/members.npy"  # labels of every member of the consensus,
 QUALITY: Final = "quality.parquet"
 VIEWS: Final = "state/views"  # a folder a view of the prompts: its neighbours and spanning tree
 
-# Stages, in the order in which data flows
-STAGES: Final = (
-    "prompts",
-    "extract",
-    "reduce",
-    "select",
-    "neighbors",
-    "embed",
-    "cluster",
-    "quality",
-    "analyse",
-    "report",
-)
+# Views of the prompts, each with neighbours of its own
+WHOLE: Final = "whole"  # all prompts
+HALVES: Final = ("half0", "half1")
+NULL: Final = "null"  # activations permuted over prompts
 
 NOISE: Final = -1
 

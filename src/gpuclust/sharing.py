@@ -1,7 +1,13 @@
-"""What the settings of a sweep are made of, and the names of what they share."""
+"""What the settings of a sweep are made of, and the names of what they share.
+
+A name says all that its file depends on: fields of the configuration, the names of the files before it, and the
+versions of the algorithms that make it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +16,24 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.config import Config
-from gpuclust.folder import content_key
 from gpuclust.grid import Setting
+from gpuclust.keys import content_key
+from gpuclust.stage_table import get, values
 from gpuclust.subsets import Subset
 
 Array = np.ndarray[Any, Any]
+
+PARTS = ("all", "half0", "half1")
+# What a sweep makes: the version of its own algorithm, raised by hand when its numbers change, and the stages of a run
+# whose code it calls, whose versions count too.
+ALGORITHMS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "extraction": (1, ("prompts", "extract")),
+    "moments": (1, ("reduce",)),
+    "neighbors": (1, ("neighbors",)),
+    "embedding": (1, ("embed",)),
+    "redrawn": (1, ("embed", "cluster")),
+    "trial": (1, ("reduce", "cluster")),
+}
 
 
 @dataclass(eq=False)
@@ -70,15 +89,70 @@ class Request:
     min_samples: set[int] = field(default_factory=set)
 
 
-def tree_name(near: str, min_samples: int) -> str:
-    """Name of the exact cosine spanning tree of some neighbours' features."""
-    return f"{near}-tree-{min_samples}"
+def algorithms(kind: str) -> list[int]:
+    """Versions of the algorithms that make something of a kind of `ALGORITHMS`."""
+    own, used = ALGORITHMS[kind]
+    return [own, *(get(name).version for name in used)]
+
+
+def named(kind: str, *parts: Any) -> str:
+    """Hash of what something depends on, its algorithms among it."""
+    return content_key(kind, algorithms(kind), *parts)
+
+
+def texts(config: Config) -> dict[str, Any]:
+    """What activations depend on, the number of prompts left out: fields of the configuration and their values."""
+    found = values(get("prompts"), config) | values(get("extract"), config)
+    del found["n_prompts"]
+    return found
+
+
+def extraction_name(config: Config) -> str:
+    """Name of the folder of activations."""
+    return named("extraction", texts(config), config.n_prompts)
 
 
 def prompts_key(trial: Trial) -> str:
     """What the prompts of a trial depend on."""
     assert trial.extraction is not None
     return content_key(trial.extraction.key, trial.pattern, trial.subset)
+
+
+def moments_name(trial: Trial, thresholds: Sequence[float]) -> str:
+    """Name of the moments of a trial's prompts, with the active prompts for several thresholds."""
+    return f"moments-{named('moments', prompts_key(trial), thresholds)}"
+
+
+def near_names(trial: Trial) -> tuple[str, ...]:
+    """Names of the neighbours of a trial's kept features, in the order of `PARTS`; for any number of neighbours."""
+    assert trial.kept is not None
+    kept = hashlib.sha256(trial.kept.tobytes()).hexdigest()
+    key = named("neighbors", prompts_key(trial), kept, trial.config.metric)
+    return tuple(f"neighbors-{key}-{part}" for part in PARTS)
+
+
+def tree_name(near: str, min_samples: int) -> str:
+    """Name of the exact cosine spanning tree of some neighbours' features."""
+    return f"{near}-tree-{min_samples}"
+
+
+def member_names(config: Config, near: str) -> list[str]:
+    """Names of what one part of a trial is clustered on: an embedding a member of the consensus, or a tree."""
+    if config.tree_samples is not None:
+        return [tree_name(near, config.tree_samples)]
+    umap = config.umap.model_dump()
+    redrawn = (near, umap, config.n_neighbors, config.consensus.n_epochs)
+    return [f"embedding-{named('embedding', near, umap)}"] + [
+        f"embedding-{named('redrawn', *redrawn, number)}" for number in range(1, config.n_members)
+    ]
+
+
+def trial_name(trial: Trial) -> str:
+    """Name of a trial."""
+    c = trial.config
+    agreement = [c.consensus.agreement] if c.n_members > 1 else []
+    made_of = [member_names(c, near) for near in trial.near]
+    return named("trial", made_of, c.extract.activation_threshold, c.hdbscan.model_dump(), *agreement)
 
 
 def fewest_active(trial: Trial) -> int:

@@ -62,7 +62,7 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
     attributes = {
         "model": config.model.name,
         "loader": encoder.loader,
-        "sae": config.sae.path or f"{config.sae.release} / {config.sae.sae_id}",
+        "sae": config.sae.label,
         "hook_name": encoder.hook_name,
         "prepend_bos": bool(n_bos),
         "prompts_sha256": prompts.digest(table),

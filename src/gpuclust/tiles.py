@@ -18,12 +18,11 @@ from gpuclust import gram, memory, neighbors, schema, store, transfer
 from gpuclust.backend import on_host, resolve, to_host
 from gpuclust.config import Config
 from gpuclust.device import guarded
+from gpuclust.stage_table import view_file
 
 Array = np.ndarray[Any, Any]
 
-WHOLE = "whole"  # the view of all prompts
-HALVES = ("half0", "half1")
-NULL = "null"  # the view of permuted activations
+WHOLE, HALVES, NULL = schema.WHOLE, schema.HALVES, schema.NULL
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +222,7 @@ def _distances(done: tuple[Any, Any], view: int) -> Any:
 
 def view_path(out: Path, view: str, name: str) -> Path:
     """Where a view's file lies: the run's own for the whole, else in the folder of views."""
-    return out / name if view == WHOLE else out / schema.VIEWS / view / Path(name).name
+    return out / view_file(view, name)
 
 
 def write_neighbors(path: Path, kept: Array, indices: Array, distances: Array, metric: str) -> None:

@@ -22,13 +22,14 @@ import numpy as np
 from gpuclust import consensus, gram, matching, neighbors, schema, store
 from gpuclust.cluster import Clustering, cluster_tree, embedding_tree
 from gpuclust.config import Config, SelectConfig
+from gpuclust.folder import versions
 from gpuclust.reductions import MOMENTS, State, moments_empty
 from gpuclust.select import select
+from gpuclust.sharing import PARTS
 from gpuclust.spanning import chord_edges, mutual_reachability_tree
 
 Array = np.ndarray[Any, Any]
 
-PARTS = ("all", "half0", "half1")
 PURITY_NEIGHBORS = 10  # neighbours that the purity of a clustering looks at
 SHARED = ("entropy", "sparsity", "mean")  # statistics that features of a cluster may have in common
 
@@ -128,6 +129,7 @@ def read_statistics(path: Path, threshold: float) -> dict[str, Array]:
     """Statistics of every feature over a subset, as from ``MOMENTS.finalize``."""
     with np.load(path) as file:
         state = dict(file)
+    del state["made_by"]
     at = int(np.flatnonzero(state.pop("thresholds") == threshold)[0])
     return MOMENTS.finalize(state | {"n_active": state["n_active"][at]})
 
@@ -383,9 +385,9 @@ def labels_task(target: Path, trials: Sequence[Path], numbers: Sequence[tuple[in
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write arrays so that readers see either no file or the whole one."""
+    """Write arrays, and the packages that made them, so that readers see either no file or the whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, allow_pickle=False, made_by=np.array(json.dumps(versions())), **arrays)
     partial.replace(path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 from html import escape
 from importlib.resources import files
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from gpuclust import schema
 from gpuclust.errors import StoreError
+from gpuclust.folder import read_record
 from gpuclust.report import content, pack
 
 log = logging.getLogger("gpuclust")
@@ -51,7 +51,7 @@ def write(out: Path) -> int:
             f"{out} cannot be reported: it has no {', '.join(missing)}. Give the --out folder of a run whose stage "
             "analyse is done"
         )
-    record = json.loads((out / schema.RECORD).read_text(encoding="utf8"))
+    record = read_record(out / schema.RECORD)
     if "analyse" not in record["stages"]:
         raise StoreError(
             f"{out} cannot be reported: its stage analyse is not done; the same command goes on from there"

@@ -1,0 +1,258 @@
+"""A run's folder over time: files that go missing, other versions that made it or are asked to go on in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+
+import gpuclust
+from gpuclust import compare, configfile, folder, report, schema, stage_table, store
+from gpuclust import run as command
+from gpuclust.report.__main__ import main as make_report
+from gpuclust.show import main as show
+from gpuclust.stage_table import NAMES, STAGES
+from tests import tiny
+
+TABLES = (
+    schema.PROMPTS, schema.EXAMPLES, schema.SELECTED, schema.FEATURES, schema.CONDENSED_TREE, schema.QUALITY,
+    schema.CLUSTERS, schema.CLUSTER_SIMILARITY, schema.EXAMPLE_SPANS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found = tiny.build(tmp_path_factory.mktemp("tiny"))
+    return found | {"quality": {"null": True, "decoder": False, "random_sets": 5}}
+
+
+def go(where: Path, settings: dict[str, Any], *arguments: str, code: int = 0) -> Path:
+    file, out = where / "config.yaml", where / "out"
+    file.write_text(yaml.safe_dump(settings))
+    given = ["--config", str(file), "--out", str(out), "--scheduler", "threads", "--quiet", *arguments]
+    assert command.main(given) == code
+    return out
+
+
+@pytest.fixture(scope="module")
+def original(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return go(tmp_path_factory.mktemp("finished"), settings)
+
+
+@pytest.fixture
+def finished(original: Path, tmp_path: Path) -> Path:
+    shutil.copytree(original, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def entries(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / schema.RECORD).read_text())["stages"]
+    return found
+
+
+def tables(out: Path) -> dict[str, Any]:
+    """Everything that the tables and stores of a run hold."""
+    found: dict[str, Any] = {name: pd.read_parquet(out / name) for name in TABLES}
+    for path in sorted(out.rglob("*.zarr")):
+        found[str(path.relative_to(out))] = xr.open_zarr(path).load()
+    return found
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert list(a) == list(b)
+    for name, value in a.items():
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(value, b[name], obj=name)
+        else:
+            xr.testing.assert_equal(value, b[name])
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """The bytes of all files but the lock."""
+    files = (path for path in out.rglob("*") if path.is_file() and path.name != schema.LOCK)
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("umap", [True, False])
+def test_whatever_is_deleted_is_made_again(settings: dict[str, Any], tmp_path: Path, umap: bool) -> None:
+    settings = settings | {"umap": settings["umap"] | {"enabled": umap}}
+    config = configfile.validate(settings)
+    out = go(tmp_path, settings)
+    expected, before = tables(out), entries(out)
+    written = {schema.CONFIG, schema.RECORD, schema.LOCK}
+    opened = folder.Folder(out, config)
+    for stage in STAGES:
+        names = stage.writes(config)
+        written |= set(names)
+        assert list(before[stage.name]["files"]) == list(names)
+        for name in names:  # each file is missed, and by its stage alone
+            (out / name).rename(tmp_path / "away")
+            undone = [s.name for s in STAGES if not opened.done(s.name, before[s.name]["key"], s.writes(config))]
+            assert undone == [stage.name], name
+            (tmp_path / "away").rename(out / name)
+    there = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    unknown = {path for path in there if not any(f"{path}/".startswith(f"{name}/") for name in written)}
+    assert unknown == set(), "files that the stage table does not know"
+
+    remove(out / schema.REPORT)
+    go(tmp_path, settings)
+    assert [name for name in NAMES if entries(out)[name] != before[name]] == ["report"]
+    before.pop("report")
+    for stage in STAGES[:-1]:  # what is missing comes out as it was, and from that stage on only
+        for names in [[name] for name in stage.writes(config)] if stage.name == "extract" else [stage.writes(config)]:
+            for name in names:
+                remove(out / name)
+            go(tmp_path, settings, "--no-report")
+            after = entries(out)
+            again = [name for name in NAMES[:-1] if after[name] != before[name]]
+            assert again == list(stage_table.after(stage.name))[:-1], names
+            assert_same(expected, tables(out))
+            before = after
+
+
+def test_a_file_that_is_missing_in_a_folder_is_missed(settings: dict[str, Any], finished: Path) -> None:
+    expected = tables(finished)
+    chunk = next(path for path in (finished / schema.NEIGHBORS / "indices" / "c").rglob("*") if path.is_file())
+    chunk.unlink()  # zarr would read zeros
+    go(finished.parent, settings, "--no-report")
+    assert_same(expected, tables(finished))
+    shard = finished / schema.ACTIVATIONS / "activations" / "c" / "1" / "0"
+    shard.unlink()
+    go(finished.parent, settings, "--no-report")
+    assert entries(finished)["extract"]["shards_computed"] == 1
+    assert_same(expected, tables(finished))
+
+
+# ---------------------------------------------------------------- versions
+
+
+def aged(out: Path, version: int = 1) -> None:
+    """Rewrite the record as version 1 had it: other keys, and neither versions nor files of a stage."""
+    record = json.loads((out / schema.RECORD).read_text())
+    record["record_version"] = version
+    for name, entry in record["stages"].items():
+        for key in ("version", "versions", "files"):
+            entry.pop(key)
+        entry["key"] = f"old-{name}"
+    (out / schema.RECORD).write_text(json.dumps(record))
+
+
+def test_a_folder_of_an_older_version_opens_and_is_reported(finished: Path, tmp_path: Path) -> None:
+    aged(finished)
+    run = gpuclust.open_run(finished)
+    assert run.config.umap.n_components == 3
+    assert "extract" in repr(run)
+    assert len(run.clusters) == len(pd.read_parquet(finished / schema.CLUSTERS))
+    assert show([str(finished)]) == 0
+    (finished / schema.REPORT).unlink()
+    assert make_report([str(finished)]) == 0
+    assert (finished / schema.REPORT).exists()
+    shutil.copytree(finished, tmp_path / "other")
+    assert compare.main([str(finished), str(tmp_path / "other"), "--out", str(tmp_path / "compared")]) == 0
+
+
+@pytest.mark.parametrize("done", [NAMES, NAMES[:4]])
+def test_a_folder_of_an_older_version_is_not_gone_on_in(
+    settings: dict[str, Any], finished: Path, done: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    aged(finished)
+    record = json.loads((finished / schema.RECORD).read_text())
+    record["stages"] = {name: record["stages"][name] for name in done}
+    (finished / schema.RECORD).write_text(json.dumps(record))
+    before = contents(finished)
+    go(finished.parent, settings, code=2)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--out {finished} holds a run made by gpuclust" in said
+    assert f"with record version 1, and this version (gpuclust {gpuclust.__version__}) goes on only with 2" in said
+    assert "give another --out" in said
+    assert contents(finished) == before
+
+
+def test_a_record_of_a_newer_version_is_refused(
+    settings: dict[str, Any], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((finished / schema.RECORD).read_text())
+    (finished / schema.RECORD).write_text(json.dumps(record | {"record_version": 7}))
+    before = contents(finished)
+    words = "has record version 7, but this version of gpuclust reads up to 2"
+    with pytest.raises(gpuclust.GpuclustError, match=words):
+        _ = gpuclust.open_run(finished).record
+    with pytest.raises(gpuclust.GpuclustError, match=words):
+        report.write(finished)
+    go(finished.parent, settings, code=2)
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert contents(finished) == before
+
+
+def test_every_stage_keeps_the_versions_that_made_it(
+    settings: dict[str, Any], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = folder.versions()
+    assert all(entry["versions"] == first and entry["version"] == 1 for entry in entries(finished).values())
+    later = first | {"numpy": "99"}
+    monkeypatch.setattr(folder, "versions", lambda: later)
+    go(finished.parent, settings)  # computes nothing
+    record = json.loads((finished / schema.RECORD).read_text())
+    assert record["versions"] == later
+    assert all(entry["versions"] == first for entry in record["stages"].values())
+    (finished / schema.QUALITY).unlink()
+    go(finished.parent, settings)
+    made = {name: entry["versions"] for name, entry in entries(finished).items()}
+    assert [name for name in NAMES if made[name] == later] == ["quality", "analyse", "report"]
+    assert [name for name in NAMES if made[name] == first] == list(NAMES[:7])
+
+
+def test_a_stage_of_an_older_algorithm_is_made_anew(
+    settings: dict[str, Any], finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = entries(finished)
+    cluster = stage_table.get("cluster")
+    with monkeypatch.context() as patch:
+        patch.setitem(stage_table._BY_NAME, "cluster", replace(cluster, version=2))
+        go(finished.parent, settings)
+        after = entries(finished)
+        assert [name for name in NAMES if after[name] != before[name]] == list(stage_table.after("cluster"))
+        assert after["cluster"]["version"] == 2
+    prompts = stage_table.get("prompts")
+    monkeypatch.setitem(stage_table._BY_NAME, "prompts", replace(prompts, version=2))
+    kept = contents(finished)
+    go(finished.parent, settings, code=2)
+    assert "the stage prompts was of version 1 there and is 2 now" in " ".join(capsys.readouterr().err.split())
+    assert contents(finished) == kept
+
+
+def test_another_sae_before_the_extraction_is_another_size(
+    settings: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((finished / schema.RECORD).read_text())
+    record["stages"] = {"prompts": record["stages"]["prompts"] | {"d_sae": 5}}  # as if it were another's
+    (finished / schema.RECORD).write_text(json.dumps(record))
+    other = tmp_path / "sae"
+    shutil.copytree(settings["sae"]["path"], other)
+    changed = settings | {"sae": {"path": str(other)}}
+    go(tmp_path, changed, code=2)  # there are shards of the first
+    assert f"the SAE was {settings['sae']['path']} there and is {other} now" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    shutil.rmtree(finished / schema.ACTIVATIONS)
+    shutil.rmtree(finished / schema.SHARDS)
+    go(tmp_path, changed, "--no-report")
+    assert store.open_array(finished / schema.ACTIVATIONS).shape[1] == tiny.D_SAE
