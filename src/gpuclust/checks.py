@@ -42,7 +42,7 @@ def quality_task(
     table: dict[str, Any] = {name: nothing for name, (dtype, _) in schema.QUALITY_COLUMNS.items() if dtype == "float64"}
     facts: dict[str, Any] = {"rows": len(size), "noise_share": float((labels < 0).mean())}
     if halves := [others[half] for half in tiles.HALVES if half in others]:
-        facts["halves"] = _known(matching.agreement(*halves))
+        facts["halves"] = _known(matching.agreement_of_halves(*halves))
         table["stability"] = np.mean([quality.best_match(labels, half) for half in halves], axis=0)
         table["chance_stability"] = quality.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
     if seeds := [matching.agreement(labels, other) for name, other in others.items() if name.startswith("seed")]:

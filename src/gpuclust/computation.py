@@ -20,6 +20,7 @@ import numpy as np
 from gpuclust import memory, schema, store, trials
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.folder import content_key
+from gpuclust.halves import RULE, half_of
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler
 from gpuclust.sharing import Counts, Extraction, Request, Trial, fewest_active, n_features, prompts_key, tree_name
@@ -92,7 +93,8 @@ class Computation:
             return
         cut: list[Layer] = []
         for pattern in sorted({trial.pattern for trial in own}):
-            cut += layers({t.subset for t in own if t.pattern == pattern and t.subset}, extraction.prompts, pattern)
+            used = {t.subset for t in own if t.pattern == pattern and t.subset}
+            cut += layers(used, extraction.prompts, pattern, extraction.config.seed)
         ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
         fewest = min(fewest_active(trial) for trial in own)
         universe = self._submit(trials.universe_task, extraction.run, len(ranges), fewest).result()
@@ -156,8 +158,8 @@ class Computation:
         missing = {t.moments: t.subset for t in members if t.subset and not self.path(t.moments).exists()}
         written = []
         for name, subset in missing.items():
-            number, (even, odd) = places[subset]
-            parts = [self._submit(trials.partial_moments, partial, number, [*even, *odd]) for partial in partials]
+            number, (first, second) = places[subset]
+            parts = [self._submit(trials.partial_moments, partial, number, [*first, *second]) for partial in partials]
             written.append(self._submit(trials.moments_task, self.path(name), thresholds, *parts))
         self.client.gather(written)
         wanted = self._requests(members) if requests is None else requests
@@ -204,7 +206,9 @@ class Computation:
             if c.neighbors.method == "sketch":
                 trial.error = "neighbors.method=sketch has no Gram matrix to share: compute it with gpuclust.run"
                 continue
-            key = content_key(prompts_key(trial), hashlib.sha256(trial.kept.tobytes()).hexdigest(), c.metric)
+            key = content_key(
+                prompts_key(trial), hashlib.sha256(trial.kept.tobytes()).hexdigest(), c.metric, [RULE, c.seed]
+            )
             trial.near = tuple(f"neighbors-{key}-{part}" for part in trials.PARTS)
             request = requests.setdefault(trial.near, Request(trial.subset, trial.kept, c.metric, trial.near))
             request.k = min(max(request.k, c.n_neighbors), len(trial.kept))
@@ -291,7 +295,8 @@ class Computation:
         after = embeddings.get(name)
         if after is None and not self.path(name).exists():
             assert trial.subset is not None
-            n_prompts = len(range(max(part - 1, 0), trial.subset.n, 2 if part else 1))
+            n = trial.subset.n
+            n_prompts = int((half_of(n, c.seed) == part - 1).sum()) if part else n
             after = self._submit(
                 trials.embed_task, self.path(near), self.path(name), c, n_prompts, number, self._near.get(near)
             )

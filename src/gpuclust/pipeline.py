@@ -19,6 +19,7 @@ from gpuclust import checks, device, extract, measure, memory, models, schema, s
 from gpuclust.config import DEMO, Config
 from gpuclust.errors import StoreError
 from gpuclust.folder import Folder, content_key, fingerprint
+from gpuclust.halves import RULE
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler, check_places
 
@@ -111,7 +112,7 @@ class Pipeline:
         key = content_key("select", key, c.select.model_dump(), c.fewest_features)
         self.stage("select", key, [schema.SELECTED], self.select)
         tree = None if c.umap.enabled else c.hdbscan.min_samples
-        halves = [c.seed] if self._halves() else None
+        halves = [RULE, c.seed] if self._halves() else None
         key = content_key("neighbors", key, c.neighbors.model_dump(), c.n_neighbors, c.metric, tree, halves)
         views = [str(tiles.view_path(Path(), half, schema.NEIGHBORS)) for half in tiles.HALVES if halves]
         self.stage("neighbors", key, [schema.NEIGHBORS, *views], self.neighbors)

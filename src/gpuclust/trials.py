@@ -157,7 +157,7 @@ def neighbors_task(
     trees : mapping of int to sequence of Path
         ``min_samples`` to the files of exact cosine spanning trees, in the order of `PARTS`.
     halves : sequence of Gram
-        Of every worker, the even prompts' atoms, then of every worker the odd ones'.
+        Of every worker, the atoms of the first half, then of every worker those of the second.
     """
     place = np.searchsorted(universe, kept)
     per_half = len(halves) // 2
@@ -254,13 +254,11 @@ def stability(first: Array, second: Array) -> dict[str, float]:
 
     `recovered_halves` is the share of clusters, of both halves, whose match has a Jaccard index of at least one half.
     """
-    found = matching.agreement(first, second)
-    names = [name for name in found if name != "common"]
-    if (first < 0).all() and (second < 0).all():
-        return dict.fromkeys((*(f"{name}_halves" for name in names), "recovered_halves"), np.nan)
+    found = matching.agreement_of_halves(first, second)
     matched = matching.relate(first, second).clusters["jaccard"]
-    recovered = float((matched >= matching.HALF).mean())
-    return {**{f"{name}_halves": found[name] for name in names}, "recovered_halves": recovered}
+    recovered = float((matched >= matching.HALF).mean()) if len(matched) else np.nan
+    agreed = {f"{name}_halves": value for name, value in found.items() if name != "common"}
+    return {**agreed, "recovered_halves": recovered}
 
 
 def shape_of(labels: Array) -> dict[str, float]:
