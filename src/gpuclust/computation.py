@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuclust import memory, schema, store, trials
+from gpuclust import duplicates, memory, schema, store, trials
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.folder import content_key
 from gpuclust.halves import RULE, half_of
@@ -86,7 +86,7 @@ class Computation:
         """Moments, kept features and neighbours of all subsets of one store."""
         thresholds = sorted({trial.config.extract.activation_threshold for trial in own})
         for trial in own:
-            trial.moments = f"moments-{content_key(prompts_key(trial), thresholds)}"
+            trial.moments = f"moments-{content_key(prompts_key(trial), thresholds, 'sketch')}"
         known = all(self.path(trial.moments).exists() for trial in own)
         requests = self._requests(own) if known else []
         if known and not requests:
@@ -184,34 +184,34 @@ class Computation:
         for trial in members:
             name, needed = trial.moments, trial.config.fewest_features
             threshold, select = trial.config.extract.activation_threshold, trial.config.select
-            key = content_key(name, threshold, select.model_dump(), needed)
+            copies_by = duplicates.rule(trial.config)
+            key = content_key(name, threshold, select.model_dump(), needed, copies_by)
             if key not in futures:
-                futures[key] = self._submit(trials.kept_task, self.path(name), threshold, select, needed)
+                futures[key] = self._submit(trials.kept_task, self.path(name), threshold, select, needed, copies_by)
             keys.append(key)
         for trial, key in zip(members, keys, strict=True):
             error = futures[key].exception()
             if error is not None:
                 trial.error = _said(error)
             else:
-                trial.kept = futures[key].result()
+                trial.kept, trial.point = futures[key].result()
 
     def _requests(self, members: Sequence[Trial]) -> list[Request]:
         """Name the neighbours of trials, and list those that have no file yet."""
         self._keep(members)
         requests: dict[tuple[str, ...], Request] = {}
         for trial in members:
-            if trial.error is not None or trial.kept is None or trial.subset is None:
+            if trial.error is not None or trial.point is None or trial.subset is None:
                 continue
             c = trial.config
             if c.neighbors.method == "sketch":
                 trial.error = "neighbors.method=sketch has no Gram matrix to share: compute it with gpuclust.run"
                 continue
-            key = content_key(
-                prompts_key(trial), hashlib.sha256(trial.kept.tobytes()).hexdigest(), c.metric, [RULE, c.seed]
-            )
+            points = np.unique(trial.point)
+            key = content_key(prompts_key(trial), _digest(points), c.metric, [RULE, c.seed])
             trial.near = tuple(f"neighbors-{key}-{part}" for part in trials.PARTS)
-            request = requests.setdefault(trial.near, Request(trial.subset, trial.kept, c.metric, trial.near))
-            request.k = min(max(request.k, c.n_neighbors), len(trial.kept))
+            request = requests.setdefault(trial.near, Request(trial.subset, points, c.metric, trial.near))
+            request.k = min(max(request.k, c.n_neighbors), len(points))
             if not c.umap.enabled:
                 request.min_samples.add(c.hdbscan.min_samples)
         return [request for request in requests.values() if not self._have(request)]
@@ -241,7 +241,10 @@ class Computation:
             threshold = c.extract.activation_threshold
             how = [c.consensus.agreement] if c.n_members > 1 else []
             made_of = [names if len(names) > 1 else names[0] for names in parts]
-            trial.key = content_key(made_of, threshold, c.hdbscan.model_dump(), *how)
+            assert trial.kept is not None
+            assert trial.point is not None
+            spread = _digest(trial.kept, trial.point)
+            trial.key = content_key(made_of, threshold, c.hdbscan.model_dump(), spread, *how)
             if self.trial_path(trial).exists():
                 continue
             if trial.key not in futures:
@@ -251,7 +254,7 @@ class Computation:
                 ]
                 futures[trial.key] = self._submit(
                     trials.trial_task, self.trial_path(trial), self.path(trial.near[0]), self.path(trial.moments),
-                    threshold, c, memory.budget(c, len(self.workers), self.device), edges,
+                    threshold, c, memory.budget(c, len(self.workers), self.device), trial.kept, trial.point, edges,
                 )  # fmt: skip
             waiting.setdefault(trial.key, []).append(trial)
         self.counts.embeddings += len(embeddings)
@@ -338,6 +341,10 @@ class Computation:
         paths = [self.trial_path(trial) for trial in done]
         numbers = [(trial.setting.number, trial.seed) for trial in done]
         self._submit(trials.labels_task, target, paths, numbers, n_features(done[0])).result()
+
+
+def _digest(*arrays: Array) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 def _said(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import checks, device, extract, measure, memory, models, schema, stages, store, tiles
+from gpuclust import checks, device, duplicates, extract, measure, memory, models, schema, stages, store, tiles
 from gpuclust.config import DEMO, Config
 from gpuclust.errors import StoreError
 from gpuclust.folder import Folder, content_key, fingerprint
@@ -109,7 +109,7 @@ class Pipeline:
     def _clusters(self, c: Config, key: str) -> None:
         key = content_key("reduce", key, c.extract.activation_threshold)
         self.stage("reduce", key, [schema.MOMENTS, schema.EXAMPLES], self.reduce)
-        key = content_key("select", key, c.select.model_dump(), c.fewest_features)
+        key = content_key("select", key, c.select.model_dump(), c.fewest_features, [duplicates.rule(c)])
         self.stage("select", key, [schema.SELECTED], self.select)
         tree = None if c.umap.enabled else c.hdbscan.min_samples
         halves = [RULE, c.seed] if self._halves() else None
@@ -256,7 +256,9 @@ class Pipeline:
         return (self.plan or self._make_plan(self._facts())).rows
 
     def select(self) -> dict[str, Any]:
-        return dict(self._submit(stages.select_task, self.out, self.config.select, self.config.fewest_features))
+        c, rows = self.config, self._rows()
+        copies_by = duplicates.rule(c)
+        return dict(self._submit(stages.select_task, self.out, c.select, c.fewest_features, copies_by, rows))
 
     def neighbors(self) -> dict[str, Any]:
         kept = self.kept()
@@ -281,9 +283,9 @@ class Pipeline:
         return self.config.quality.halves and self.config.neighbors.method != "sketch"
 
     def kept(self) -> np.ndarray[Any, Any]:
-        """Numbers of the kept features, sorted."""
-        table = pd.read_parquet(self.out / schema.SELECTED, columns=["feature", "kept"])
-        kept: np.ndarray[Any, Any] = table.loc[table["kept"], "feature"].to_numpy()
+        """Numbers of the features that are clustered, sorted: the kept ones, of copies the first."""
+        table = pd.read_parquet(self.out / schema.SELECTED, columns=["feature", "kept", "duplicate_of"])
+        kept: np.ndarray[Any, Any] = table.loc[duplicates.is_point(table), "feature"].to_numpy()
         return kept
 
     def embed(self) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Trial:
     pattern: str = ""
     moments: str = ""
     kept: Array | None = None
+    point: Array | None = None  # the feature that each kept one is clustered as (`duplicates`)
     near: tuple[str, ...] = ()
     key: str = ""
     error: str | None = None
@@ -60,7 +61,7 @@ class Counts:
 
 @dataclass(eq=False)
 class Request:
-    """Neighbours to compute: of one subset, its kept features, and one metric."""
+    """Neighbours to compute: of one subset, its kept features without copies, and one metric."""
 
     subset: Subset
     kept: Array

@@ -51,9 +51,11 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     noise = clusters.loc[clusters["cluster"] == NOISE, "size"].sum()
     share = noise / max(int(clusters["size"].sum()), 1)
     console.print(f"[bold]{len(real)} clusters[/bold], {int(noise):,} features ({share:.0%}) are noise")
-    duplicates = stages["cluster"].get("duplicates")
-    if duplicates:
-        console.print(f"[yellow]{duplicates:,} features have an exact duplicate in direction[/yellow]")
+    copies = stages["cluster"].get("duplicates")
+    if copies:
+        console.print(
+            f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]"
+        )
     for line in _quality(stages.get("quality", {})):
         console.print(line)
     if len(real):
