@@ -168,17 +168,21 @@ def test_a_run_counts_shows_and_spreads_copies(tmp_path: Path, settings: dict[st
 
 
 def test_workers_tiles_and_blocks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
     from gpuclust import memory
 
     values = copied(noise())
-    labels = []
-    for number, (tile, rows, workers) in enumerate([(2048, 512, 1), (40, 64, 2)]):
+    file = tmp_path / "values.pt"
+    torch.save({"acts": torch.from_numpy(values), "prompts": [f"prompt {i}" for i in range(len(values))]}, file)
+    store = {"shard_prompts": 128, "chunk_prompts": 64}
+    tables = []
+    for number, (tile, rows, scheduler) in enumerate([(2048, 512, "threads"), (40, 64, "threads"), (40, 64, "local")]):
         monkeypatch.setattr(memory, "TILE", tile)
         monkeypatch.setattr(memory, "MAX_ROWS", rows)
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        more = {"scheduler": {"n_workers": workers}, "store": {"shard_prompts": 128, "chunk_prompts": 64}}
-        run = judged(folder, values, EXACT | WIDE | more)
-        labels.append(run.features[["label", "duplicate_of"]])
+        settings = EXACT | WIDE | {"scheduler": {"n_workers": 2}, "store": store}
+        run = gpuclust.import_cache(file, tmp_path / str(number), settings, scheduler)
+        tables.append(run.features[["label", "probability", "duplicate_of"]])
         assert tiles.read_neighbors(run.path)[0].size == values.shape[1] - N_COPIES + 1
-    pd.testing.assert_frame_equal(*labels)
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    pd.testing.assert_frame_equal(tables[0], tables[2])

@@ -194,6 +194,29 @@ def test_a_setting_has_the_halves_and_the_stability_of_the_run_with_its_configur
     np.testing.assert_array_equal(stability, table["stability"])
 
 
+def test_copies_are_one_point_in_a_sweep_as_in_a_run(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    settings = tiny.build(tmp_path / "tiny") | {"consensus": {"members": 1}}
+    weights = tmp_path / "tiny" / "sae" / "sae_weights.safetensors"
+    tensors = load_file(weights)
+    for name in ("W_enc", "b_enc"):
+        tensors[name][..., 32:48] = tensors[name][..., 64:65]
+    save_file(tensors, weights)
+    out = single(tmp_path, settings)
+    features = pd.read_parquet(out / schema.FEATURES)
+    copies = features["duplicate_of"].notna()
+    assert copies[33:48].all()
+    row = go(tmp_path, {"base": settings, "vary": N_NEIGHBORS, "seeds": 1}, out).iloc[0]
+    assert (row["duplicates"], row["n_kept"]) == (copies.sum(), features["kept"].sum())
+    group: Any = zarr.open_group(tmp_path / "out" / "labels.zarr", mode="r")
+    labels = features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
+    np.testing.assert_array_equal(group["labels"][0][0], labels)
+    assert all(len(set(part[32:48])) == 1 for part in group["labels"][0])
+    facts = json.loads((out / schema.RECORD).read_text())["stages"]["quality"]["halves"]
+    assert row["ari_halves"] == facts["ari"]
+
+
 def test_what_fails_is_a_row_and_the_rest_goes_on(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     vary = {"hdbscan.min_samples": [3, 500], "umap.min_dist": [0.0, 1.5]}
     table = go(tmp_path, {"base": base, "vary": vary, "seeds": 1}, finished)

@@ -53,9 +53,7 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     console.print(f"[bold]{len(real)} clusters[/bold], {int(noise):,} features ({share:.0%}) are noise")
     copies = stages["cluster"].get("duplicates")
     if copies:
-        console.print(
-            f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]"
-        )
+        console.print(f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]")
     for line in _quality(stages.get("quality", {})):
         console.print(line)
     if len(real):
