@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpuclust import tiles
 from gpuclust.errors import SelectionError
+from gpuclust.halves import half_of
 from gpuclust.subsets import Subset, group_members, layers, refuse_small
 
 PROMPTS = pd.DataFrame(
@@ -24,20 +26,35 @@ def test_atoms_add_up_to_halves(wanted: list[tuple[tuple[str | None, tuple[int, 
         Subset(source, length, min(n, len(group_members(PROMPTS, PATTERN, source, length))))
         for (source, length), n in wanted
     }
-    made = layers(subsets, PROMPTS, PATTERN)
+    made = layers(subsets, PROMPTS, PATTERN, seed=3)
     assert sum(len(layer.members) for layer in made) == len(subsets)
     for layer in made:
         assert layer.codes.max() < layer.n_atoms
         for subset, halves in layer.members.items():
             members = group_members(PROMPTS, PATTERN, *subset.group)[: subset.n]
-            for offset, atoms in enumerate(halves):
-                assert np.flatnonzero(np.isin(layer.codes, atoms)).tolist() == members[offset::2].tolist()
+            own = half_of(len(members), seed=3)
+            for half, atoms in enumerate(halves):
+                assert np.flatnonzero(np.isin(layer.codes, atoms)).tolist() == members[own == half].tolist()
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 10**6))
+def test_halves_are_equal_nested_and_blind_to_what_alternates(n: int, fewer: int, seed: int) -> None:
+    halves = half_of(n, seed)
+    assert abs(int((halves == 0).sum()) - int((halves == 1).sum())) == n % 2
+    np.testing.assert_array_equal(half_of(min(n, fewer), seed), halves[: min(n, fewer)])
+    np.testing.assert_array_equal(tiles.halves(n, seed).groups, halves)  # what a run takes
+
+
+def test_halves_depend_on_the_seed_and_mix_what_alternates() -> None:
+    assert not np.array_equal(half_of(200, 0), half_of(200, 1))
+    for half in (0, 1):
+        assert 350 < (np.flatnonzero(half_of(2000, 0) == half) % 2).sum() < 650
 
 
 def test_groups_without_common_prompts_share_a_layer() -> None:
     apart = [Subset("17", None, 30), Subset("18", None, 30), Subset("19", None, 30)]
-    assert len(layers(apart, PROMPTS, PATTERN)) == 1
-    assert len(layers([*apart, Subset(None, None, 50), Subset(None, None, 100)], PROMPTS, PATTERN)) == 2
+    assert len(layers(apart, PROMPTS, PATTERN, seed=0)) == 1
+    assert len(layers([*apart, Subset(None, None, 50), Subset(None, None, 100)], PROMPTS, PATTERN, seed=0)) == 2
 
 
 def test_a_small_group_is_refused_with_what_there_is() -> None:

@@ -12,8 +12,21 @@ import pytest
 import yaml
 import zarr
 
-from gpuclust import cluster_features, computation, consensus, matching, memory, neighbors, run, schema, store, trials
+from gpuclust import (
+    cluster_features,
+    computation,
+    consensus,
+    matching,
+    memory,
+    neighbors,
+    quality,
+    run,
+    schema,
+    store,
+    trials,
+)
 from gpuclust import sweep as command
+from gpuclust.halves import half_of
 from tests import tiny
 
 N_NEIGHBORS = {"umap.n_neighbors": [4, 6]}
@@ -145,10 +158,63 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
         labels = expected.features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
         np.testing.assert_array_equal(stored[setting, seed][0], labels, err_msg=f"{column}={value}")
         assert own["n_kept"] == len(expected.labels)
-        if column == "n_prompts":  # halves: the same features, from every other prompt
-            even = cluster_features(activations[rows[::2]], settings | {"select": {"sparsity_max": 1.01}})
-            if even.features["kept"].equals(expected.features["kept"]):
-                np.testing.assert_array_equal(stored[setting, seed][1][even.features["kept"]], even.labels)
+        if column == "n_prompts":  # halves: the same features, from the prompts of one half
+            first = rows[half_of(len(rows), base.get("seed", 0)) == 0]
+            half = cluster_features(activations[first], settings | {"select": {"sparsity_max": 1.01}})
+            if half.features["kept"].equals(expected.features["kept"]):
+                np.testing.assert_array_equal(stored[setting, seed][1][half.features["kept"]], half.labels)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"umap.enabled": False, "hdbscan.min_cluster_size": 3, "hdbscan.min_samples": 1}, {"consensus.members": 1}],
+)
+def test_a_setting_has_the_halves_and_the_stability_of_the_run_with_its_configuration(
+    base: dict[str, Any], tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    settings = base | {"seed": 5, "n_prompts": 57}  # an odd number: the halves differ in size
+    for key, value in changed.items():
+        section, name = key.split(".")
+        settings[section] = settings[section] | {name: value}
+    out = single(tmp_path, settings)
+    row = go(tmp_path, {"base": settings, "vary": N_NEIGHBORS, "seeds": 1}, out).iloc[0]
+    assert row["setting"] == 0
+    facts = json.loads((out / schema.RECORD).read_text())["stages"]["quality"]["halves"]
+    compared = 0
+    for name in ("ari", "ami", "ari_clustered", "ami_clustered", "clustered_both"):
+        if facts[name] is not None:
+            assert row[f"{name}_halves"] == facts[name], name
+            compared += 1
+    assert compared >= 3
+    group: Any = zarr.open_group(tmp_path / "out" / "labels.zarr", mode="r")
+    whole, *halves = (part[part != matching.ABSENT].astype(np.int64) for part in group["labels"][0])
+    table = pd.read_parquet(out / schema.QUALITY)
+    assert len(table)
+    stability = np.mean([quality.best_match(whole, half) for half in halves], axis=0)
+    np.testing.assert_array_equal(stability, table["stability"])
+
+
+def test_copies_are_one_point_in_a_sweep_as_in_a_run(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    settings = tiny.build(tmp_path / "tiny") | {"consensus": {"members": 1}}
+    weights = tmp_path / "tiny" / "sae" / "sae_weights.safetensors"
+    tensors = load_file(weights)
+    for name in ("W_enc", "b_enc"):
+        tensors[name][..., 32:48] = tensors[name][..., 64:65]
+    save_file(tensors, weights)
+    out = single(tmp_path, settings)
+    features = pd.read_parquet(out / schema.FEATURES)
+    copies = features["duplicate_of"].notna()
+    assert copies[33:48].all()
+    row = go(tmp_path, {"base": settings, "vary": N_NEIGHBORS, "seeds": 1}, out).iloc[0]
+    assert (row["duplicates"], row["n_kept"]) == (copies.sum(), features["kept"].sum())
+    group: Any = zarr.open_group(tmp_path / "out" / "labels.zarr", mode="r")
+    labels = features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
+    np.testing.assert_array_equal(group["labels"][0][0], labels)
+    assert all(len(set(part[32:48])) == 1 for part in group["labels"][0])
+    facts = json.loads((out / schema.RECORD).read_text())["stages"]["quality"]["halves"]
+    assert row["ari_halves"] == facts["ari"]
 
 
 def test_what_fails_is_a_row_and_the_rest_goes_on(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:

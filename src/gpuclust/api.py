@@ -97,12 +97,12 @@ class Run:
 
     @cached_property
     def neighbors(self) -> xr.Dataset:
-        """``indices`` and ``distances``, (feature, k), in the SAE's feature numbers."""
+        """``indices`` and ``distances``, (feature, k), in the SAE's feature numbers; of copies only the first."""
         return self._dataset(schema.NEIGHBORS)
 
     @cached_property
     def embedding(self) -> xr.DataArray:
-        """The embedding, (feature, component); a run without UMAP has none."""
+        """The embedding, (feature, component), of copies only the first; a run without UMAP has none."""
         return self._dataset(schema.EMBEDDING)["embedding"]
 
     @cached_property
@@ -177,22 +177,23 @@ class Run:
             raise InputError("to_anndata needs the package anndata: pip install anndata") from error
         from scipy.sparse import csc_array, csr_array, hstack
 
-        from gpuclust import memory, store
+        from gpuclust import duplicates, memory, store
 
         kept = self.features[self.features["kept"]].reset_index(drop=True)
         columns = kept["feature"].to_numpy()
+        place = duplicates.rows(self.features)
         blocks = store.read_rows(self._file(schema.ACTIVATIONS), memory.MAX_ROWS)
         x = hstack([csc_array(block[:, columns].T.astype(np.float32)) for _, block in blocks], format="csr")
-        indices = self.neighbors["indices"].values[:, 1:]
+        indices = self.neighbors["indices"].values[place, 1:]  # a copy has the neighbours of its point
         width = indices.shape[1]
         rows = np.arange(len(kept) + 1) * width
         places = np.searchsorted(columns, indices).ravel()
         near = csr_array(
-            (self.neighbors["distances"].values[:, 1:].ravel(), places, rows), shape=(len(kept), len(kept))
+            (self.neighbors["distances"].values[place, 1:].ravel(), places, rows), shape=(len(kept), len(kept))
         )
         obsm = {"X_umap": kept[["x", "y"]].to_numpy()}
         if (self.path / schema.EMBEDDING).exists():
-            obsm["X_embedding"] = self.embedding.values
+            obsm["X_embedding"] = self.embedding.values[place]
         obs = kept.assign(label=pd.Categorical(kept["label"].astype(str))).set_axis(columns.astype(str))
         var = self.prompts[["prompt", "text", "source", "n_tokens"]].set_axis(self.prompts["prompt"].astype(str))
         return AnnData(x, obs=obs, var=var, obsm=obsm, obsp={"distances": near})
@@ -230,7 +231,7 @@ class FeatureClusters:
     features : DataFrame
         A row per feature, columns of ``schema.FEATURE_COLUMNS``.
     labels : array, (kept,), int32
-        Clusters of the kept features, -1 = noise.
+        Clusters of the kept features, -1 = noise. Exact duplicates are clustered as one and share what follows, too.
     probabilities : array, (kept,), float64
     persistence : array, (cluster,), float64
     embedding : array, (kept, component), float32, or None without UMAP
@@ -256,7 +257,8 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     ----------
     activations : array or xarray.DataArray, (prompt, feature), float16, float32 or float64
     config : Config or mapping, optional
-        Sections extract.activation_threshold, select, neighbors, umap, hdbscan and consensus apply.
+        Sections extract.activation_threshold, select, neighbors, umap, hdbscan and consensus apply, and
+        quality.duplicates.
 
     Returns
     -------
@@ -273,7 +275,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     -----
     Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
     """
-    from gpuclust import consensus, gram, memory, neighbors
+    from gpuclust import consensus, duplicates, gram, memory, neighbors
     from gpuclust.cluster import cluster_embedding, cluster_tree
     from gpuclust.embed import embed
     from gpuclust.reductions import MOMENTS
@@ -295,7 +297,11 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
         raise ActivationError("activations hold NaN or infinity; clean them first")
     moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
     table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features, len(data))
-    mask = table["kept"].to_numpy()
+    starts = range(0, len(data), memory.MAX_ROWS)
+    features = table.loc[table["kept"], "feature"].to_numpy()
+    point = duplicates.find(zip(starts, blocks, strict=True), moments, features, c.copies_by)
+    table, n_copies = duplicates.mark(table, point, c.fewest_features)
+    mask = duplicates.is_point(table)
     n_kept = int(mask.sum())
     tile = min(memory.TILE, n_kept)
     (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
@@ -317,8 +323,11 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
         edges = mutual_reachability_tree(dense, c.hdbscan.min_samples)
         result = cluster_tree(chord_edges(edges) if c.hdbscan.metric == "euclidean" else edges, c.hdbscan)
         flat, _ = embed(indices, distances, c.umap, n_components=2)
-    table = with_clusters(table, result, flat)
+    place = duplicates.rows(table)
+    if n_copies:
+        notes = (f"{n_copies} of {len(place)} kept features are exact duplicates, clustered as what they copy", *notes)
+    indices, distances = duplicates.spread_neighbors(indices, distances, place)
     return FeatureClusters(
-        table, result.labels, result.probabilities, result.persistence, embedding, indices, distances,
-        (*notes, *result.notes),
+        with_clusters(table, result, flat), result.labels[place], result.probabilities[place], result.persistence,
+        None if embedding is None else embedding[place], indices, distances, (*notes, *result.notes),
     )  # fmt: skip

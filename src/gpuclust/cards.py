@@ -178,7 +178,10 @@ def feature_card(run: Run, number: int, n_prompts: int = 5) -> Card:
         cluster: Any = run.clusters.set_index("cluster", drop=False).loc[int(row["label"])]
         facts = [("in", describe(cluster)), ("probability", _number(row["probability"])),
                  ("quadrant", str(row["quadrant"])), *facts]  # fmt: skip
-        near = run.neighbors.sel(feature=number)
+        point = row.get("duplicate_of")
+        if pd.notna(point):
+            facts.insert(0, ("exact duplicate of", f"feature {point}, with whose neighbours it is clustered"))
+        near = run.neighbors.sel(feature=number if pd.isna(point) else point)
         found = pd.DataFrame({"feature": near["indices"].values[1:], "distance": near["distances"].values[1:]})
         found["cluster"] = features["label"].reindex(found["feature"]).to_numpy()
         tables = [("nearest features", found)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import consensus, matching, memory, models, neighbors, quality, schema, store, tiles
+from gpuclust import consensus, duplicates, matching, memory, models, neighbors, quality, schema, store, tiles
 from gpuclust.config import Config
 
 log = logging.getLogger("gpuclust")
@@ -24,13 +24,15 @@ def quality_task(
 ) -> dict[str, Any]:
     """Measure the clustering: against others of the same features, its nulls, the input space and the decoder.
 
-    `members` are the labels of each further clustering's members; two passes over the store at most. Of permuted
-    activations there is one clustering, no consensus: that would only drop clusters, and the most cohesive is wanted.
+    Exact duplicates count once, as in the clustering. `members` are the labels of each further clustering's members;
+    two passes over the store at most. Of permuted activations there is one clustering, no consensus: that would only
+    drop clusters, and the most cohesive is wanted.
     """
     from sklearn.metrics import adjusted_rand_score
 
     features = pd.read_parquet(out / schema.FEATURES)
-    features = features[features["kept"]]
+    copied = features["label"].to_numpy(np.float64, na_value=np.nan)[features["duplicate_of"].notna()]
+    features = features[duplicates.is_point(features)]
     kept, labels = features["feature"].to_numpy(), features["label"].to_numpy(np.int64)
     q, skipped = config.quality, list(skipped)
     others = {
@@ -38,11 +40,12 @@ def quality_task(
         for name, found in members.items()
     }
     size = np.bincount(labels[labels >= 0])
+    copies = np.bincount(copied[copied >= 0].astype(np.int64), minlength=len(size))
     nothing = np.full(len(size), np.nan)
     table: dict[str, Any] = {name: nothing for name, (dtype, _) in schema.QUALITY_COLUMNS.items() if dtype == "float64"}
     facts: dict[str, Any] = {"rows": len(size), "noise_share": float((labels < 0).mean())}
     if halves := [others[half] for half in tiles.HALVES if half in others]:
-        facts["halves"] = _known(matching.agreement(*halves))
+        facts["halves"] = _known(matching.agreement_of_halves(*halves))
         table["stability"] = np.mean([quality.best_match(labels, half) for half in halves], axis=0)
         table["chance_stability"] = quality.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
     if seeds := [matching.agreement(labels, other) for name, other in others.items() if name.startswith("seed")]:
@@ -80,7 +83,7 @@ def quality_task(
         skipped += [why] if why else []
     store.write_table(
         out / schema.QUALITY,
-        pd.DataFrame({"cluster": np.arange(len(size)), "size": size} | table)[list(schema.QUALITY_COLUMNS)]
+        pd.DataFrame({"cluster": np.arange(len(size)), "size": size + copies} | table)[list(schema.QUALITY_COLUMNS)]
         .astype({"verdict": "string"}),
     )  # fmt: skip
     for reason in skipped:

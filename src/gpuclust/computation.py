@@ -18,6 +18,7 @@ import numpy as np
 
 from gpuclust import memory, schema, store, trials
 from gpuclust.errors import MemoryBudgetError
+from gpuclust.halves import half_of
 from gpuclust.keys import content_key
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler
@@ -103,7 +104,8 @@ class Computation:
             return
         cut: list[Layer] = []
         for pattern in sorted({trial.pattern for trial in own}):
-            cut += layers({t.subset for t in own if t.pattern == pattern and t.subset}, extraction.prompts, pattern)
+            used = {t.subset for t in own if t.pattern == pattern and t.subset}
+            cut += layers(used, extraction.prompts, pattern, extraction.config.seed)
         ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
         fewest = min(fewest_active(trial) for trial in own)
         universe = self._submit(trials.universe_task, extraction.run, len(ranges), fewest).result()
@@ -167,8 +169,8 @@ class Computation:
         missing = {t.moments: t.subset for t in members if t.subset and not self.path(t.moments).exists()}
         written = []
         for name, subset in missing.items():
-            number, (even, odd) = places[subset]
-            parts = [self._submit(trials.partial_moments, partial, number, [*even, *odd]) for partial in partials]
+            number, (first, second) = places[subset]
+            parts = [self._submit(trials.partial_moments, partial, number, [*first, *second]) for partial in partials]
             written.append(self._submit(trials.moments_task, self.path(name), thresholds, *parts))
         self.client.gather(written)
         wanted = self._requests(members) if requests is None else requests
@@ -193,31 +195,33 @@ class Computation:
         for trial in members:
             name, needed = trial.moments, trial.config.fewest_features
             threshold, select = trial.config.extract.activation_threshold, trial.config.select
-            key = content_key(name, threshold, select.model_dump(), needed)
+            copies_by = trial.config.copies_by
+            key = content_key(name, threshold, select.model_dump(), needed, copies_by)
             if key not in futures:
-                futures[key] = self._submit(trials.kept_task, self.path(name), threshold, select, needed)
+                futures[key] = self._submit(trials.kept_task, self.path(name), threshold, select, needed, copies_by)
             keys.append(key)
         for trial, key in zip(members, keys, strict=True):
             error = futures[key].exception()
             if error is not None:
                 trial.error = _said(error)
             else:
-                trial.kept = futures[key].result()
+                trial.kept, trial.point = futures[key].result()
 
     def _requests(self, members: Sequence[Trial]) -> list[Request]:
         """Name the neighbours of trials, and list those that have no file yet."""
         self._keep(members)
         requests: dict[tuple[str, ...], Request] = {}
         for trial in members:
-            if trial.error is not None or trial.kept is None or trial.subset is None:
+            if trial.error is not None or trial.point is None or trial.subset is None:
                 continue
             c = trial.config
             if c.neighbors.method == "sketch":
                 trial.error = "neighbors.method=sketch has no Gram matrix to share: compute it with gpuclust.run"
                 continue
             trial.near = near_names(trial)
-            request = requests.setdefault(trial.near, Request(trial.subset, trial.kept, c.metric, trial.near))
-            request.k = min(max(request.k, c.n_neighbors), len(trial.kept))
+            points = np.unique(trial.point)
+            request = requests.setdefault(trial.near, Request(trial.subset, points, c.metric, trial.near))
+            request.k = min(max(request.k, c.n_neighbors), len(points))
             if c.tree_samples is not None:
                 request.min_samples.add(c.tree_samples)
         return [request for request in requests.values() if not self._have(request)]
@@ -255,7 +259,7 @@ class Computation:
                 ]
                 futures[trial.key] = self._submit(
                     trials.trial_task, self.trial_path(trial), self.path(trial.near[0]), self.path(trial.moments),
-                    threshold, c, memory.budget(c, len(self.workers), self.device), edges,
+                    threshold, c, memory.budget(c, len(self.workers), self.device), trial.kept, trial.point, edges,
                 )  # fmt: skip
             waiting.setdefault(trial.key, []).append(trial)
         self.counts.embeddings += len(embeddings)
@@ -290,7 +294,8 @@ class Computation:
         after = embeddings.get(name)
         if after is None and not self.path(name).exists():
             assert trial.subset is not None
-            n_prompts = len(range(max(part - 1, 0), trial.subset.n, 2 if part else 1))
+            n = trial.subset.n
+            n_prompts = int((half_of(n, c.seed) == part - 1).sum()) if part else n
             after = self._submit(
                 trials.embed_task, self.path(near), self.path(name), c, n_prompts, number, self._near.get(near)
             )

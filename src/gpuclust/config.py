@@ -151,7 +151,7 @@ class UmapConfig(Section):
 class HdbscanConfig(Section):
     """The clustering."""
 
-    min_cluster_size: int = Field(10, ge=2, description="features")
+    min_cluster_size: int = Field(10, ge=2, description="features, exact duplicates counted once")
     min_samples: int = Field(5, ge=1, description="neighbours of a core distance, the feature itself not counted")
     cluster_selection_epsilon: float = Field(0.01, ge=0, description="distance below which clusters are not split")
     cluster_selection_method: Literal["eom", "leaf"] = Field("eom", description="excess of mass, or leaves")
@@ -175,7 +175,7 @@ class ConsensusConfig(Section):
 class QualityConfig(Section):
     """Checks on the clustering. Each repeats embedding and clustering; the summary says what was left out."""
 
-    duplicates: bool = Field(True, description="count features that are exact duplicates in direction")
+    duplicates: bool = Field(True, description="exact duplicates are one point to the clustering; false: each its own")
     halves: bool = Field(True, description="cluster each half of the prompts, and compare")
     null: bool = Field(True, description="cluster activations permuted over prompts, feature by feature")
     decoder: bool = Field(True, description="compare with the geometry of the SAE's decoder directions")
@@ -324,6 +324,13 @@ class Config(Section):
     def halved(self) -> bool:
         """Whether each half of the prompts has neighbours of its own; a sketch has no Gram matrix that adds up."""
         return self.quality.halves and self.neighbors.method != "sketch"
+
+    @property
+    def copies_by(self) -> str | None:
+        """What makes two features copies of each other: their direction, their column; None where none are sought."""
+        if not self.quality.duplicates:
+            return None
+        return "direction" if self.metric in ("cosine", "correlation") else "column"
 
     @property
     def permuted(self) -> bool:

@@ -86,6 +86,17 @@ def agreement(a: Array, b: Array) -> dict[str, float]:
     }
 
 
+def agreement_of_halves(a: Array, b: Array) -> dict[str, float]:
+    """Compare the clusterings of two halves of the prompts: `agreement`, NaN where neither has a cluster.
+
+    Two halves that are all noise agree, but there is nothing that could be stable.
+    """
+    found = agreement(a, b)
+    if (a < 0).all() and (b < 0).all():
+        return {name: value if name == "common" else np.nan for name, value in found.items()}
+    return found
+
+
 def _indices(a: Array, b: Array, suffix: str) -> dict[str, float]:
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 

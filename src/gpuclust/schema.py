@@ -66,6 +66,10 @@ FEATURE_COLUMNS: Final = {
     "max": ("float64", "of |a|"),
     "kept": ("bool", "passes the filter"),
     "quadrant": ("string", "null where not kept"),
+    "duplicate_of": (
+        "Int64",
+        "the feature that this is an exact copy of and is clustered as; null for all others",
+    ),
     "label": ("Int64", "cluster, -1 noise, null where not kept"),
     "probability": ("float64", "HDBSCAN's membership strength, null where not kept"),
     "outlier_score": ("float64", "GLOSH, null where not kept"),
@@ -87,7 +91,7 @@ SPAN_COLUMNS: Final = {
 }
 CLUSTER_COLUMNS: Final = {
     "cluster": ("int64", "-1 is noise"),
-    "size": ("int64", "features"),
+    "size": ("int64", "features, exact duplicates included"),
     "ratio": ("float64", "of the kept features"),
     "persistence": ("float64", "HDBSCAN's, or mean share of members that put a pair together; null for noise"),
     "verdict": ("string", "stable, fragile or not above null; null for noise and where not measured"),
@@ -117,7 +121,7 @@ CLUSTER_COLUMNS: Final = {
 }
 QUALITY_COLUMNS: Final = {
     "cluster": ("int64", ""),
-    "size": ("int64", "features"),
+    "size": ("int64", "features, exact duplicates included; all that follows counts them once"),
     "verdict": ("string", "stable, fragile or not above null; null where not measured"),
     "stability": ("float64", "mean best-match Jaccard index in clusterings of the two halves of the prompts"),
     "chance_stability": ("float64", "the largest that random relabelling of the halves reached"),

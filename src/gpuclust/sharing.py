@@ -60,6 +60,7 @@ class Trial:
     pattern: str = ""
     moments: str = ""
     kept: Array | None = None
+    point: Array | None = None  # the feature that each kept one is clustered as (`duplicates`)
     near: tuple[str, ...] = ()
     key: str = ""
     error: str | None = None
@@ -79,7 +80,7 @@ class Counts:
 
 @dataclass(eq=False)
 class Request:
-    """Neighbours to compute: of one subset, its kept features, and one metric."""
+    """Neighbours to compute: of one subset, its kept features without copies, and one metric."""
 
     subset: Subset
     kept: Array
@@ -124,10 +125,10 @@ def moments_name(trial: Trial, thresholds: Sequence[float]) -> str:
 
 
 def near_names(trial: Trial) -> tuple[str, ...]:
-    """Names of the neighbours of a trial's kept features, in the order of `PARTS`; for any number of neighbours."""
-    assert trial.kept is not None
-    kept = hashlib.sha256(trial.kept.tobytes()).hexdigest()
-    key = named("neighbors", prompts_key(trial), kept, trial.config.metric)
+    """Names of the neighbours of a trial's features, copies left out, in the order of `PARTS`; for any number of them."""
+    assert trial.point is not None
+    c = trial.config
+    key = named("neighbors", prompts_key(trial), _digest(np.unique(trial.point)), c.metric, c.seed)
     return tuple(f"neighbors-{key}-{part}" for part in PARTS)
 
 
@@ -152,7 +153,14 @@ def trial_name(trial: Trial) -> str:
     c = trial.config
     agreement = [c.consensus.agreement] if c.n_members > 1 else []
     made_of = [member_names(c, near) for near in trial.near]
-    return named("trial", made_of, c.extract.activation_threshold, c.hdbscan.model_dump(), *agreement)
+    assert trial.kept is not None
+    assert trial.point is not None
+    spread = _digest(trial.kept, trial.point)
+    return named("trial", made_of, c.extract.activation_threshold, c.hdbscan.model_dump(), spread, *agreement)
+
+
+def _digest(*arrays: Array) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 def fewest_active(trial: Trial) -> int:

@@ -101,7 +101,8 @@ STAGES = (
         advice="lower store.shard_prompts", planned=True,
     ),
     Stage(
-        "select", "filter the features", ("reduce",), _files(schema.SELECTED), ("select", "fewest_features"),
+        "select", "filter the features", ("extract", "reduce"), _files(schema.SELECTED),
+        ("select", "fewest_features", "copies_by"),
     ),
     Stage(
         "neighbors", "exact neighbours", ("extract", "select"), _neighbors,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import memory, neighbors, schema, store, tiles, transfer
+from gpuclust import duplicates, memory, neighbors, schema, store, tiles, transfer
 from gpuclust.backend import on_host, resolve
 from gpuclust.cluster import Clustering
 from gpuclust.config import Config, SelectConfig
@@ -147,16 +147,20 @@ def _doubts(nonzero: int, aggregate: str, negative: int, underflowed: int) -> li
     return found
 
 
-def select_task(out: Path, config: SelectConfig, needed: int) -> dict[str, Any]:
-    """Filter the features."""
+def select_task(out: Path, config: SelectConfig, needed: int, copies_by: str | None, rows: int) -> dict[str, Any]:
+    """Filter the features, and find those that are copies of another (`duplicates`)."""
     from gpuclust.select import select
 
     path = out / schema.ACTIVATIONS
     with np.load(out / schema.MOMENTS) as file:
-        table, removed = select(MOMENTS.finalize(dict(file)), config, needed, store.open_array(path).shape[0])
+        moments = dict(file)
+    table, removed = select(MOMENTS.finalize(moments), config, needed, store.open_array(path).shape[0])
+    features = table.loc[table["kept"], "feature"].to_numpy()
+    point = duplicates.find(store.read_rows(path, rows), moments, features, copies_by)
+    table, n_copies = duplicates.mark(table, point, needed)
     store.write_table(out / schema.SELECTED, table)
     kept = removed.pop("kept")
-    return {"rows": len(table), "kept": kept, "removed": removed}
+    return {"rows": len(table), "kept": kept, "removed": removed, "duplicates": n_copies}
 
 
 # ---------------------------------------------------------------- neighbours
@@ -236,7 +240,6 @@ def cluster_task(
     from gpuclust import consensus
     from gpuclust.cluster import cluster_embedding
 
-    kept, _, distances = read_neighbors(out)
     if config.umap.enabled:
         group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
         result = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
@@ -253,30 +256,33 @@ def cluster_task(
     store.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(result.condensed_tree))
     np.save(out / schema.PERSISTENCE, result.persistence)
     facts: dict[str, Any] = {
-        "rows": len(kept),
+        "rows": int(mask.sum()),
         "clusters": len(result.persistence),
-        "noise": int((result.labels == schema.NOISE).sum()),
+        "noise": int((features["label"] == schema.NOISE).sum()),
         "members": max(len(members), 1),
         "warnings": list(result.notes),
     }
     if config.quality.duplicates:
-        facts["duplicates"] = int((distances[:, 1] == 0).sum())
+        facts["duplicates"] = int(features["duplicate_of"].notna().sum())
         facts["single_prompt"] = int((features.loc[mask, "n_active"] <= 1).sum())
     return facts
 
 
 def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFrame:
-    """Add label, probability, outlier score and map of the kept features; null for the others."""
+    """Add label, probability, outlier score and map of the kept features; null for the others.
+
+    `result` and `flat` are of the points that were clustered; a copy gets what its point has (`duplicates`).
+    """
     table = features.copy()
-    mask = table["kept"].to_numpy()
+    mask, place = table["kept"].to_numpy(), duplicates.rows(features)
     table["label"] = pd.array([pd.NA] * len(table), dtype="Int64")
-    table.loc[mask, "label"] = result.labels
+    table.loc[mask, "label"] = result.labels[place]
     columns = {
         "probability": result.probabilities, "outlier_score": result.outlier_scores, "x": flat[:, 0], "y": flat[:, 1],
     }  # fmt: skip
     for name, values in columns.items():
         table[name] = np.nan
-        table.loc[mask, name] = values
+        table.loc[mask, name] = values[place]
     return table
 
 
@@ -292,7 +298,8 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     profile = cluster_profile(out, profiles.members(kept["feature"].to_numpy(), label), rows, config, prompts)
     checked = pd.read_parquet(out / schema.QUALITY)
     more: dict[str, Any] = {name: checked[name].tolist() for name in ("verdict", "stability", "silhouette")}
-    more |= {"tree_node": analyse.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), label)}
+    clustered = features.loc[duplicates.is_point(features), "label"].to_numpy(dtype=np.int64)
+    more |= {"tree_node": analyse.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), clustered)}
     notes: list[str] = []
     spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
     spans[["feature", "rank"]] = examples[["feature", "rank"]]

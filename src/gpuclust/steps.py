@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import checks, device, extract, memory, schema, stage_table, stages, store, tiles
+from gpuclust import checks, device, duplicates, extract, memory, schema, stage_table, stages, store, tiles
 from gpuclust.config import Config
 from gpuclust.progress import Progress
 from gpuclust.scheduler import Scheduler
@@ -70,9 +70,9 @@ class Context:
         return max(1, int(self.done["cluster"]["clusters"]))
 
     def kept(self) -> np.ndarray[Any, Any]:
-        """Numbers of the kept features, sorted."""
-        table = pd.read_parquet(self.out / schema.SELECTED, columns=["feature", "kept"])
-        kept: np.ndarray[Any, Any] = table.loc[table["kept"], "feature"].to_numpy()
+        """Numbers of the features that are clustered, sorted: the kept ones, of copies the first."""
+        table = pd.read_parquet(self.out / schema.SELECTED, columns=["feature", "kept", "duplicate_of"])
+        kept: np.ndarray[Any, Any] = table.loc[duplicates.is_point(table), "feature"].to_numpy()
         return kept
 
     def plan(self, facts: Mapping[str, Any], n_kept: int = 0, n_clusters: int = 0) -> memory.Plan:
@@ -173,7 +173,8 @@ def reduce_step(x: Context) -> tuple[Facts, memory.Plan | None]:
 
 
 def select_step(x: Context) -> tuple[Facts, memory.Plan | None]:
-    return dict(x.submit(stages.select_task, x.out, x.config.select, x.config.fewest_features)), None
+    c, rows = x.config, x.plan(x.done["prompts"]).rows
+    return dict(x.submit(stages.select_task, x.out, c.select, c.fewest_features, c.copies_by, rows)), None
 
 
 def neighbors_step(x: Context) -> tuple[Facts, memory.Plan | None]:

@@ -1,9 +1,10 @@
 """Which prompts a setting uses, and how one pass over the store serves all of them.
 
-A subset is the first `n` prompts of a group: of all prompts, of a source, of a range of lengths. Its halves are its
-even and its odd prompts, so a half of the first thousand is the first part of that half of all. Subsets are cut into
-*atoms*, one Gram matrix each, that add up to them: the prompts between one prefix and the next, in one half. Groups
-that share prompts go into different layers, and each layer puts every prompt into one atom at most.
+A subset is the first `n` prompts of a group: of all prompts, of a source, of a range of lengths. Its halves are those
+of `gpuclust.halves`, counted within the group, so a half of the first thousand is the first part of that half of all,
+and those of all prompts are the halves of a run. Subsets are cut into *atoms*, one Gram matrix each, that add up to
+them: the prompts between one prefix and the next, in one half. Groups that share prompts go into different layers, and
+each layer puts every prompt into one atom at most.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.errors import SelectionError
+from gpuclust.halves import half_of
 
 Array = np.ndarray[Any, Any]
 
@@ -105,7 +107,7 @@ def refuse_small(size: int, subset: Subset, prompts: pd.DataFrame, pattern: str)
     raise SelectionError(f"only {size} prompts in the group ({subset}), at least {FEWEST} are needed{there}")
 
 
-def layers(subsets: Iterable[Subset], prompts: pd.DataFrame, pattern: str) -> list[Layer]:
+def layers(subsets: Iterable[Subset], prompts: pd.DataFrame, pattern: str, seed: int) -> list[Layer]:
     """Cut subsets into atoms, in as few layers as a first fit finds.
 
     Parameters
@@ -115,13 +117,15 @@ def layers(subsets: Iterable[Subset], prompts: pd.DataFrame, pattern: str) -> li
         With ``source`` and ``n_tokens``.
     pattern : str
         As in `group_members`.
+    seed : int
+        Of the halves.
 
     Examples
     --------
     >>> prompts = pd.DataFrame({"source": ["a", "b"] * 4, "n_tokens": 5})
-    >>> (layer,) = layers([Subset(None, None, 4), Subset(None, None, 8)], prompts, "(.*)")
+    >>> (layer,) = layers([Subset(None, None, 4), Subset(None, None, 8)], prompts, "(.*)", seed=0)
     >>> layer.codes.tolist(), layer.members[Subset(None, None, 8)]
-    ([0, 1, 0, 1, 2, 3, 2, 3], ([0, 2], [1, 3]))
+    ([0, 1, 1, 0, 3, 2, 3, 2], ([0, 2], [1, 3]))
     """
     by_group: dict[Any, list[Subset]] = {}
     for subset in sorted(set(subsets), key=lambda subset: subset.n):
@@ -133,21 +137,22 @@ def layers(subsets: Iterable[Subset], prompts: pd.DataFrame, pattern: str) -> li
         layer = next(fits, None)
         if layer is None:
             made.append(layer := Layer(np.full(len(prompts), -1, dtype=np.int64), 0, {}))
-        made[made.index(layer)] = _with_group(layer, members, nested)
+        made[made.index(layer)] = _with_group(layer, members, nested, seed)
     return made
 
 
-def _with_group(layer: Layer, members: Array, nested: Sequence[Subset]) -> Layer:
+def _with_group(layer: Layer, members: Array, nested: Sequence[Subset], seed: int) -> Layer:
     """Add a group and its prefixes to a layer."""
     codes, n_atoms = layer.codes.copy(), layer.n_atoms
     known = dict(layer.members)
-    even: list[int] = []
-    odd: list[int] = []
+    halves = half_of(len(members), seed)
+    first: list[int] = []
+    second: list[int] = []
     start = 0
     for subset in nested:
-        codes[members[start : subset.n]] = n_atoms + np.arange(start, len(members[: subset.n])) % 2
-        even, odd = [*even, n_atoms], [*odd, n_atoms + 1]
-        known[subset] = (even, odd)
+        codes[members[start : subset.n]] = n_atoms + halves[start : subset.n]
+        first, second = [*first, n_atoms], [*second, n_atoms + 1]
+        known[subset] = (first, second)
         n_atoms += 2
         start = subset.n
     return Layer(codes, n_atoms, known)

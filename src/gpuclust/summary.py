@@ -51,9 +51,9 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     noise = clusters.loc[clusters["cluster"] == NOISE, "size"].sum()
     share = noise / max(int(clusters["size"].sum()), 1)
     console.print(f"[bold]{len(real)} clusters[/bold], {int(noise):,} features ({share:.0%}) are noise")
-    duplicates = stages["cluster"].get("duplicates")
-    if duplicates:
-        console.print(f"[yellow]{duplicates:,} features have an exact duplicate in direction[/yellow]")
+    copies = stages["cluster"].get("duplicates")
+    if copies:
+        console.print(f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]")
     for line in _quality(stages.get("quality", {})):
         console.print(line)
     if len(real):
@@ -78,7 +78,10 @@ def _quality(facts: dict[str, Any]) -> list[str]:
     if counts := facts.get("verdicts"):
         judged = ", ".join(f"{count} {name}" for name, count in counts.items())
         lines.append(f"verdicts: {judged if sum(counts.values()) else 'none, nothing was measured'}")
-    if halves := facts.get("halves"):
+    halves = facts.get("halves")
+    if halves and halves["ari"] is None:
+        lines.append("two halves of the prompts, clustered apart: neither has a cluster")
+    elif halves:
         both = "no feature is clustered by both"
         if halves["ari_clustered"] is not None:
             both = f"{halves['ari_clustered']:.2f} on the {halves['clustered_both']:.0%} of features that both cluster"

@@ -14,7 +14,7 @@ from gpuclust.answers import NOISE_GAP, Answer, short
 from gpuclust.effects import COVERAGE_LOSS, LEAST, OUTCOME, text
 
 METHOD = (
-    "Stability is the adjusted Rand index (ARI) between the clusters of the even and of the odd prompts, noise counted "
+    "Stability is the adjusted Rand index (ARI) between the clusters of the two halves of the prompts, noise counted "
     "as one cluster. Intervals are 95%, over seeds of UMAP (two-way analysis of variance, Student's t; differences "
     "between the best and the worst level are corrected for the choice, Bonferroni): they speak of the seed, not of "
     f"other prompts. “Clear” means that the interval excludes 0, the difference is at least {LEAST}, and the better "

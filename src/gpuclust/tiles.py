@@ -18,6 +18,7 @@ from gpuclust import gram, memory, neighbors, schema, store, transfer
 from gpuclust.backend import on_host, resolve, to_host
 from gpuclust.config import Config
 from gpuclust.device import guarded
+from gpuclust.halves import half_of
 from gpuclust.stage_table import view_file
 
 Array = np.ndarray[Any, Any]
@@ -50,8 +51,8 @@ class PromptGroups:
 
 
 def halves(n_prompts: int, seed: int) -> PromptGroups:
-    """Two random halves of the prompts, and the views `whole`, `half0` and `half1`."""
-    groups = np.random.default_rng(seed).permutation(n_prompts) % 2
+    """The two halves of the prompts (`gpuclust.halves`), and the views `whole`, `half0` and `half1`."""
+    groups = half_of(n_prompts, seed)
     return PromptGroups(groups, {WHOLE: np.array([1, 1]), HALVES[0]: np.array([1, 0]), HALVES[1]: np.array([0, 1])})
 
 

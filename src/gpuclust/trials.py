@@ -12,14 +12,14 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpuclust import consensus, gram, matching, neighbors, schema, store
+from gpuclust import consensus, duplicates, gram, matching, neighbors, schema, store
 from gpuclust.cluster import Clustering, cluster_tree, embedding_tree
 from gpuclust.config import Config, SelectConfig
 from gpuclust.folder import versions
@@ -43,7 +43,8 @@ class Partial:
     grams : list of list of Gram
         By layer and atom, over the features of the pass.
     moments : list of list of dict
-        By layer and atom, over all features, with ``n_active`` by threshold: (threshold, feature).
+        By layer and atom, over all features, with ``n_active`` by threshold, (threshold, feature), and the ``sketch``
+        by which duplicates are found, (feature, `duplicates.SIZE`).
     """
 
     grams: list[list[gram.Gram]]
@@ -78,6 +79,7 @@ def pass_task(
     moments: list[list[State]] = []
     for start, block in store.read_rows(run / schema.ACTIVATIONS, rows, first, stop):
         kept = block[:, universe]
+        sketched = neighbors.sketch_rows(start, start + len(block), duplicates.SIZE, duplicates.SEED)
         moments = moments or [[_no_moments(block.shape[1], len(thresholds))] * count for count in n_atoms]
         for layer, code in enumerate(codes):
             own = code[start : start + len(block)]
@@ -85,20 +87,36 @@ def pass_task(
                 member = own == atom
                 new = gram.accumulate([kept[member]], len(universe), tiles, tile)
                 grams[layer][atom] = gram.combine([grams[layer][atom], new])
-                state = moments_of(block[member], thresholds)
-                moments[layer][atom] = MOMENTS.combine(moments[layer][atom], state)
+                state = moments_of(block[member], thresholds, sketched[member])
+                moments[layer][atom] = _combined([moments[layer][atom], state])
     return Partial(grams, moments)
 
 
 def _no_moments(n_features: int, n_thresholds: int) -> State:
-    return moments_empty(n_features) | {"n_active": np.zeros((n_thresholds, n_features), dtype=np.int64)}
+    more = {
+        "n_active": np.zeros((n_thresholds, n_features), dtype=np.int64),
+        "sketch": np.zeros((n_features, duplicates.SIZE)),
+    }
+    return moments_empty(n_features) | more
 
 
-def moments_of(block: Array, thresholds: Sequence[float]) -> State:
-    """Moments of a chunk, with ``n_active`` for several thresholds: (threshold, feature)."""
+def _combined(states: Iterable[State]) -> State:
+    """Merge moments, sketches included."""
+    first, *rest = states
+    for state in rest:
+        first = MOMENTS.combine(first, state) | {"sketch": first["sketch"] + state["sketch"]}
+    return first
+
+
+def moments_of(block: Array, thresholds: Sequence[float], projection: Array) -> State:
+    """Moments of a chunk, with ``n_active`` for several thresholds, (threshold, feature), and the sketch of its rows.
+
+    `projection` is of its prompts, (prompt, `duplicates.SIZE`).
+    """
     state = MOMENTS.chunk(block, thresholds[0])
     magnitude = np.abs(block)
     state["n_active"] = np.stack([(magnitude > threshold).sum(axis=0) for threshold in thresholds])
+    state["sketch"] = block.astype(np.float64).T @ projection
     return state
 
 
@@ -121,7 +139,7 @@ def universe_task(run: Path, n_shards: int, fewest: int) -> Array:
 
 def moments_task(path: Path, thresholds: Sequence[float], *parts: list[State]) -> None:
     """Merge the moments of a subset's atoms over workers, and write them."""
-    merged = MOMENTS.merge(state for part in parts for state in part)
+    merged = _combined(state for part in parts for state in part)
     write_arrays(path, thresholds=np.asarray(thresholds, dtype=np.float64), **merged)
 
 
@@ -134,11 +152,18 @@ def read_statistics(path: Path, threshold: float) -> dict[str, Array]:
     return MOMENTS.finalize(state | {"n_active": state["n_active"][at]})
 
 
-def kept_task(path: Path, threshold: float, config: SelectConfig, needed: int) -> Array:
-    """Numbers of the features that a filter keeps on a subset."""
+def kept_task(
+    path: Path, threshold: float, config: SelectConfig, needed: int, copies_by: str | None
+) -> tuple[Array, Array]:
+    """Numbers of the features that a filter keeps on a subset, and of the one that each is clustered as: its point."""
     table, _ = select(read_statistics(path, threshold), config, needed)
     kept: Array = table.loc[table["kept"], "feature"].to_numpy()
-    return kept
+    point = kept
+    if copies_by is not None:
+        with np.load(path) as file:
+            point = kept[duplicates.points(file["sketch"][kept], file["u0"][kept], copies_by)]
+    duplicates.refuse_few(len(kept), len(np.unique(point)), needed)
+    return kept, point
 
 
 def neighbors_task(
@@ -159,7 +184,7 @@ def neighbors_task(
     trees : mapping of int to sequence of Path
         ``min_samples`` to the files of exact cosine spanning trees, in the order of `PARTS`.
     halves : sequence of Gram
-        Of every worker, the even prompts' atoms, then of every worker the odd ones'.
+        Of every worker, the atoms of the first half, then of every worker those of the second.
     """
     place = np.searchsorted(universe, kept)
     per_half = len(halves) // 2
@@ -208,8 +233,8 @@ def saved_tree(source: Path, chord: bool, after: Any) -> Array:
 
 
 def trial_task(
-    target: Path, near: Path, moments: Path, threshold: float, config: Config, allowed: int,
-    trees: Sequence[Sequence[Array]],
+    target: Path, near: Path, moments: Path, threshold: float, config: Config, allowed: int, features: Array,
+    point: Array, trees: Sequence[Sequence[Array]],
 ) -> None:  # fmt: skip
     """Cluster the three parts of a trial, measure, and write labels and facts.
 
@@ -224,6 +249,8 @@ def trial_task(
         Sections hdbscan and, with several members, consensus.
     allowed : int
         Bytes of host memory that a consensus may use.
+    features, point : array, (kept,), int
+        The kept features, and the one that each is clustered as: duplicates count once in all that is measured.
     trees : sequence of sequence of array, (edge, 3)
         In the order of `PARTS`, a tree a member of the consensus.
     """
@@ -233,7 +260,8 @@ def trial_task(
         kept, indices = file["kept"], file["indices"]
     statistics = read_statistics(moments, threshold)
     facts = {
-        "n_kept": len(kept),
+        "n_kept": len(features),
+        "duplicates": len(features) - len(kept),
         **shape_of(labels[0]),
         "clusters_half": float(np.mean([result.n_clusters for result in found[1:]])),
         "noise_half": float(np.mean([(label < 0).mean() for label in labels[1:]])),
@@ -242,8 +270,9 @@ def trial_task(
         "purity": purity(labels[0], indices),
         **{f"shared_{name}": shared(labels[0], statistics[name][kept]) for name in SHARED},
     }
-    packed = {part: label.astype(np.int32) for part, label in zip(PARTS, labels, strict=True)}
-    write_arrays(target, kept=kept.astype(np.int32), facts=np.array(json.dumps(facts)), **packed)
+    place = np.searchsorted(kept, point)
+    packed = {part: label.astype(np.int32)[place] for part, label in zip(PARTS, labels, strict=True)}
+    write_arrays(target, kept=features.astype(np.int32), facts=np.array(json.dumps(facts)), **packed)
 
 
 def _clustered(trees: Sequence[Array], config: Config, allowed: int) -> Clustering:
@@ -256,13 +285,11 @@ def stability(first: Array, second: Array) -> dict[str, float]:
 
     `recovered_halves` is the share of clusters, of both halves, whose match has a Jaccard index of at least one half.
     """
-    found = matching.agreement(first, second)
-    names = [name for name in found if name != "common"]
-    if (first < 0).all() and (second < 0).all():
-        return dict.fromkeys((*(f"{name}_halves" for name in names), "recovered_halves"), np.nan)
+    found = matching.agreement_of_halves(first, second)
     matched = matching.relate(first, second).clusters["jaccard"]
-    recovered = float((matched >= matching.HALF).mean())
-    return {**{f"{name}_halves": found[name] for name in names}, "recovered_halves": recovered}
+    recovered = float((matched >= matching.HALF).mean()) if len(matched) else np.nan
+    agreed = {f"{name}_halves": value for name, value in found.items() if name != "common"}
+    return {**agreed, "recovered_halves": recovered}
 
 
 def shape_of(labels: Array) -> dict[str, float]:

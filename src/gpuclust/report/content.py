@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from gpuclust import palette, schema
+from gpuclust import duplicates, palette, schema
 from gpuclust.report import contexts, tree
 from gpuclust.schema import NOISE
 
@@ -94,13 +94,12 @@ def _neighbors(out: Path, features: pd.DataFrame) -> dict[str, Array]:
     if not (out / schema.NEIGHBORS).exists():
         return {}
     group: Any = zarr.open_group(out / schema.NEIGHBORS, mode="r")
-    kept = features.loc[features["kept"], "feature"].to_numpy()
-    if not np.array_equal(group["feature"][:], kept):
+    if not np.array_equal(group["feature"][:], features.loc[duplicates.is_point(features), "feature"].to_numpy()):
         return {}
-    columns = slice(1, 1 + NEIGHBORS)
+    columns, place = slice(1, 1 + NEIGHBORS), duplicates.rows(features)  # a copy has the neighbours of its point
     return {
-        "neighbor": group["indices"][:, columns].astype(np.int32),
-        "distance": group["distances"][:, columns].astype(np.float32),
+        "neighbor": group["indices"][:, columns].astype(np.int32)[place],
+        "distance": group["distances"][:, columns].astype(np.float32)[place],
     }
 
 

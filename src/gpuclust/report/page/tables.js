@@ -98,7 +98,7 @@ function drawRun() {
     ['Entries non-zero', share(stages.reduce.density)],
     ['Features that never fire', count(stages.reduce.dead_features)],
     ['Neighbours', `${stages.neighbors.method}, ${stages.neighbors.metric}, ${settings.umap.enabled ? 'embedded with UMAP' : 'clustered without embedding'}`],
-    ['Exact duplicates', known(stages.cluster.duplicates) ? `${count(stages.cluster.duplicates)} features` : 'not counted'],
+    ['Exact duplicates', known(stages.cluster.duplicates) ? `${count(stages.cluster.duplicates)} features, each clustered as the one that it copies` : 'not counted'],
     ['Scheduler', record.scheduler ? `${record.scheduler.name} on ${record.device}: ${record.scheduler.reason}` : '–'],
   ];
   for (const note of Object.values(stages).flatMap(stage => stage.notes || [])) facts_.push(['Note', note]);
