@@ -233,7 +233,7 @@ MUTANTS = [
     Mutant("bitmap-count", "codec.py", "if marked != nonzero or", "if False and", "test_codec.py",
            "kernels check no bounds"),
     Mutant("chunk-size", "codec.py", "if nonzero > count or chunk.size != size:", "if nonzero > count:",
-           "test_codec.py", "a truncated chunk is refused"),
+           "test_edges.py", "a truncated chunk is refused"),
     # ------------------------------------------------------------ prompts, cluster, profiles, tiles
     Mutant("duplicate-source", "prompts.py", "zip(reversed(texts), reversed(sources), strict=True)",
            "zip(texts, sources, strict=True)", "test_edges.py", "a duplicate keeps its first source"),
@@ -249,7 +249,7 @@ MUTANTS = [
     Mutant("tree-parts", "cluster.py", "if parts != 1:", "if parts > 2:", "test_cluster.py",
            "the library never returns from edges that do not span"),
     Mutant("outlier-limit", "cluster.py", "outlier_scores(condensed), nan=1.0)", "outlier_scores(condensed), nan=0.0)",
-           "test_cluster.py", "beside duplicates the score is 1"),
+           "test_edges.py", "beside duplicates the score is 1"),
     Mutant("chord", "spanning.py", "np.sqrt(2 * np.maximum(chords[:, 2], 0))", "np.sqrt(np.maximum(chords[:, 2], 0))",
            "test_spanning.py", "chords are distances of unit vectors"),
     Mutant("spread-rounding", "profiles.py", "spread > 1e-12 * np.abs(mean), spread, 0)",

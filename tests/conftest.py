@@ -54,7 +54,7 @@ def _make_small_run(folder: Path) -> None:
     settings = tiny.build(folder)
     source = Path(settings["prompts"][0]["path"])
     rows = [json.loads(line) for line in source.read_text().splitlines()]
-    hurt = [{"text": f"{tiny.HOSTILE} {row['text']}", "source": f"<i>{row['source']}</i>"} for row in rows]
+    hurt = [{"text": f"{row['text']} {tiny.HOSTILE}", "source": f"<i>{row['source']}</i>"} for row in rows]
     source.write_text("".join(json.dumps(row) + "\n" for row in hurt))
     settings |= {"hdbscan": {"min_cluster_size": 2, "min_samples": 1}, "analyse": {"labeller": "tests.tiny:label"}}
     config = folder / "config.yaml"

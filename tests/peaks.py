@@ -284,7 +284,7 @@ SMALL = {"hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
 ONE = {"consensus": {"members": 1}}
 CASES = {
     "extract-long": Case("extract", extract, of(1, 16_384), {"extract": {"aggregate": "sum"}}, tokens=1500),
-    "extract-many": Case("extract", extract, of(256, 32_768), tokens=4),
+    "extract-many": Case("extract", extract, of(128, 32_768), tokens=4),
     "reduce": Case("reduce", reduce, of(128, 65_536), {"store": {"shard_prompts": 32, "chunk_prompts": 32}}),
     "reduce-again": Case("reduce", reduce_again, of(512, 65_536), {"store": {"shard_prompts": 512}}),
     "neighbors": Case("neighbors", neighbors, of(256, 8192, 6144, **SEVERAL), room=900 * MB),
@@ -296,7 +296,7 @@ CASES = {
         "embed", embed, of(1, 8000), ONE | {"umap": {"n_components": 2, "n_neighbors": 100, "n_epochs": 2}}
     ),
     "cluster": Case(
-        "cluster", cluster, of(10, 5000, n_clusters=1000),
+        "cluster", cluster, of(10, 3000, n_clusters=1000),
         ONE | {"umap": {"n_components": 30}, "hdbscan": {"min_cluster_size": 3, "min_samples": 1000}},
     ),
     "consensus": Case("cluster", consensus, of(10, 16_000), SMALL | {"consensus": {"members": 4}}),

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from gpuclust import consensus, gram, neighbors, prompts, quality
-from gpuclust.cluster import cluster_tree
+from gpuclust.cluster import cluster_distances, cluster_tree
+from gpuclust.codec import decode
 from gpuclust.config import HdbscanConfig, SelectConfig
-from gpuclust.errors import SelectionError
+from gpuclust.errors import CorruptDataError, SelectionError
 from gpuclust.matching import relate
 from gpuclust.reductions import EXAMPLES, MOMENTS
 from gpuclust.select import select
 from tests.strategies import sae_like
+from tests.test_codec import sealed
 from tests.test_neighbors import whole
 from tests.test_prompts import Words, config
 
@@ -183,6 +185,18 @@ def test_the_smallest_numbers_of_features_that_do() -> None:
         cluster_tree(path(10), HdbscanConfig(min_cluster_size=10, min_samples=10))
 
 
+def test_beside_duplicates_every_other_feature_is_an_outlier() -> None:
+    places = np.concatenate([np.zeros(8), [0.1, 0.3, 0.6, 1.0], np.linspace(9, 10, 10)])
+    found = cluster_distances(
+        np.abs(np.subtract.outer(places, places)), HdbscanConfig(min_cluster_size=5, min_samples=2)
+    )
+    assert "exact duplicates" in found.notes[0]
+    assert np.isinf(found.condensed_tree["lambda_val"]).any()
+    assert np.isfinite(found.outlier_scores).all()
+    assert (found.outlier_scores[8:12] == 1).all()
+    assert (found.outlier_scores[12:] < 1).all()
+
+
 def test_min_cluster_size_and_agreement_are_enough() -> None:
     settings = config({"path": "demo"}, hdbscan={"min_cluster_size": 3, "min_samples": 1})
     a, b = np.repeat([0, 1], 3), np.repeat([0, -1], 3)
@@ -207,3 +221,13 @@ def test_a_duplicate_keeps_its_first_source_and_min_tokens_are_enough(tmp_path: 
     source = {"path": str(path), "source_column": "who"}
     table, _ = prompts.build(config(source, min_tokens=2, n_prompts=2), Words())
     assert dict(zip(table["text"], table["source"], strict=True)) == {"one two": "first", "three four": "only"}
+
+
+# ---------------------------------------------------------------- codec
+
+
+@pytest.mark.parametrize("values", [bytes(8), bytes(24)])
+def test_a_chunk_of_another_length_is_refused_though_its_checksum_is_right(values: bytes) -> None:
+    chunk = sealed(b"GCBM", 1, 2, 64, 8, b"\xff" + bytes(7) + values)  # 8 values of 2 bytes: 16
+    with pytest.raises(CorruptDataError, match=f"it has {40 + len(values)} bytes, not the 56 of 8 non-zero elements"):
+        decode(chunk, (64,), np.float16)

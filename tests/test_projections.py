@@ -40,7 +40,9 @@ def test_a_stage_takes_no_more_than_projected(name: str, measured: dict[str, Any
     assert name in measured, measured["stderr"]
     facts = measured[name]
     assert facts["grown"] > 50 * peaks.MB, "too small to say anything"
-    assert facts["grown"] <= facts["projected"] < 3 * facts["grown"]
+    assert facts["grown"] <= facts["projected"]
+    if peaks.CASES[name].stage != "extract":  # whose longest prompts and largest batches do not come together
+        assert facts["projected"] < 3 * facts["grown"]
 
 
 def test_a_process_takes_no_more_than_projected(measured: dict[str, Any]) -> None:

@@ -125,7 +125,7 @@ def moments_name(trial: Trial, thresholds: Sequence[float]) -> str:
 
 
 def near_names(trial: Trial) -> tuple[str, ...]:
-    """Names of the neighbours of a trial's features, copies left out, in the order of `PARTS`; for any number of them."""
+    """Names of the neighbours of a trial's features, in the order of `PARTS`; for any number of them."""
     assert trial.point is not None
     c = trial.config
     key = named("neighbors", prompts_key(trial), _digest(np.unique(trial.point)), c.metric, c.seed)
