@@ -111,6 +111,7 @@ def write_clusters(case: Case, out: Path) -> Array:
     features["n_active"] = rng.integers(1, 100, len(features))
     features["kept"] = features["feature"] < kept
     features["label"] = pd.array([*found.labels, *[pd.NA] * (len(features) - kept)], dtype="Int64")
+    features["duplicate_of"] = pd.array([pd.NA] * len(features), dtype="Int64")
     store.write_table(out / schema.FEATURES, features)
     store.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(found.condensed_tree))
     (out / schema.PERSISTENCE).parent.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import consensus, gram, neighbors, prompts, quality
+from gpuclust import consensus, gram, neighbors, profiles, prompts, quality
 from gpuclust.cluster import cluster_distances, cluster_tree
 from gpuclust.codec import decode
 from gpuclust.config import HdbscanConfig, SelectConfig
@@ -231,3 +231,13 @@ def test_a_chunk_of_another_length_is_refused_though_its_checksum_is_right(value
     chunk = sealed(b"GCBM", 1, 2, 64, 8, b"\xff" + bytes(7) + values)  # 8 values of 2 bytes: 16
     with pytest.raises(CorruptDataError, match=f"it has {40 + len(values)} bytes, not the 56 of 8 non-zero elements"):
         decode(chunk, (64,), np.float16)
+
+
+def test_rounding_is_no_variation() -> None:
+    activations = np.random.default_rng(0).random((1000, 3))
+    activations[:, 2] = 0.1  # whose mean is not quite 0.1
+    blocks = [activations[:7], activations[7:700], activations[700:]]
+    assert any(block[:, 2].mean() != 0.1 for block in blocks)
+    correlation = profiles.profile(lambda: blocks, 3, 1).correlation
+    assert np.isnan(correlation[2]).all()
+    assert np.isfinite(correlation[:2, :2]).all()

@@ -71,7 +71,7 @@ CASES = [
     Case("n_prompts", 50, "prompts", "extraction"),
     Case("min_tokens", 2, "prompts", "extraction"),
     Case("max_tokens", 30, "prompts", "extraction"),
-    Case("seed", 1, "prompts neighbors quality analyse", "extraction"),
+    Case("seed", 1, "prompts neighbors quality analyse", "extraction neighbors"),
     Case("deduplicate", False, "prompts", "extraction"),
     Case("extract.aggregate", "mean", "extract", "extraction"),
     Case("extract.prepend_bos", False, "prompts extract", "extraction"),
@@ -98,7 +98,7 @@ CASES = [
     Case("umap.n_components", 4, "embed", LAYOUT),
     Case("umap.n_neighbors", 20, "select neighbors embed", LAYOUT),
     Case("umap.min_dist", 0.1, "embed", LAYOUT),
-    Case("umap.metric", "euclidean", "neighbors embed", f"neighbors {LAYOUT}"),
+    Case("umap.metric", "euclidean", "select neighbors embed", f"neighbors {LAYOUT}"),
     Case("umap.n_epochs", 40, "embed", LAYOUT),
     Case("umap.random_state", 1, "embed", LAYOUT),
     Case("hdbscan.min_cluster_size", 20, "select cluster", "trial"),
@@ -112,7 +112,7 @@ CASES = [
     Case("consensus.agreement", 0.6, "cluster", "trial"),
     Case("consensus.candidates", 3, "neighbors cluster", "redrawn trial"),
     Case("consensus.n_epochs", 30, "cluster", "redrawn trial"),
-    Case("quality.duplicates", False, "cluster quality"),
+    Case("quality.duplicates", False, "select cluster quality"),
     Case("quality.halves", False, "neighbors quality"),
     Case("quality.null", False, "quality"),
     Case("quality.decoder", True, "quality"),
@@ -190,6 +190,7 @@ def names(config: Config) -> dict[str, Any]:
     """Names of a sweep's files by kind, whatever those before them are named."""
     trial = Trial(Setting(0, {}, config), 0, config, Extraction("key", config, Path(), pd.DataFrame(), 9, {}))
     trial.subset, trial.kept, trial.near = Subset(None, None, 9), np.arange(5), ("near",)
+    trial.point = trial.kept
     members = sharing.member_names(config, "near")
     umap = config.umap.enabled
     return {
@@ -214,7 +215,7 @@ def test_files_of_a_sweep_depend_on_prompts_and_kept_features(settings: dict[str
 
     def found(key: str = "a", pattern: str = "", n: int = 9, kept: int = 5) -> tuple[str, tuple[str, ...]]:
         trial = Trial(Setting(0, {}, config), 0, config, Extraction(key, config, Path(), pd.DataFrame(), 9, {}))
-        trial.subset, trial.pattern, trial.kept = Subset(None, None, n), pattern, np.arange(kept)
+        trial.subset, trial.pattern, trial.point = Subset(None, None, n), pattern, np.arange(kept)
         return sharing.moments_name(trial, [0.0]), sharing.near_names(trial)
 
     same = found()
