@@ -103,10 +103,10 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (LAUGHS, "values, aliases written out"),
         ("a: &a [*a]", "values, aliases written out"),
         ("umap: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
-        ("umap:\n" + "".join(" " * i + f"k{i}:\n" for i in range(1, 1000)), "nested too deeply|unknown key|expected"),
-        ("".join(f"k{i}: 1\n" for i in range(100_000)), "1,000,000 at most|20,000 at most"),
+        ("umap:\n" + "".join(" " * i + f"k{i}:\n" for i in range(1, 1000)), "100,000 at most"),
+        ("".join(f"k{i}: 1\n" for i in range(100_000)), "100,000 at most"),
         ("".join(f"k{i}: 1\n" for i in range(5_000)), "unknown key k0.*and 4980 more"),
-        ("x: " + "y" * 2_000_000, "1,000,000 at most"),
+        ("x: " + "y" * 2_000_000, "100,000 at most"),
     ],
 )
 def test_bombs_are_one_short_error_at_once(tmp_path: Path, text: str, message: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,17 @@ def test_scaled_and_negated_columns(dtype: Any) -> None:
     assert found(values, kept) == expected.tolist()
     assert np.flatnonzero(np.array(found(values, kept, duplicates.COLUMN)) != kept).tolist() == [13]
     assert found(values, kept[5:]) == [11 if f in (13, *([15] if dtype == np.float32 else [])) else f for f in kept[5:]]
+
+
+def test_a_run_and_a_sweep_agree_on_a_tiny_activation_more() -> None:
+    values = noise(200, 30)
+    values[:, 9] = values[:, 4]
+    values[np.flatnonzero(values[:, 4] == 0)[0], 9] = np.float16(1e-6)  # 1e-7 of the norm
+    kept = np.arange(values.shape[1])
+    moments = MOMENTS.chunk(values)
+    sketched = duplicates.sketch([(0, values)], len(kept))
+    swept = duplicates.points(sketched, moments["u0"], moments["n_nonzero"], duplicates.DIRECTION)
+    assert swept.tolist() == found(values, kept) == kept.tolist()
 
 
 def test_no_prompts_are_read_where_no_two_features_look_alike() -> None:
@@ -182,7 +195,13 @@ def test_workers_tiles_and_blocks_do_not_matter(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(memory, "TILE", tile)
         monkeypatch.setattr(memory, "MAX_ROWS", rows)
         settings = EXACT | WIDE | {"scheduler": {"n_workers": 2}, "store": store}
-        run = gpuclust.import_cache(file, tmp_path / str(number), settings, scheduler)
+        out = tmp_path / str(number)
+        if scheduler == "local":  # in a process of its own: starting workers changes how many threads Numba wants here
+            code = "import json, sys, gpuclust; gpuclust.import_cache(*sys.argv[1:3], json.loads(sys.argv[3]), 'local')"
+            subprocess.run([sys.executable, "-c", code, str(file), str(out), json.dumps(settings)], check=True)
+            run = gpuclust.open_run(out)
+        else:
+            run = gpuclust.import_cache(file, out, settings, scheduler)
         tables.append(run.features[["label", "probability", "duplicate_of"]])
         assert tiles.read_neighbors(run.path)[0].size == values.shape[1] - N_COPIES + 1
     pd.testing.assert_frame_equal(tables[0], tables[1])

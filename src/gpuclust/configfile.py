@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from gpuclust.config import Config, PromptSource, Section
 from gpuclust.errors import ConfigError
 
-LARGEST, MOST = 1_000_000, 20_000  # characters, and values, of a configuration or a sweep
+LARGEST, MOST = 100_000, 20_000  # characters, and values, of a configuration or a sweep
 SHOWN = 20  # problems that one message names
 
 

@@ -66,7 +66,7 @@ def sketch(blocks: Iterable[tuple[int, Array]], n_features: int) -> Array:
     return neighbors.sketch(blocks, n_features, SIZE, SEED)
 
 
-def points(sketched: Array, squares: Array, by: str) -> Array:
+def points(sketched: Array, squares: Array, n_nonzero: Array, by: str) -> Array:
     """Find the copies among features.
 
     Parameters
@@ -74,6 +74,8 @@ def points(sketched: Array, squares: Array, by: str) -> Array:
     sketched : array, (feature, SIZE), float64
     squares : array, (feature,), float64
         Σ a² over the prompts.
+    n_nonzero : array, (feature,), int
+        Prompts on which each fires: the same of copies.
     by : {"direction", "column"}
 
     Returns
@@ -84,10 +86,10 @@ def points(sketched: Array, squares: Array, by: str) -> Array:
     Examples
     --------
     >>> values = np.array([[1.0, 0.0, 2.0, 3.0], [2.0, 1.0, 4.0, 6.0]])
-    >>> squares = (values**2).sum(axis=0)
-    >>> points(sketch([(0, values)], 4), squares, "direction").tolist()
+    >>> squares, fires = (values**2).sum(axis=0), (values != 0).sum(axis=0)
+    >>> points(sketch([(0, values)], 4), squares, fires, "direction").tolist()
     [0, 1, 0, 0]
-    >>> points(sketch([(0, values)], 4), squares, "column").tolist()
+    >>> points(sketch([(0, values)], 4), squares, fires, "column").tolist()
     [0, 1, 2, 3]
     """
     norm = np.sqrt(squares)
@@ -95,7 +97,7 @@ def points(sketched: Array, squares: Array, by: str) -> Array:
     columns = [*(sketched / safe[:, None]).T, norm > 0]
     if by == COLUMN:
         columns.append(np.log(safe))
-    group = _split(np.zeros(len(norm), np.int64), columns, SAME)
+    group = _split(n_nonzero, columns, SAME)
     _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
     found: Array = first[inverse.ravel()]
     return found
@@ -135,7 +137,8 @@ def find(blocks: Iterable[tuple[int, Array]], moments: State, kept: Array, by: s
     chosen = candidates(moments, kept) if by is not None else kept[:0]
     if by is not None and len(chosen):
         sketched = sketch(((first, block[:, chosen]) for first, block in blocks), len(chosen))
-        found[np.searchsorted(kept, chosen)] = chosen[points(sketched, moments["u0"][chosen], by)]
+        squares, fires = moments["u0"][chosen], moments["n_nonzero"][chosen]
+        found[np.searchsorted(kept, chosen)] = chosen[points(sketched, squares, fires, by)]
     return found
 
 

@@ -161,7 +161,8 @@ def kept_task(
     point = kept
     if copies_by is not None:
         with np.load(path) as file:
-            point = kept[duplicates.points(file["sketch"][kept], file["u0"][kept], copies_by)]
+            sketched, squares, fires = (file[name][kept] for name in ("sketch", "u0", "n_nonzero"))
+        point = kept[duplicates.points(sketched, squares, fires, copies_by)]
     duplicates.refuse_few(len(kept), len(np.unique(point)), needed)
     return kept, point
 
