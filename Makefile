@@ -49,7 +49,7 @@ test-latest test-oldest: test-%: pyproject.toml .venv/ready
 	.venv-$*-$(MINOR)/bin/python $(PYTEST)
 
 test-wheel: .venv/ready
-	$(BIN)/python scripts/check_wheel.py --python "$$($(BIN)/python scripts/newest_python.py)"
+	$(BIN)/python scripts/check_wheel.py --python "$$($(BIN)/python scripts/newest_python.py)" $(WHEEL_ARGS)
 
 .venv-cuda/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-cuda
