@@ -298,10 +298,10 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     """Embedding and clusters on the host; with a GPU, what is left there is less."""
     kept, components = shapes.n_kept, max(config.umap.n_components, 2)
     cluster = 300 + 24 * config.n_neighbors
-    cluster += 16 * components + 26 * config.hdbscan.min_samples if config.umap.enabled else 0
+    cluster += 16 * components + 30 * config.hdbscan.min_samples if config.umap.enabled else 0
     pairs = consensus(kept, config.n_members, kept // LINKED) - PROCESS if config.n_members > 1 else 0
     return {
-        "embed": base + kept * (24 * config.n_neighbors + 120 * config.umap.n_neighbors + 56 * (components + 10)),
+        "embed": base + kept * (24 * config.n_neighbors + 120 * config.umap.n_neighbors + 64 * (components + 10)),
         "cluster": base + kept * cluster + pairs,
     }
 
