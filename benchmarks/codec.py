@@ -33,9 +33,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from gpuclust import shards
-from gpuclust.codec import BitmapCodec, decode, encode
-from gpuclust.measure import cores
+from gpuclust.hardware.process import cores
+from gpuclust.storage import shards
+from gpuclust.storage.codec import BitmapCodec, decode, encode
 
 CODECS: dict[str, dict[str, Any]] = {
     "bitmap": {"serializer": BitmapCodec(), "compressors": None},

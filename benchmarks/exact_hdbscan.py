@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from gpuclust import gram, neighbors
-from gpuclust.cluster import cluster_tree
+from gpuclust.compute import gram, neighbors
+from gpuclust.compute.clustering import cluster_tree
+from gpuclust.compute.spanning_tree import chord_edges, mutual_reachability_tree
 from gpuclust.config import HdbscanConfig
-from gpuclust.spanning import chord_edges, mutual_reachability_tree
 
 Array = NDArray[Any]
 

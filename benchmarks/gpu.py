@@ -27,13 +27,17 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
-from gpuclust import backend, device, extract, gram, memory, models, neighbors, reductions, schema, store, transfer
-from gpuclust.cluster import cluster_embedding, cluster_tree
+from gpuclust import schema
+from gpuclust.compute import gram, neighbors, reductions
+from gpuclust.compute.clustering import cluster_embedding, cluster_tree
+from gpuclust.compute.embedding import embed
+from gpuclust.compute.spanning_tree import mutual_reachability_tree
 from gpuclust.config import HdbscanConfig, StoreConfig, UmapConfig, parse_bytes
 from gpuclust.configfile import validate
-from gpuclust.embed import embed
-from gpuclust.folder import versions
-from gpuclust.spanning import mutual_reachability_tree
+from gpuclust.extraction import encoders, extract_shard
+from gpuclust.hardware import backend, budget, device
+from gpuclust.storage import row_blocks, store
+from gpuclust.storage.run_folder import versions
 
 Result = dict[str, Any]
 HDBSCAN = HdbscanConfig(min_cluster_size=10, min_samples=5)
@@ -177,7 +181,7 @@ def reductions_rate(args: argparse.Namespace, work: Path) -> Result:
     import cupy
 
     block = cupy.asarray(activations(512, 32_768))
-    tile = memory.TILE
+    tile = budget.TILE
     (tiles,) = gram.plan_passes(tile * 3, tile, 1 << 60)
     three = cupy.ascontiguousarray(block[:, : tile * 3])
     moments = seconds(lambda: reductions.MOMENTS.chunk(block, 0.0, cupy))
@@ -200,7 +204,7 @@ def store_pass(args: argparse.Namespace, work: Path) -> Result:
         for index, (first, stop) in enumerate(store.shard_ranges(path)):
             store.write_shard(path, path.parent / schema.SHARDS, index, first, values[first:stop], {}, "benchmark")
         read = seconds(lambda path=path: [None for _ in store.read_rows(path, 512)])
-        copied = seconds(lambda path=path: [None for _ in transfer.rows(path, 512, cuda)])
+        copied = seconds(lambda path=path: [None for _ in row_blocks.rows(path, 512, cuda)])
         found[codec] = {"host_read_bytes_s": values.nbytes / read, "to_gpu_bytes_s": values.nbytes / copied}
     return found
 
@@ -216,7 +220,7 @@ def extraction(args: argparse.Namespace, work: Path) -> Result:
         folder.mkdir()
         settings = tiny.build(folder)
     config = validate(settings | {"device": {"memory": args.memory}, "extract": {"batch_tokens": 4096}})
-    encoder = models.load_encoder(config, "cuda")
+    encoder = encoders.load_encoder(config, "cuda")
     rng = np.random.default_rng(0)
     tokens = [rng.integers(5, 500, 64).astype(np.int32) for _ in range(512)]
     total = sum(map(len, tokens))
@@ -230,7 +234,7 @@ def extraction(args: argparse.Namespace, work: Path) -> Result:
                 for part in residual.split(1024):
                     encoder.features(part)
 
-    ours = seconds(lambda: extract.aggregate_prompts(encoder, tokens, config))
+    ours = seconds(lambda: extract_shard.aggregate_prompts(encoder, tokens, config))
     alone = seconds(bare)
     return {"tokens_s": total / ours, "bare_tokens_s": (512 // 62 + 1) * ids.numel() / alone}
 

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from gpuclust import gram
+from gpuclust.compute import gram
 
 
 def seconds(blocks: list[np.ndarray], n: int, sparse: bool) -> float:

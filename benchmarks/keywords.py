@@ -18,8 +18,9 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.metrics import roc_auc_score
 
-from gpuclust import open_run, profiles
-from gpuclust.keywords import class_tf_idf
+from gpuclust import open_run
+from gpuclust.tables import profiles
+from gpuclust.tables.keywords import class_tf_idf
 
 Array = np.ndarray[Any, Any]
 N_WORDS, N_PROMPTS = 8, 60

@@ -19,8 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import analyse, measure, profiles, report, schema, store
+from gpuclust import schema
 from gpuclust.configfile import load
+from gpuclust.hardware import process
+from gpuclust.results import report
+from gpuclust.storage import store
+from gpuclust.tables import cluster_table, profiles
 
 Array = np.ndarray[Any, Any]
 
@@ -86,14 +90,14 @@ def make(out: Path, n_features: int, n_prompts: int) -> int:
     profile = profiles.profile(lambda: [activations], n_clusters, 5)
     words = [["word", "other", "third", "more"]] * n_clusters
     more = {"tokens": words, "promoted_tokens": words, "decoder_cosine": rng.random(n_clusters)}
-    more["tree_node"] = analyse.tree_nodes(model.condensed_tree_.to_pandas(), model.labels_)
+    more["tree_node"] = cluster_table.tree_nodes(model.condensed_tree_.to_pandas(), model.labels_)
     settings = load()
-    clusters = analyse.cluster_table(
+    clusters = cluster_table.cluster_table(
         features, texts, profile, model.cluster_persistence_, settings.analyse,
-        analyse.peak_marks(features, examples, marks), more,
+        cluster_table.peak_marks(features, examples, marks), more,
     )  # fmt: skip
     store.write_table(out / schema.CLUSTERS, clusters)
-    store.write_table(out / schema.CLUSTER_SIMILARITY, analyse.similarity(profile.correlation))
+    store.write_table(out / schema.CLUSTER_SIMILARITY, cluster_table.similarity(profile.correlation))
     nearest = rng.integers(0, n_features, (n_features, 15))
     variables = {
         "indices": (("feature", "k"), nearest),
@@ -156,7 +160,7 @@ def main() -> None:
         out = args.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         n_clusters = make(out, args.features, args.prompts)
-        measure.reset_peak()
+        process.reset_peak()
         started = time.perf_counter()
         size = report.write(out)
         seconds = time.perf_counter() - started
@@ -164,7 +168,7 @@ def main() -> None:
         facts |= {
             "seconds": round(seconds, 1),
             "MB": round(size / 1e6, 1),
-            "peak_GB": round(measure.peak_bytes() / 1e9, 2),
+            "peak_GB": round(process.peak_bytes() / 1e9, 2),
         }
         if args.browser:
             facts |= open_in_browser(out / schema.REPORT)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from gpuclust.experiment import link
+from gpuclust.sweep.experiment import link
 
 VARY = {
     "umap.n_neighbors": [10, 15, 30],

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 HOLDS = (
     "gpuclust/demo/model/model.safetensors", "gpuclust/demo/sae/sae_weights.safetensors", "gpuclust/demo/prompts.jsonl",
-    "gpuclust/report/page/", ".dist-info/licenses/LICENSE", ".dist-info/entry_points.txt", "gpuclust/py.typed",
+    "gpuclust/results/report/page/", ".dist-info/licenses/LICENSE", ".dist-info/entry_points.txt", "gpuclust/py.typed",
 )  # fmt: skip
 SHORT = (
     "tests/test_store.py", "tests/test_shards.py", "tests/test_codec.py", "tests/test_report.py",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from gpuclust.backend import cuda_status
+from gpuclust.hardware.backend import cuda_status
 
 settings.register_profile("gpuclust", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("gpuclust")

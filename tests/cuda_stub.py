@@ -202,7 +202,7 @@ class RawKernel:
         record("cupy.RawKernel.__call__", (self, grid, block, arguments), {})
         refuse_host(arguments)
         if COMPILER is None:
-            from gpuclust.expand import expand_host
+            from gpuclust.storage.codec_cuda import expand_host
 
             words, _, packed, _, columns, _, _, out = arguments
             return expand_host(bare(words), bare(packed), int(columns), bare(out))
@@ -291,14 +291,14 @@ class UMAP(Recorder):
 
     def fit_transform(self, *args: Any, **kwargs: Any) -> np.ndarray:
         record(f"{self.path}.fit_transform", (self, *args), kwargs)
-        from gpuclust import embed
+        from gpuclust.compute import embedding
         from gpuclust.config import UmapConfig
 
         indices, distances = kwargs["knn_graph"]
         assert (indices[:, 0] == np.arange(len(indices))).all()
         names = ("n_neighbors", "n_epochs", "min_dist", "random_state")
         config = UmapConfig(**{name: self.kwargs[name] for name in names})
-        return embed._umap_learn(indices.astype(np.int32), distances, self.kwargs["init"], config)
+        return embedding._umap_learn(indices.astype(np.int32), distances, self.kwargs["init"], config)
 
 
 class HDBSCAN(Recorder):
@@ -306,7 +306,7 @@ class HDBSCAN(Recorder):
 
     def fit(self, *args: Any, **kwargs: Any) -> HDBSCAN:
         record(f"{self.path}.fit", (self, *args), kwargs)
-        from gpuclust.spanning import mutual_reachability_tree
+        from gpuclust.compute.spanning_tree import mutual_reachability_tree
 
         (x,) = args
         assert x.dtype == np.float32
@@ -404,7 +404,9 @@ def installed() -> Iterator[Calls]:
     import distributed.diagnostics.nvml  # it imports pynvml: the real one, if any
     import torch
 
-    from gpuclust import backend, device, expand, scheduler
+    from gpuclust.engine import scheduler
+    from gpuclust.hardware import backend, device
+    from gpuclust.storage import codec_cuda
 
     ours = modules()
     before = {name: sys.modules.get(name) for name in ours}
@@ -419,7 +421,7 @@ def installed() -> Iterator[Calls]:
     )
     forward = distributed.Client.forward_logging
     distributed.Client.forward_logging = lambda *args, **kwargs: None  # the worker is in this process: it would echo
-    _forget(backend, device, expand)
+    _forget(backend, device, codec_cuda)
     try:
         with dask.config.set({"distributed.diagnostics.nvml": False}):
             yield CALLS
@@ -427,7 +429,7 @@ def installed() -> Iterator[Calls]:
         distributed.Client.forward_logging = forward
         backend.cuda_status = scheduler.cuda_status = status
         torch.cuda.memory.change_current_allocator = plain
-        _forget(backend, device, expand)
+        _forget(backend, device, codec_cuda)
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from gpuclust import memory
 from gpuclust.config import Config
 from gpuclust.configfile import validate
+from gpuclust.hardware import budget
 
 Array = np.ndarray[Any, Any]
 MB = 10**6
@@ -35,7 +35,7 @@ class Case:
 
     stage: str
     run: Callable[[Case, Path], Callable[[], Any]]
-    shapes: memory.Shapes
+    shapes: budget.Shapes
     settings: dict[str, Any] = field(default_factory=dict)
     room: int = 10**10
     tokens: int = 0
@@ -45,15 +45,15 @@ class Case:
         return validate(self.settings)
 
     @property
-    def plan(self) -> memory.Plan:
-        return memory.plan(self.config, self.shapes, memory.PROCESS + self.room, ())
+    def plan(self) -> budget.Plan:
+        return budget.plan(self.config, self.shapes, budget.PROCESS + self.room, ())
 
     @property
     def projected(self) -> int:
         """Bytes beside the process."""
         peak = next(stage.peak for stage in self.plan.stages if stage.stage == self.stage)
-        spared = memory.ENCODE - memory.ENCODE // SHARE if self.stage == "extract" else 0
-        return peak - memory.PROCESS - spared
+        spared = budget.ENCODE - budget.ENCODE // SHARE if self.stage == "extract" else 0
+        return peak - budget.PROCESS - spared
 
 
 # ---------------------------------------------------------------- inputs
@@ -61,8 +61,10 @@ class Case:
 
 def make_store(case: Case, out: Path, states: bool = False) -> Path:
     """A store of sparse random activations, shard by shard."""
-    from gpuclust import extract, schema, store
-    from gpuclust.backend import resolve
+    from gpuclust import schema
+    from gpuclust.extraction import extract_shard
+    from gpuclust.hardware.backend import resolve
+    from gpuclust.storage import store
 
     n, width = case.shapes.n_prompts, case.shapes.n_features
     path = out / schema.ACTIVATIONS
@@ -74,7 +76,7 @@ def make_store(case: Case, out: Path, states: bool = False) -> Path:
         data.reshape(-1)[places] = rng.random(len(places)) + 0.1
         if states:
             positions = np.zeros(data.shape, np.int16)
-            found = extract._states(data, positions, first, case.config, resolve("cpu"))
+            found = extract_shard._states(data, positions, first, case.config, resolve("cpu"))
             store.write_shard(path, out / schema.SHARDS, index, first, data, found, "key")
         else:
             store.write_rows(path, index, first, data)
@@ -94,8 +96,9 @@ def write_clusters(case: Case, out: Path) -> Array:
     """Tables of `n_clusters` clusters of equal size, as the cluster stage leaves them; returns the labels."""
     import pandas as pd
 
-    from gpuclust import schema, store
-    from gpuclust.cluster import cluster_tree
+    from gpuclust import schema
+    from gpuclust.compute.clustering import cluster_tree
+    from gpuclust.storage import store
 
     shapes = case.shapes
     kept, size = shapes.n_kept, shapes.n_kept // shapes.n_clusters
@@ -150,82 +153,89 @@ class Encoder:
 
 
 def extract(case: Case, out: Path) -> Callable[[], Any]:
-    from gpuclust import extract, models, schema, store
+    from gpuclust import schema
+    from gpuclust.extraction import encoders, extract_shard
+    from gpuclust.storage import store
 
-    extract.ENCODE_BYTES["cpu"] = SLICE // SHARE
+    extract_shard.ENCODE_BYTES["cpu"] = SLICE // SHARE
     store.create(out / schema.ACTIVATIONS, case.shapes.n_prompts, case.shapes.n_features, case.config.store, {})
     encoder = Encoder(case.shapes.n_features)
-    models.load_encoder = lambda config, device: encoder  # type: ignore[assignment,misc]
+    encoders.load_encoder = lambda config, device: encoder  # type: ignore[assignment,misc]
     tokens = [np.ones(case.tokens, np.int32)] * case.shapes.n_prompts
-    return lambda: extract.run_shard(case.config, out, 0, 0, tokens, "key", "cpu")
+    return lambda: extract_shard.run_shard(case.config, out, 0, 0, tokens, "key", "cpu")
 
 
 def reduce(case: Case, out: Path) -> Callable[[], Any]:
-    from gpuclust import stages
+    from gpuclust.engine import tasks
 
     make_store(case, out, states=True)
     options = case.config.extract
-    return lambda: stages.reduce_task(out, options.activation_threshold, case.plan.rows, options.top_examples)
+    return lambda: tasks.reduce_task(out, options.activation_threshold, case.plan.rows, options.top_examples)
 
 
 def reduce_again(case: Case, out: Path) -> Callable[[], Any]:
     """Nothing but the activations is left: everything is read again."""
-    from gpuclust import stages
+    from gpuclust.engine import tasks
 
     make_store(case, out)
     options = case.config.extract
-    return lambda: stages.reduce_task(out, options.activation_threshold, case.plan.rows, options.top_examples)
+    return lambda: tasks.reduce_task(out, options.activation_threshold, case.plan.rows, options.top_examples)
 
 
 def neighbors(case: Case, out: Path) -> Callable[[], Any]:
     from distributed import Client
     from rich.console import Console
 
-    from gpuclust import stages, tiles
-    from gpuclust.progress import Progress
+    from gpuclust.engine import gram_pass, tasks
+    from gpuclust.engine.progress import Progress
 
     make_store(case, out)
     config, kept = case.config, np.arange(case.shapes.n_kept)
     if config.neighbors.method == "sketch":
-        return lambda: stages.sketch_task(out, kept, config, case.plan)
-    groups = tiles.halves(case.shapes.n_prompts, 0) if case.shapes.n_groups == 2 else None
+        return lambda: tasks.sketch_task(out, kept, config, case.plan)
+    groups = gram_pass.halves(case.shapes.n_prompts, 0) if case.shapes.n_groups == 2 else None
 
     def compute() -> None:
         with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
             workers = list(client.scheduler_info()["workers"])
             progress = Progress(Console(), quiet=True)
-            tiles.exact_neighbors(client, workers, out, kept, config, case.plan, progress, groups)
+            gram_pass.exact_neighbors(client, workers, out, kept, config, case.plan, progress, groups)
 
     return compute
 
 
 def embed(case: Case, out: Path) -> Callable[[], Any]:
-    from gpuclust import schema, stages, tiles
+    from gpuclust import schema
+    from gpuclust.engine import gram_pass, tasks
 
     kept = np.arange(case.shapes.n_kept)
-    tiles.write_neighbors(out / schema.NEIGHBORS, kept, *random_neighbors(len(kept), case.config.n_neighbors), "cosine")
-    return lambda: stages.embed_task(out, case.config)
+    gram_pass.write_neighbors(
+        out / schema.NEIGHBORS, kept, *random_neighbors(len(kept), case.config.n_neighbors), "cosine"
+    )
+    return lambda: tasks.embed_task(out, case.config)
 
 
 def cluster(case: Case, out: Path) -> Callable[[], Any]:
-    from gpuclust import schema, stages, store, tiles
+    from gpuclust import schema
+    from gpuclust.engine import gram_pass, tasks
+    from gpuclust.storage import store
 
     n, config = case.shapes.n_kept, case.config
     write_clusters(case, out)
-    tiles.write_neighbors(out / schema.NEIGHBORS, np.arange(n), *random_neighbors(n, config.n_neighbors), "cosine")
+    gram_pass.write_neighbors(out / schema.NEIGHBORS, np.arange(n), *random_neighbors(n, config.n_neighbors), "cosine")
     embedding = np.random.default_rng(0).standard_normal((n, config.umap.n_components)).astype(np.float32)
     store.write_dataset(out / schema.EMBEDDING, {"embedding": (("feature", "component"), embedding)}, {})
     (out / schema.SELECTED).write_bytes((out / schema.FEATURES).read_bytes())
     np.save(out / schema.MAP, embedding[:, :2])
-    return lambda: stages.cluster_task(out, config, [])
+    return lambda: tasks.cluster_task(out, config, [])
 
 
 def consensus(case: Case, out: Path) -> Callable[[], Any]:
     """Members agree on one cluster of as many features as the projection assumes, and on nothing else."""
-    from gpuclust import consensus
+    from gpuclust.compute import consensus
 
     n, rng = case.shapes.n_kept, np.random.default_rng(0)
-    linked = n // memory.LINKED
+    linked = n // budget.LINKED
     few = np.zeros(linked, np.int32)
     members = [
         np.concatenate([few, 1 + rng.permutation(n - linked) // 4]).astype(np.int32)
@@ -235,13 +245,13 @@ def consensus(case: Case, out: Path) -> Callable[[], Any]:
 
 
 def quality(case: Case, out: Path) -> Callable[[], Any]:
-    from gpuclust import checks, tiles
+    from gpuclust.engine import gram_pass, quality_task
 
     make_store(case, out)
     labels = write_clusters(case, out)
     rng = np.random.default_rng(1)
-    found = {name: [rng.permutation(labels)] for name in (*tiles.HALVES, tiles.NULL)}
-    return lambda: checks.quality_task(out, case.config, case.plan, found, [])
+    found = {name: [rng.permutation(labels)] for name in (*gram_pass.HALVES, gram_pass.NULL)}
+    return lambda: quality_task.quality_task(out, case.config, case.plan, found, [])
 
 
 def make_tokenizer(out: Path) -> Any:
@@ -256,14 +266,17 @@ def make_tokenizer(out: Path) -> Any:
 def analyse(case: Case, out: Path) -> Callable[[], Any]:
     import pandas as pd
 
-    from gpuclust import models, schema, stages, store
+    from gpuclust import schema
+    from gpuclust.engine import tasks
+    from gpuclust.extraction import encoders
+    from gpuclust.storage import store
 
     make_store(case, out)
     write_clusters(case, out)
     if case.tokens:  # prompts that were read, not imported; the decoder has a term of its own
         tokenizer = make_tokenizer(out)
-        models.load_tokenizer = lambda config: tokenizer
-        stages.decoder_columns = lambda *_: ({}, [])
+        encoders.load_tokenizer = lambda config: tokenizer
+        tasks.decoder_columns = lambda *_: ({}, [])
         prompts = pd.read_parquet(out / schema.PROMPTS)
         ids = [np.asarray(tokenizer(text)["input_ids"], np.int32) for text in prompts["text"]]
         store.write_table(out / schema.PROMPTS, prompts.assign(tokens=ids))
@@ -274,11 +287,11 @@ def analyse(case: Case, out: Path) -> Callable[[], Any]:
     rank = np.tile(np.arange(k), case.shapes.n_features)
     examples = {"feature": features, "rank": rank, "prompt": rank, "value": 1.0 / (1 + rank), "position": rank % 3}
     store.write_table(out / schema.EXAMPLES, pd.DataFrame(examples))
-    return lambda: stages.analyse_task(out, case.config, case.plan.rows)
+    return lambda: tasks.analyse_task(out, case.config, case.plan.rows)
 
 
-def of(n_prompts: int, n_features: int, n_kept: int = 0, **more: Any) -> memory.Shapes:
-    return memory.Shapes(n_prompts, n_features, n_kept or n_features, **more)
+def of(n_prompts: int, n_features: int, n_kept: int = 0, **more: Any) -> budget.Shapes:
+    return budget.Shapes(n_prompts, n_features, n_kept or n_features, **more)
 
 
 SMALL = {"hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
@@ -302,7 +315,7 @@ CASES = {
     ),
     "consensus": Case("cluster", consensus, of(10, 16_000), SMALL | {"consensus": {"members": 4}}),
     "quality": Case(
-        "quality", quality, of(256, 8192, 6000, n_clusters=1500, **SEVERAL),
+        "quality", quality, of(192, 8192, 4500, n_clusters=1125, **SEVERAL),
         SMALL | {"quality": {"random_sets": 10, "decoder": False}}, room=300 * MB,
     ),
     "quality-sets": Case(
@@ -329,11 +342,11 @@ def warm() -> None:
     import torch
     import umap  # noqa: F401
 
-    from gpuclust.cluster import cluster_embedding
-    from gpuclust.codec import decode, encode
+    from gpuclust.compute.clustering import cluster_embedding
+    from gpuclust.compute.embedding import embed as embed_features
+    from gpuclust.compute.spanning_tree import mutual_reachability_tree
     from gpuclust.config import HdbscanConfig, UmapConfig
-    from gpuclust.embed import embed as embed_features
-    from gpuclust.spanning import mutual_reachability_tree
+    from gpuclust.storage.codec import decode, encode
 
     embed_features(*random_neighbors(100, 10), UmapConfig(n_neighbors=10, n_epochs=2))
     random = np.random.default_rng(0).random((300, 300)).astype(np.float32)
@@ -349,7 +362,7 @@ def main(folder: Path, names: list[str]) -> None:
     """Measure, and print a line of JSON a case."""
     import time
 
-    from gpuclust import measure
+    from gpuclust.hardware import process
 
     warm()
     print(json.dumps({"name": "process", "bytes": used()}), flush=True)
@@ -361,9 +374,9 @@ def main(folder: Path, names: list[str]) -> None:
         compute = case.run(case, out)
         before = used()
         ready = time.perf_counter()
-        measure.reset_peak()
+        process.reset_peak()
         compute()
-        peak = measure.peak_bytes()
+        peak = process.peak_bytes()
         facts = {"name": name, "grown": peak - before, "peak": peak, "projected": case.projected}
         facts |= {"made": round(ready - started, 1), "seconds": round(time.perf_counter() - ready, 1)}
         print(json.dumps(facts), flush=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import sweep_report
-from gpuclust.answers import Answer, answers
+from gpuclust.sweep import answers_page
+from gpuclust.sweep.answers import Answer, answers
 
 RECORD: dict[str, Any] = {
     "questions": {
@@ -93,10 +93,10 @@ def test_markdown_and_page_hold_the_tables_and_escape_what_users_wrote() -> None
     table, pairs = sweep(0.2, 0.1)
     table.loc[len(table)] = {**table.iloc[0].to_dict(), "setting": 9, "questions": "umap:0", "error": "<b>boom|"}
     found = answers(table, pairs, RECORD)
-    written = sweep_report.markdown(found, RECORD)
+    written = answers_page.markdown(found, RECORD)
     assert "| umap.n_neighbors | 5 | 0.5" in written
     assert written.count("\n## ") == len(found)
-    page = sweep_report.html(found, table, RECORD)
+    page = answers_page.html(found, table, RECORD)
     assert "&lt;b&gt;boom|" in page
     assert "<b>boom" not in page
     assert "<a>" not in page.replace("\\u003ca>", "")
@@ -109,5 +109,5 @@ def test_a_sweep_in_which_all_failed_says_so() -> None:
     found = answers(table.assign(error="no memory"), pairs.iloc[:0], RECORD)
     assert {answer.verdict for answer in found} == {"not answered"}
     assert any("2 of 3 settings failed" in note or "3 of 3 settings failed" in note for note in found[0].notes)
-    assert "not answered" in sweep_report.markdown(found, RECORD).lower()
-    sweep_report.html(found, table.assign(error="no memory"), RECORD)
+    assert "not answered" in answers_page.markdown(found, RECORD).lower()
+    answers_page.html(found, table.assign(error="no memory"), RECORD)

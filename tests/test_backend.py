@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import backend, gram, neighbors, reductions
+from gpuclust.compute import gram, neighbors, reductions
 from gpuclust.errors import SchedulerError
+from gpuclust.hardware import backend
 from tests import reference
 from tests.strategies import sae_like
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import loading
+from gpuclust.extraction import weights
 
 ROOT = Path(__file__).parent.parent
 POINTS = np.array([[0.0], [0.1], [0.3], [5.0], [5.1], [5.4]])
@@ -84,7 +84,7 @@ def umap_graph() -> None:
 def sae_configuration() -> None:
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
-    data = loaders.handle_config_defaulting(loaders.get_sae_lens_config_from_disk(loading.DEMO / "sae"))
+    data = loaders.handle_config_defaulting(loaders.get_sae_lens_config_from_disk(weights.DEMO / "sae"))
     assert {"d_in", "d_sae", "metadata"} <= set(data)
     assert list(inspect.signature(loaders.load_sae_config_from_huggingface).parameters)[:2] == ["release", "sae_id"]
 

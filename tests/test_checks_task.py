@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpuclust import checks, quality, schema, store, tiles
+from gpuclust import schema
+from gpuclust.compute import validity
+from gpuclust.engine import gram_pass, quality_task
+from gpuclust.storage import store
 from tests import peaks
 
 SHAPES = peaks.of(90, 80, 60, n_clusters=5, n_groups=2, n_views=3)
@@ -39,8 +42,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     others = [np.where(rng.random(60) < share, labels, rng.permutation(labels)) for share in (0.8, 0.4)]
     null = rng.permutation(labels)
-    found = {tiles.HALVES[0]: [others[0]], tiles.HALVES[1]: [others[1]], tiles.NULL: [null]}
-    facts = checks.quality_task(out, CASE.config, CASE.plan, found, ["why not"])
+    found = {gram_pass.HALVES[0]: [others[0]], gram_pass.HALVES[1]: [others[1]], gram_pass.NULL: [null]}
+    facts = quality_task.quality_task(out, CASE.config, CASE.plan, found, ["why not"])
     table = pd.read_parquet(out / schema.QUALITY)
     return {
         "labels": labels, "halves": others, "null": null, "values": values, "table": table, "facts": facts, "out": out
@@ -51,22 +54,22 @@ def test_chance_is_the_largest_of_two_hundred_draws(judged: dict[str, Any]) -> N
     labels, halves, table = (judged[name] for name in ("labels", "halves", "table"))
     random = np.random.default_rng(3)
     drawn = [
-        np.mean([quality.best_match(labels, random.permutation(half)) for half in halves], axis=0) for _ in range(200)
+        np.mean([validity.best_match(labels, random.permutation(half)) for half in halves], axis=0) for _ in range(200)
     ]
     np.testing.assert_array_equal(table["chance_stability"], np.max(drawn, axis=0))
     assert (table["chance_stability"] > np.mean(drawn, axis=0)).all()
 
 
 def test_stability_is_the_mean_over_both_halves(judged: dict[str, Any]) -> None:
-    first, second = (quality.best_match(judged["labels"], half) for half in judged["halves"])
+    first, second = (validity.best_match(judged["labels"], half) for half in judged["halves"])
     assert not np.allclose(first, second)
     np.testing.assert_allclose(judged["table"]["stability"], (first + second) / 2)
 
 
 def test_the_null_is_of_permuted_activations(judged: dict[str, Any]) -> None:
-    blocks = list(tiles.read_blocks(judged["out"], np.arange(60), CASE.plan, permute=3))
+    blocks = list(gram_pass.read_blocks(judged["out"], np.arange(60), CASE.plan, permute=3))
     norms = np.linalg.norm(judged["values"], axis=0)
-    reached = quality.permutation_z(quality.sums(blocks, norms, judged["null"]), judged["null"]).max()
+    reached = validity.permutation_z(validity.sums(blocks, norms, judged["null"]), judged["null"]).max()
     np.testing.assert_allclose(judged["table"]["permutation_z_null"], reached)
     assert abs(reached) > 1e-6
     assert judged["facts"]["null"] == {"clusters": 5, "noise_share": pytest.approx(2 / 60)}
@@ -85,7 +88,7 @@ def test_facts_count_noise_and_say_what_was_left_out(judged: dict[str, Any]) -> 
 
 
 def test_halves_are_random_and_even() -> None:
-    groups = tiles.halves(101, 0).groups
+    groups = gram_pass.halves(101, 0).groups
     assert np.bincount(groups).tolist() == [51, 50]
     assert 20 < np.abs(np.diff(groups)).sum() < 80  # neighbouring prompts are not told apart by their order
-    assert not np.array_equal(groups, tiles.halves(101, 1).groups)
+    assert not np.array_equal(groups, gram_pass.halves(101, 1).groups)

@@ -20,9 +20,9 @@ from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.dtype import get_data_type_from_native_dtype
 
-from gpuclust import kernels
-from gpuclust.codec import BitmapCodec, decode, encode
 from gpuclust.errors import ConfigError, CorruptDataError
+from gpuclust.storage import codec_kernels
+from gpuclust.storage.codec import BitmapCodec, decode, encode
 
 Array = np.ndarray[Any, Any]
 FLOATS = {np.dtype(np.uint16): np.dtype(np.float16), np.dtype(np.uint32): np.dtype(np.float32)}
@@ -134,13 +134,13 @@ def test_kernels_stay_within_their_arrays(first: int) -> None:
         bitmap[: -(-flat.size // 8)] = np.packbits(flat != 0, bitorder="little")
         packed, out = np.empty(first + last, np.uint16), np.empty_like(flat)
         with np.errstate(over="ignore"):
-            kernels.gather.py_func(flat, bitmap.view(np.uint64), packed)
-            kernels.scatter_plain.py_func(bitmap.view(np.uint64), packed, out)
+            codec_kernels.gather.py_func(flat, bitmap.view(np.uint64), packed)
+            codec_kernels.scatter_plain.py_func(bitmap.view(np.uint64), packed, out)
         assert (packed == 7).all()
         np.testing.assert_array_equal(out, flat)
 
 
-@pytest.mark.skipif(not kernels.has_shuffle(), reason="this processor has no byte shuffle that the kernels know")
+@pytest.mark.skipif(not codec_kernels.has_shuffle(), reason="this processor has no byte shuffle that the kernels know")
 @pytest.mark.parametrize("raw", [np.uint16, np.uint32])
 @given(data=st.data())
 def test_both_ways_of_scattering_agree(raw: Any, data: st.DataObject) -> None:
@@ -149,8 +149,8 @@ def test_both_ways_of_scattering_agree(raw: Any, data: st.DataObject) -> None:
         np.packbits(flat != 0, bitorder="little").tobytes() + bytes(8), np.uint64, -(-flat.size // 64)
     )
     plain, shuffled = np.full_like(flat, 9), np.full(flat.size + 200, 9, raw)
-    kernels.scatter_plain(words, flat[flat != 0], plain)
-    kernels.scatter(words, flat[flat != 0], shuffled[100:-100])
+    codec_kernels.scatter_plain(words, flat[flat != 0], plain)
+    codec_kernels.scatter(words, flat[flat != 0], shuffled[100:-100])
     np.testing.assert_array_equal(plain, flat)
     np.testing.assert_array_equal(shuffled[100:-100], flat)
     assert (shuffled[:100] == 9).all()
@@ -159,14 +159,14 @@ def test_both_ways_of_scattering_agree(raw: Any, data: st.DataObject) -> None:
 
 def test_says_why_the_plain_loop_decodes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    kernels.has_shuffle.cache_clear()
+    codec_kernels.has_shuffle.cache_clear()
     try:
         with caplog.at_level("INFO", "gpuclust"):
             array = np.eye(9, dtype=np.float16)
             np.testing.assert_array_equal(decode(encode(array), (9, 9), np.float16), array)
         assert "riscv64" in caplog.text
     finally:
-        kernels.has_shuffle.cache_clear()
+        codec_kernels.has_shuffle.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_fresh_process_opens_the_store_with_xarray(tmp_path: Path) -> None:
         "import sys, numpy, xarray\n"
         "assert not any(name.startswith('gpuclust') for name in sys.modules)\n"
         f"lazy = xarray.open_zarr({str(tmp_path)!r}, consolidated=False).activations\n"
-        "assert lazy.dims == ('prompt', 'feature') and 'gpuclust.codec' in sys.modules\n"
+        "assert lazy.dims == ('prompt', 'feature') and 'gpuclust.storage.codec' in sys.modules\n"
         "assert 'numba' not in sys.modules  # opening is quick: the kernels wait for the first chunk\n"
         "sys.stdout.buffer.write(lazy.values.tobytes())\n"
     )

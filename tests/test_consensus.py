@@ -8,10 +8,11 @@ from scipy.cluster.hierarchy import average, fcluster
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
-from gpuclust import consensus, memory, neighbors
+from gpuclust.compute import consensus, neighbors
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import MemoryBudgetError
+from gpuclust.hardware import budget
 from tests.planted import planted
 from tests.test_neighbors import whole
 
@@ -81,7 +82,7 @@ def test_labels_equal_average_linkage_of_all_pairs(
     times = together(members)
     tree = average(1 - squareform(times) / 201)
     groups = fcluster(tree, 1 - agreement * 200 / 201, "distance")
-    monkeypatch.setattr(memory, "PAIRS", 500)
+    monkeypatch.setattr(budget, "PAIRS", 500)
     found = consensus.combine(members, config)
     large = np.isin(groups, np.flatnonzero(np.bincount(groups) >= 3))
     np.testing.assert_array_equal(found.labels >= 0, large)
@@ -114,7 +115,7 @@ def test_clusters_share_enough_and_no_two_could_merge(seed: int, n_members: int,
 
 def test_a_group_too_large_for_memory_is_refused_with_the_way_out() -> None:
     members = [np.zeros(3000, np.int32)] * 4
-    needed = memory.consensus(3000, 4, 3000)
+    needed = budget.consensus(3000, 4, 3000)
     assert consensus.combine(members, Config(), allowed=needed).n_clusters == 1
     with pytest.raises(MemoryBudgetError, match=r"3000 of the 3000 features .*consensus\.members=1"):
         consensus.combine(members, Config(), allowed=needed - 1)

@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import backend, device, expand, gram, neighbors, reductions, scheduler, transfer
-from gpuclust.cluster import cluster_embedding
+from gpuclust.compute import gram, neighbors, reductions
+from gpuclust.compute.clustering import cluster_embedding
+from gpuclust.compute.embedding import embed
 from gpuclust.config import HdbscanConfig, SchedulerConfig, StoreConfig, UmapConfig
-from gpuclust.embed import embed
+from gpuclust.engine import scheduler
+from gpuclust.hardware import backend, device
+from gpuclust.storage import codec_cuda, row_blocks
 from tests import cuda_stub
 from tests.strategies import sae_like
 from tests.test_store import make
@@ -63,7 +66,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> cuda_stub.Calls:
         device.peaks()
         cuda = backend.resolve("cuda")
         for path in (packed, plain):
-            for _, block in transfer.rows(path, 20, cuda, columns=np.arange(48)):
+            for _, block in row_blocks.rows(path, 20, cuda, columns=np.arange(48)):
                 state = reductions.MOMENTS.chunk(block, 0.0, cuda.xp)
                 reductions.MOMENTS.finalize(state)
                 nowhere = cuda.xp.full(block.shape, -1, cuda.xp.int32)
@@ -130,7 +133,7 @@ def test_the_kernel_compiles(itemsize: int, arch: str) -> None:
     """NVRTC compiles without a GPU."""
     from cuda.core import Program, ProgramOptions
 
-    source = expand.SOURCE.replace("VALUE", expand.VALUES[itemsize])
+    source = codec_cuda.SOURCE.replace("VALUE", codec_cuda.VALUES[itemsize])
     code = Program(source, "c++", ProgramOptions(arch=arch)).compile("cubin")
     assert len(bytes(code.code)) > 500
 

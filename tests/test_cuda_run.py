@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import embed, memory, models, schema
-from gpuclust.cluster import cluster_embedding, embedding_tree
+from gpuclust import schema
+from gpuclust.compute import embedding
+from gpuclust.compute.clustering import cluster_embedding, embedding_tree
 from gpuclust.config import HdbscanConfig, UmapConfig
+from gpuclust.extraction import encoders
+from gpuclust.hardware import budget
 from tests import cuda_stub, tiny
 from tests.test_run import go, results
 
@@ -23,8 +26,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def on_gpus(folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, workers: int) -> Path:
     """Run on the stand-in; PyTorch has none, so model and SAE stay on the CPU."""
-    load = models.load_encoder
-    monkeypatch.setattr(models, "load_encoder", lambda config, device: load(config, "cpu"))
+    load = encoders.load_encoder
+    monkeypatch.setattr(encoders, "load_encoder", lambda config, device: load(config, "cpu"))
     with cuda_stub.installed() as calls:
         cuda_stub.STATE["workers"] = workers
         out = go(folder, settings, scheduler="local-cuda")
@@ -36,8 +39,10 @@ def on_gpus(folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPa
 def test_a_run_on_a_gpu_equals_one_on_the_cpu(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool, workers: int
 ) -> None:
-    monkeypatch.setattr(embed, "_umap_learn", lambda indices, distances, start, config: start)  # compiles for seconds
-    monkeypatch.setattr(memory, "budget", lambda *args: 40 * 10**9)  # not what is free just now
+    monkeypatch.setattr(
+        embedding, "_umap_learn", lambda indices, distances, start, config: start
+    )  # compiles for seconds
+    monkeypatch.setattr(budget, "budget", lambda *args: 40 * 10**9)  # not what is free just now
     settings = settings | {"umap": settings["umap"] | {"enabled": umap}}
     cpu = results(go(tmp_path, settings, name="cpu"))
     out = on_gpus(tmp_path, settings, monkeypatch, workers)
@@ -84,9 +89,11 @@ def test_both_optimisers_start_from_one_layout(monkeypatch: pytest.MonkeyPatch) 
     indices = np.argsort(gaps, axis=1)[:, :8].astype(np.int32)
     distances = np.take_along_axis(gaps, indices, axis=1).astype(np.float32)
     started = []
-    monkeypatch.setattr(embed, "_umap_learn", lambda indices, distances, start, config: started.append(start) or start)
+    monkeypatch.setattr(
+        embedding, "_umap_learn", lambda indices, distances, start, config: started.append(start) or start
+    )
     with cuda_stub.installed():
-        embed.embed(indices, distances, UmapConfig(n_neighbors=8), 3, backend="cuda")
+        embedding.embed(indices, distances, UmapConfig(n_neighbors=8), 3, backend="cuda")
     (start,) = started
     np.testing.assert_allclose(start.min(axis=0), 0)
     np.testing.assert_allclose(start.max(axis=0), 10)  # as umap-learn scales any start

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gpuclust import decoder
+from gpuclust.tables import decoder
 
 
 @pytest.fixture(scope="module")

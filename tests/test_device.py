@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from gpuclust import backend, device, extract, scheduler
+from gpuclust.compute.reductions import MOMENTS
 from gpuclust.config import SchedulerConfig
 from gpuclust.configfile import validate
+from gpuclust.engine import scheduler
 from gpuclust.errors import DeviceError, GpuclustError, MemoryBudgetError, SchedulerError
-from gpuclust.reductions import MOMENTS
+from gpuclust.extraction import extract_shard
+from gpuclust.hardware import backend, device
 from tests import cuda_stub
 from tests.strategies import sae_like
 
@@ -134,17 +136,17 @@ def test_a_shard_goes_on_with_half_the_batch(failure: Exception, caplog: pytest.
     rng = np.random.default_rng(0)
     tokens = [rng.integers(1, 50, n) for n in (5, 9, 3, 20, 7, 4)]
     config = validate({"extract": {"batch_tokens": 64, "aggregate": "mean"}})
-    expected = extract.aggregate_prompts(Encoder(failure, 1000, 1000), tokens, config)
+    expected = extract_shard.aggregate_prompts(Encoder(failure, 1000, 1000), tokens, config)
     assert caplog.text == ""
-    got = extract.aggregate_prompts(Encoder(failure, 25, 6), tokens, config, "shard 3")
+    got = extract_shard.aggregate_prompts(Encoder(failure, 25, 6), tokens, config, "shard 3")
     for a, b in zip(expected, got, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
     assert "shard 3: out of memory with a batch of 6 prompts" in caplog.text or "batch of 5 prompts" in caplog.text
     assert "tokens at a time in the SAE" in caplog.text
     with pytest.raises(DeviceError, match=r"stage extract ran out of memory .*To go on from here, lower extract.batch"):
-        extract.aggregate_prompts(Encoder(failure, 1000, 0), tokens, config)
+        extract_shard.aggregate_prompts(Encoder(failure, 1000, 0), tokens, config)
     with pytest.raises(RuntimeError, match="shape"):
-        extract.aggregate_prompts(Encoder(RuntimeError("shape"), 0, 0), tokens, config)
+        extract_shard.aggregate_prompts(Encoder(RuntimeError("shape"), 0, 0), tokens, config)
 
 
 def test_moments_of_a_shard_halve_their_slice(caplog: pytest.LogCaptureFixture) -> None:
@@ -153,7 +155,7 @@ def test_moments_of_a_shard_halve_their_slice(caplog: pytest.LogCaptureFixture) 
     expected = MOMENTS.finalize(MOMENTS.chunk(data))
     with cuda_stub.installed():
         cuda_stub.STATE["fail_after"] = 5
-        states = extract._states(data, positions, 100, validate({}), CUDA)
+        states = extract_shard._states(data, positions, 100, validate({}), CUDA)
     found = MOMENTS.finalize({name: states[f"moments.{name}"] for name in MOMENTS.fields})
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-12, err_msg=name)
@@ -185,7 +187,7 @@ def test_results_come_back_one_batch_behind(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     monkeypatch.setattr(torch, "empty", lambda *args, pin_memory, **kwargs: plain(*args, **kwargs))
     values, positions = np.zeros((4, 3), np.float32), np.zeros((4, 3), np.int32)
-    back = extract._Back(values, positions, overlap=True)
+    back = extract_shard._Back(values, positions, overlap=True)
     for batch in ([2, 0], [3, 1]):
         rows = torch.tensor(batch, dtype=torch.float32)[:, None].expand(2, 3)
         back.put(batch, rows, rows.to(torch.int32))

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 import gpuclust
-from gpuclust import duplicates, quality, schema, tiles
+from gpuclust import schema
+from gpuclust.compute import duplicates, validity
+from gpuclust.compute.reductions import MOMENTS
+from gpuclust.engine import gram_pass
 from gpuclust.errors import SelectionError
-from gpuclust.reductions import MOMENTS
+from gpuclust.tables import feature_table
 from tests.planted import planted
 from tests.strategies import activations
 from tests.test_checks import judged
@@ -166,7 +169,7 @@ def test_a_run_counts_shows_and_spreads_copies(tmp_path: Path, settings: dict[st
     assert stages["cluster"]["duplicates"] == stages["select"]["duplicates"] == N_COPIES - 1
     direct = gpuclust.cluster_features(values, settings | WIDE)
     np.testing.assert_array_equal(features["label"].to_numpy(int), direct.labels)
-    points = duplicates.is_point(features)
+    points = feature_table.is_point(features)
     np.testing.assert_array_equal(run.neighbors["feature"], np.flatnonzero(points))
     copies = (features["duplicate_of"].notna() | (features["feature"] == 0)).to_numpy()
     for cluster in run.clusters.loc[run.clusters["cluster"] >= 0].to_dict("records"):
@@ -174,7 +177,7 @@ def test_a_run_counts_shows_and_spreads_copies(tmp_path: Path, settings: dict[st
     table = pd.read_parquet(run.path / schema.QUALITY)
     sizes = run.clusters.loc[run.clusters["cluster"] >= 0, "size"].tolist()
     assert table["size"].tolist() == sizes
-    assert not ((table["verdict"] == quality.STABLE) & (table["size"] >= N_COPIES)).any()
+    assert not ((table["verdict"] == validity.STABLE) & (table["size"] >= N_COPIES)).any()
     card = run.feature(len(features) - 1)
     assert ("exact duplicate of", "feature 0, with whose neighbours it is clustered") in card.facts
     assert (run.path / schema.REPORT).exists()
@@ -185,7 +188,7 @@ def test_a_run_counts_shows_and_spreads_copies(tmp_path: Path, settings: dict[st
 def test_workers_tiles_and_blocks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from gpuclust import memory
+    from gpuclust.hardware import budget
 
     values = copied(noise())
     file = tmp_path / "values.pt"
@@ -193,8 +196,8 @@ def test_workers_tiles_and_blocks_do_not_matter(tmp_path: Path, monkeypatch: pyt
     store = {"shard_prompts": 128, "chunk_prompts": 64}
     tables = []
     for number, (tile, rows, scheduler) in enumerate([(2048, 512, "threads"), (40, 64, "threads"), (40, 64, "local")]):
-        monkeypatch.setattr(memory, "TILE", tile)
-        monkeypatch.setattr(memory, "MAX_ROWS", rows)
+        monkeypatch.setattr(budget, "TILE", tile)
+        monkeypatch.setattr(budget, "MAX_ROWS", rows)
         settings = EXACT | WIDE | {"scheduler": {"n_workers": 2}, "store": store}
         out = tmp_path / str(number)
         if scheduler == "local":  # in a process of its own: starting workers changes how many threads Numba wants here
@@ -204,6 +207,6 @@ def test_workers_tiles_and_blocks_do_not_matter(tmp_path: Path, monkeypatch: pyt
         else:
             run = gpuclust.import_cache(file, out, settings, scheduler)
         tables.append(run.features[["label", "probability", "duplicate_of"]])
-        assert tiles.read_neighbors(run.path)[0].size == values.shape[1] - N_COPIES + 1
+        assert gram_pass.read_neighbors(run.path)[0].size == values.shape[1] - N_COPIES + 1
     pd.testing.assert_frame_equal(tables[0], tables[1])
     pd.testing.assert_frame_equal(tables[0], tables[2])

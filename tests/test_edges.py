@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import consensus, gram, neighbors, profiles, prompts, quality
-from gpuclust.cluster import cluster_distances, cluster_tree
-from gpuclust.codec import decode
+from gpuclust.compute import consensus, gram, neighbors, validity
+from gpuclust.compute.agreement import relate
+from gpuclust.compute.clustering import cluster_distances, cluster_tree
+from gpuclust.compute.feature_filter import select
+from gpuclust.compute.reductions import EXAMPLES, MOMENTS
 from gpuclust.config import HdbscanConfig, SelectConfig
 from gpuclust.errors import CorruptDataError, SelectionError
-from gpuclust.matching import relate
-from gpuclust.reductions import EXAMPLES, MOMENTS
-from gpuclust.select import select
+from gpuclust.extraction import prompts
+from gpuclust.storage.codec import decode
+from gpuclust.tables import profiles
 from tests.strategies import sae_like
 from tests.test_codec import sealed
 from tests.test_neighbors import whole
@@ -90,29 +92,29 @@ def test_verdicts_at_the_bounds() -> None:
         "permutation_z_null": np.full(6, 8.0),
         "random_z": np.array([9.0, 9, 9, 9, 3, 2.9]),
     }
-    wanted = [quality.STABLE, quality.FRAGILE, quality.NULL, quality.NULL, quality.STABLE, quality.NULL]
-    assert quality.verdicts(table, 0.5).tolist() == wanted
+    wanted = [validity.STABLE, validity.FRAGILE, validity.NULL, validity.NULL, validity.STABLE, validity.NULL]
+    assert validity.verdicts(table, 0.5).tolist() == wanted
     quiet = {name: np.array([3.0 if name == "permutation_z" else values[0]]) for name, values in table.items()}
     quiet["permutation_z_null"] = np.zeros(1)  # without a null cluster three standard deviations are asked for
-    assert quality.verdicts(quiet, 0.5).tolist() == [quality.NULL]
+    assert validity.verdicts(quiet, 0.5).tolist() == [validity.NULL]
 
 
 def test_chance_is_the_largest_of_the_draws() -> None:
     labels = np.random.default_rng(0).integers(-1, 4, 40)
     random = np.random.default_rng(5)
-    drawn = [quality.best_match(labels, random.permutation(labels)) for _ in range(30)]
-    np.testing.assert_array_equal(quality.chance_match(labels, [labels], 30, seed=5), np.max(drawn, axis=0))
+    drawn = [validity.best_match(labels, random.permutation(labels)) for _ in range(30)]
+    np.testing.assert_array_equal(validity.chance_match(labels, [labels], 30, seed=5), np.max(drawn, axis=0))
     assert (np.max(drawn, axis=0) > np.mean(drawn, axis=0)).all()
 
 
 def test_matched_z_counts_the_spread_of_a_sample() -> None:
     values = sae_like(100, 100).astype(np.float64)
     labels = np.repeat([0, 1, -1], [6, 6, 88])
-    sets = quality.matched_sets(labels, (values > 0).sum(axis=0), 3, seed=0)
-    found = quality.sums([values], np.linalg.norm(values, axis=0), labels, sets)
+    sets = validity.matched_sets(labels, (values > 0).sum(axis=0), 3, seed=0)
+    found = validity.sums([values], np.linalg.norm(values, axis=0), labels, sets)
     drawn = found.squares.reshape(2, 3) / 30  # ordered pairs of 6 features
-    expected = (quality.cohesion(found, labels) - drawn.mean(axis=1)) / np.std(drawn, axis=1, ddof=1)
-    np.testing.assert_allclose(quality.matched_z(found, labels, 3), expected)
+    expected = (validity.cohesion(found, labels) - drawn.mean(axis=1)) / np.std(drawn, axis=1, ddof=1)
+    np.testing.assert_allclose(validity.matched_z(found, labels, 3), expected)
 
 
 def fate(a: list[int], b: list[int]) -> list[str]:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpuclust import effects
-from gpuclust.effects import Estimate
+from gpuclust.sweep import effects
+from gpuclust.sweep.effects import Estimate
 
 
 def table(outcome: Any, seeds: int = 3, noise: float = 0.01, **levels: list[Any]) -> pd.DataFrame:

@@ -14,11 +14,13 @@ import xarray as xr
 import yaml
 
 import gpuclust
-from gpuclust import compare, configfile, folder, report, schema, stage_table, store
+from gpuclust import compare, configfile, schema, stage_table
 from gpuclust import run as command
-from gpuclust.report.__main__ import main as make_report
+from gpuclust.results import report
+from gpuclust.results.report.__main__ import main as make_report
 from gpuclust.show import main as show
 from gpuclust.stage_table import NAMES, STAGES
+from gpuclust.storage import run_folder, store
 from tests import tiny
 
 TABLES = (
@@ -98,7 +100,7 @@ def test_whatever_is_deleted_is_made_again(settings: dict[str, Any], tmp_path: P
     out = go(tmp_path, settings)
     expected, before = tables(out), entries(out)
     written = {schema.CONFIG, schema.RECORD, schema.LOCK}
-    opened = folder.Folder(out, config)
+    opened = run_folder.Folder(out, config)
     for stage in STAGES:
         names = stage.writes(config)
         written |= set(names)
@@ -205,10 +207,10 @@ def test_a_record_of_a_newer_version_is_refused(
 def test_every_stage_keeps_the_versions_that_made_it(
     settings: dict[str, Any], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = folder.versions()
+    first = run_folder.versions()
     assert all(entry["versions"] == first and entry["version"] == 1 for entry in entries(finished).values())
     later = first | {"numpy": "99"}
-    monkeypatch.setattr(folder, "versions", lambda: later)
+    monkeypatch.setattr(run_folder, "versions", lambda: later)
     go(finished.parent, settings)  # computes nothing
     record = json.loads((finished / schema.RECORD).read_text())
     assert record["versions"] == later

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust import backend, codec, expand, schema, store, topk, transfer
-from gpuclust.cluster import cluster_embedding
+from gpuclust import schema
+from gpuclust.compute import topk
+from gpuclust.compute.clustering import cluster_embedding
 from gpuclust.config import HdbscanConfig, StoreConfig
+from gpuclust.hardware import backend
+from gpuclust.storage import codec, codec_cuda, row_blocks, store
 from tests import tiny
 from tests.strategies import sae_like
 from tests.test_run import go, results
@@ -28,7 +31,7 @@ def test_the_kernel_expands_what_was_encoded(dtype: type) -> None:
     values = sae_like(513, 1000).astype(dtype)
     words, packed = codec.sections(codec.encode(values), values.size, values.itemsize)
     out = cupy.full(values.shape, 7, dtype)
-    expand.expand(cupy.asarray(words), cupy.asarray(packed), values.shape[1], out)
+    codec_cuda.expand(cupy.asarray(words), cupy.asarray(packed), values.shape[1], out)
     np.testing.assert_array_equal(out.get(), values)
 
 
@@ -38,7 +41,7 @@ def test_blocks_are_what_the_host_reads(tmp_path: Path, name: str) -> None:
     path = make(tmp_path, values, StoreConfig(shard_prompts=256, chunk_prompts=128, chunk_features=300, codec=name))
     kept = np.arange(0, 700, 3)
     seen = 0
-    for start, block in transfer.rows(path, 256, backend.resolve("cuda"), columns=kept):
+    for start, block in row_blocks.rows(path, 256, backend.resolve("cuda"), columns=kept):
         np.testing.assert_array_equal(block.get(), values[start : start + len(block), kept])
         seen += len(block)
     assert seen == len(values) == store.shard_ranges(path)[-1][1]

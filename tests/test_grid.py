@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from gpuclust import grid
 from gpuclust.errors import ConfigError
-from gpuclust.grid import Grid
+from gpuclust.sweep import grid
+from gpuclust.sweep.grid import Grid
 
 
 def load(tmp_path: Path, data: Any, *overrides: str) -> tuple[grid.SweepConfig, dict[str, Any]]:

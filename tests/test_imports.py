@@ -1,4 +1,4 @@
-"""The house: imports go down only, importing is quick, and no GPU library is imported at import time."""
+"""The house: folders import folders below them only, importing is quick, no GPU library is imported at import time."""
 
 from __future__ import annotations
 
@@ -10,37 +10,28 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
-
-# A module may import modules of the rows above its own, and the ones named here of its own row.
-LAYERS = [
-    {"errors"},
-    {"schema", "config", "topk", "measure", "backend", "jit"},
-    {"stage_table"},
-    {"device"},
-    {"kernels"},
-    {
-        "configfile", "loading", "terminal", "memory", "codec", "reductions", "texts", "labels", "keywords", "decoder",
-        "palette", "profiles", "expand", "keys", "halves",
-    },
-    {"shards"},
-    {"store", "scheduler", "gram", "prompts", "models", "spanning", "select", "progress"},
-    {"shapes", "folder"},
-    {"transfer"},
-    {"neighbors", "extract", "embed", "cluster", "analyse", "figures", "quality", "matching"},
-    {"duplicates"},
-    {"tiles", "consensus", "grid", "subsets", "report"},
-    {"stages", "checks", "summary", "cards", "page", "effects"},
-    {"steps"},
-    {"pipeline", "api", "export", "sharing"},
-    {"trials"},
-    {"run", "show", "clusterer", "compare", "computation", "answers"},
-    {"cache", "experiment", "sweep_report"},
-    {"sweep"},
-]  # fmt: skip
-LAZY = {"kernels"}  # imported only inside functions, so that it may import numba at its top level
-OWN_ROW: dict[str, set[str]] = {"config": set(), "cluster": set()}
-# Only these open a scheduler
-OPENERS = {"run", "cache", "experiment"}
+VOCABULARY = {"errors", "schema", "config", "configfile", "terminal", "stage_table"}
+# From the ground up: a folder may import those before it. All else at the top level is a command.
+FLOORS = [
+    "vocabulary",
+    "hardware",
+    "storage",
+    "compute",
+    "extraction",
+    "tables",
+    "results",
+    "engine",
+    "sweep",
+    "commands",
+]
+# Of the floors below it, these are all that one may use: arrays in, arrays out; tables in, tables out
+PURE = {
+    "compute": {"vocabulary", "hardware.budget", "hardware.jit"},
+    "tables": {"vocabulary"},
+}
+IMPURE = {"zarr", "dask", "distributed", "pathlib", "xarray"}  # what those do not touch
+LAZY = {"storage.codec_kernels"}  # imported only inside functions, so that it may import numba at its top level
+OPENERS = {"run", "notebook_cache", "sweep"}  # only these open a scheduler
 HEAVY = {
     "cupy", "cuml", "dask_cuda", "rmm", "torch", "transformers", "transformer_lens", "sae_lens", "datasets", "umap",
     "hdbscan", "numba", "sklearn", "scipy", "distributed", "dask", "plotly",
@@ -48,12 +39,20 @@ HEAVY = {
 
 
 def modules() -> list[Path]:
-    """Files of modules; those of a package count as one module of its name."""
     return sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 
 
-def unit(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def name(path: Path) -> str:
+    """The module's name below gpuclust: ``storage.codec``; a package is named by its folder."""
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room(module: str) -> str:
+    """The folder that a module belongs to, or which of the two kinds of module at the top level it is."""
+    head, dot, _ = module.partition(".")
+    if dot or (SOURCE / head).is_dir():
+        return head
+    return "vocabulary" if head in VOCABULARY else "commands"
 
 
 def imports(path: Path, *, everywhere: bool) -> set[str]:
@@ -74,39 +73,76 @@ def imports(path: Path, *, everywhere: bool) -> set[str]:
     return found
 
 
+MODULES = {name(path): path for path in modules()}
+
+
 def own(names: set[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith("gpuclust.")} & {unit(p) for p in modules()}
+    """Which modules of ours are among the names."""
+    return {full.removeprefix("gpuclust.") for full in names if full.startswith("gpuclust.")} & set(MODULES)
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {unit(path) for path in modules()} == set().union(*LAYERS)
+def arrows(module: str) -> set[str]:
+    """The modules of ours that one imports anywhere, packages only where nothing of theirs is named."""
+    found = own(imports(MODULES[module], everywhere=True)) - {module}
+    return {to for to in found if not any(other.startswith(f"{to}.") for other in found)}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_down(path: Path) -> None:
-    level = next(index for index, layer in enumerate(LAYERS) if unit(path) in layer)
-    below = set().union(*LAYERS[:level]) | OWN_ROW.get(unit(path), set())
-    assert own(imports(path, everywhere=True)) - {unit(path)} <= below
+def test_every_folder_is_on_a_floor() -> None:
+    assert {room(module) for module in MODULES} == set(FLOORS)
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in modules() if unit(p) not in LAZY], ids=lambda path: str(path.relative_to(SOURCE))
-)
-def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
-    names = imports(path, everywhere=False)
-    assert {name.split(".")[0] for name in names} & HEAVY == set()
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    mine = FLOORS.index(room(module))
+    above = {to for to in arrows(module) if FLOORS.index(room(to)) > mine}
+    assert above == set()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) in PURE])
+def test_what_computes_touches_no_file_and_no_scheduler(module: str) -> None:
+    allowed = PURE[room(module)]
+    others = {to for to in arrows(module) if room(to) != room(module)}
+    assert {to for to in others if room(to) not in allowed and to not in allowed} == set()
+    top = {full.split(".")[0] for full in imports(MODULES[module], everywhere=True)}
+    assert top & IMPURE == set()
+
+
+def test_no_circles() -> None:
+    seen: dict[str, int] = {}
+
+    def visit(module: str) -> None:
+        seen[module] = 1
+        for to in arrows(module):
+            assert seen.get(to) != 1, f"{module} and {to} import each other"
+            if to not in seen:
+                visit(to)
+        seen[module] = 2
+
+    for module in MODULES:
+        if module not in seen:
+            visit(module)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in LAZY])
+def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
+    names = imports(MODULES[module], everywhere=False)
+    assert {full.split(".")[0] for full in names} & HEAVY == set()
     assert own(names) & LAZY == set()
 
 
 def test_report_imports_no_compute_library() -> None:
-    files = [path for path in modules() if unit(path) == "report"]
-    top = {name.split(".")[0] for path in files for name in imports(path, everywhere=True)}
+    files = [path for module, path in MODULES.items() if module.startswith("results.report")]
+    top = {full.split(".")[0] for path in files for full in imports(path, everywhere=True)}
     assert len(files) > 1
     assert top & (HEAVY - {"plotly"}) == set()
 
 
 def test_only_the_commands_open_a_scheduler() -> None:
-    users = {unit(p) for p in modules() if "gpuclust.scheduler.start" in imports(p, everywhere=True)}
+    users = {
+        room(module) if room(module) != "commands" else module
+        for module, path in MODULES.items()
+        if "gpuclust.engine.scheduler.start" in imports(path, everywhere=True)
+    }
     assert users <= OPENERS
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuclust import jit
+from gpuclust.hardware import jit
 
 CODE = """
 import logging, sys, tempfile

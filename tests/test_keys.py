@@ -17,16 +17,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from gpuclust import configfile, folder, sharing, stage_table
+from gpuclust import configfile, stage_table
 from gpuclust import run as command
-from gpuclust import sweep as sweep_command
 from gpuclust.config import Config, PromptSource, Section
-from gpuclust.grid import Setting
-from gpuclust.keys import content_key, inputs, stage_key
-from gpuclust.sharing import Extraction, Trial
+from gpuclust.engine.steps import STEPS
 from gpuclust.stage_table import NAMES, STAGES
-from gpuclust.steps import STEPS
-from gpuclust.subsets import Subset
+from gpuclust.storage import run_folder
+from gpuclust.storage.keys import content_key, inputs, stage_key
+from gpuclust.sweep import __main__ as sweep_command
+from gpuclust.sweep import sharing
+from gpuclust.sweep.grid import Setting
+from gpuclust.sweep.sharing import Extraction, Trial
+from gpuclust.sweep.subsets import Subset
 from tests import tiny
 
 NO_UMAP = {"umap.enabled": False}
@@ -277,7 +279,7 @@ def finished(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 
 def not_done(out: Path, before: Config, config: Config) -> list[str]:
     """Stages of a finished folder that a configuration would compute."""
-    opened = folder.Folder(out, before)
+    opened = run_folder.Folder(out, before)
     keys: dict[str, str] = {}
     for stage in STAGES:
         keys[stage.name] = stage_key(stage, config, keys, inputs(stage, config, opened.record["stages"]))
@@ -353,9 +355,9 @@ def test_a_sweep_makes_just_what_a_changed_setting_asks_for(settings: dict[str, 
     for name in known:
         if not name.startswith("extractions"):
             with np.load(tmp_path / "out" / name) as file:
-                assert json.loads(str(file["made_by"])) == folder.versions(), name
+                assert json.loads(str(file["made_by"])) == run_folder.versions(), name
     written = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
-    for version, words in [(1, "record version 1"), (folder.RECORD_VERSION + 1, "written by a newer one")]:
+    for version, words in [(1, "record version 1"), (run_folder.RECORD_VERSION + 1, "written by a newer one")]:
         (tmp_path / "out" / "sweep.yaml").write_text(yaml.safe_dump(written | {"record_version": version}))
         given = [str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--scheduler", "threads", "--quiet"]
         assert sweep_command.main(given) == 2, words

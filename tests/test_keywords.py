@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
-from gpuclust import keywords
+from gpuclust.tables import keywords
 from tests.test_analyse import prompts
 
 

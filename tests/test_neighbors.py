@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuclust import gram, neighbors
+from gpuclust.compute import gram, neighbors
 from gpuclust.errors import InputError
 from tests import reference
 from tests.strategies import activations, cuts, sae_like

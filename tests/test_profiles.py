@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuclust import profiles
+from gpuclust.tables import profiles
 from tests.strategies import sae_like
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from gpuclust import extract, memory
+from gpuclust.extraction import extract_shard
+from gpuclust.hardware import budget
 from tests import peaks
 
 pytestmark = [
@@ -47,5 +48,5 @@ def test_a_stage_takes_no_more_than_projected(name: str, measured: dict[str, Any
 
 def test_a_process_takes_no_more_than_projected(measured: dict[str, Any]) -> None:
     taken = measured["process"]["bytes"]
-    assert taken < memory.PROCESS < 4 * taken  # it holds besides what malloc keeps between stages
-    assert extract.ENCODE_BYTES["cpu"] == peaks.SLICE
+    assert taken < budget.PROCESS < 4 * taken  # it holds besides what malloc keeps between stages
+    assert extract_shard.ENCODE_BYTES["cpu"] == peaks.SLICE

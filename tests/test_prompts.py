@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpuclust import prompts
 from gpuclust.config import Config, PromptSource
 from gpuclust.configfile import validate
 from gpuclust.errors import PromptsError
+from gpuclust.extraction import prompts
 
 
 class Words:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuclust.reductions import EXAMPLES, MOMENTS
+from gpuclust.compute.reductions import EXAMPLES, MOMENTS
 from tests import reference
 from tests.strategies import activations, cuts, sae_like
 

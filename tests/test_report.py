@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuclust import report, schema
+from gpuclust import schema
 from gpuclust.errors import StoreError
-from gpuclust.report import content, contexts, pack, tree
-from gpuclust.report.__main__ import main
+from gpuclust.results import report
+from gpuclust.results.report import content, contexts, pack, tree
+from gpuclust.results.report.__main__ import main
 from tests import tiny
 
 

@@ -15,11 +15,14 @@ import xarray as xr
 import yaml
 
 import gpuclust
-from gpuclust import keys, loading, models, schema, stage_table, store, terminal
 from gpuclust import run as command
+from gpuclust import schema, stage_table, terminal
 from gpuclust.export import main as export
-from gpuclust.folder import claim
+from gpuclust.extraction import encoders
+from gpuclust.extraction import weights as loading
 from gpuclust.show import main as show
+from gpuclust.storage import keys, store
+from gpuclust.storage.run_folder import claim
 from tests import tiny
 
 
@@ -137,11 +140,11 @@ def test_neighbors_are_in_the_saes_numbers(finished: Path) -> None:
 def test_examples_point_at_the_peak_token(finished: Path, settings: dict[str, Any]) -> None:
     import torch
 
-    from gpuclust import models
     from gpuclust.configfile import validate
+    from gpuclust.extraction import encoders
 
     run = gpuclust.open_run(finished)
-    encoder = models.load_encoder(validate(settings))
+    encoder = encoders.load_encoder(validate(settings))
     for row in run.examples[run.examples["rank"] == 0].head(20).to_dict("records"):
         tokens = run.prompts["tokens"][row["prompt"]]
         ids = torch.tensor([[encoder.tokenizer.bos_token_id, *tokens]])
@@ -202,7 +205,7 @@ def test_chunks_and_memory_change_no_number(
 def test_workers_change_no_number(
     finished: Path, settings: dict[str, Any], tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpuclust.memory.TILE", 32)
+    monkeypatch.setattr("gpuclust.hardware.budget.TILE", 32)
     changed = settings | {"scheduler": {"n_workers": workers}}
     out = go(tmp_path, changed, scheduler="local")
     assert_same(results(finished), results(out))
@@ -280,13 +283,13 @@ def test_what_the_stored_dtype_loses_and_what_may_cancel_is_said(settings: dict[
 def test_aggregates(settings: dict[str, Any], tmp_path: Path, how: str) -> None:
     import torch
 
-    from gpuclust import extract, models
     from gpuclust.configfile import validate
+    from gpuclust.extraction import encoders, extract_shard
 
     config = validate(settings | {"extract": {"aggregate": how}})
-    encoder = models.load_encoder(config)
+    encoder = encoders.load_encoder(config)
     tokens = [np.array([5, 9, 30, 7]), np.array([8])]
-    got, _ = extract.aggregate_prompts(encoder, tokens, config)
+    got, _ = extract_shard.aggregate_prompts(encoder, tokens, config)
     for row, part in zip(got, tokens, strict=True):
         ids = torch.tensor([[encoder.tokenizer.bos_token_id, *part.tolist()]])
         acts = encoder.encode(ids, torch.ones_like(ids))[0, 1:].double()
@@ -297,18 +300,18 @@ def test_aggregates(settings: dict[str, Any], tmp_path: Path, how: str) -> None:
 def test_special_tokens_are_left_out_unless_asked(settings: dict[str, Any]) -> None:
     import torch
 
-    from gpuclust import extract, models
     from gpuclust.configfile import validate
+    from gpuclust.extraction import encoders, extract_shard
 
     config = validate(settings | {"extract": {"exclude_special_tokens": False}})
-    encoder = models.load_encoder(config)
+    encoder = encoders.load_encoder(config)
     bos = encoder.tokenizer.bos_token_id
     tokens = [np.array([5, bos, 30, 7])]
     ids = torch.tensor([[bos, *tokens[0].tolist()]])
     acts = encoder.encode(ids, torch.ones_like(ids))[0]
-    everything, _ = extract.aggregate_prompts(encoder, tokens, config)
+    everything, _ = extract_shard.aggregate_prompts(encoder, tokens, config)
     np.testing.assert_allclose(everything[0], acts.max(0).values, rtol=1e-5, atol=1e-5)
-    without, _ = extract.aggregate_prompts(encoder, tokens, validate(settings))
+    without, _ = extract_shard.aggregate_prompts(encoder, tokens, validate(settings))
     np.testing.assert_allclose(without[0], acts[[1, 3, 4]].max(0).values, rtol=1e-5, atol=1e-5)
 
 
@@ -508,9 +511,9 @@ def test_a_hub_that_moved_on_is_not_mixed_in(
     attributes["attributes"]["model_commit"] = "a" * 40
     (out / schema.ACTIVATIONS / "zarr.json").write_text(json.dumps(attributes))
     monkeypatch.setattr(loading, "commits", lambda model, sae: {"model_commit": "b" * 40, "sae_commit": None})
-    models.release()
+    encoders.release()
     assert attempt(tmp_path, settings) == 2
-    models.release()
+    encoders.release()
     said = " ".join(capsys.readouterr().err.split())
     assert f"at commit {'b' * 40} of the hub" in said
     assert f"began with {'a' * 40}" in said
@@ -682,7 +685,7 @@ def test_plan_runs_nothing(settings: dict[str, Any], tmp_path: Path, capsys: pyt
 
 
 def test_unknown_scheduler_and_missing_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from gpuclust.backend import cuda_status
+    from gpuclust.hardware.backend import cuda_status
 
     assert command.main(["--scheduler", "slurm", "--out", str(tmp_path / "o")]) == 2
     assert "must be one of auto, local-cuda, local, threads" in " ".join(capsys.readouterr().err.split())

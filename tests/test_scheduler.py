@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from gpuclust import backend, measure, scheduler
 from gpuclust.config import Config, SchedulerConfig
 from gpuclust.configfile import validate
+from gpuclust.engine import scheduler
 from gpuclust.errors import SchedulerError
+from gpuclust.hardware import backend, process
 
 NO_GPU = backend.CudaStatus(False, "no CUDA device is visible", "get one")
 GPU = backend.CudaStatus(True, "1 CUDA device(s) and RAPIDS are there")
@@ -101,10 +102,10 @@ def test_peak_is_measured_and_reset() -> None:
     import numpy as np
 
     block = np.ones(40_000_000)
-    high = measure.peak_bytes()
+    high = process.peak_bytes()
     del block
-    measure.reset_peak()
-    assert high - measure.peak_bytes() > 200_000_000
+    process.reset_peak()
+    assert high - process.peak_bytes() > 200_000_000
 
 
 @pytest.mark.parametrize("name", ["threads", "local"])

@@ -11,9 +11,9 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuclust import shards, store
 from gpuclust.config import StoreConfig
 from gpuclust.errors import CorruptDataError
+from gpuclust.storage import shards, store
 from tests.strategies import sae_like
 
 

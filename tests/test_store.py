@@ -8,9 +8,10 @@ import pytest
 import xarray as xr
 import zarr
 
-from gpuclust import schema, store
+from gpuclust import schema
 from gpuclust.config import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
+from gpuclust.storage import store
 from tests.strategies import sae_like
 
 CONFIG = StoreConfig(shard_prompts=20, chunk_prompts=8, chunk_features=16)

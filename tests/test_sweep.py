@@ -12,21 +12,13 @@ import pytest
 import yaml
 import zarr
 
-from gpuclust import (
-    cluster_features,
-    computation,
-    consensus,
-    matching,
-    memory,
-    neighbors,
-    quality,
-    run,
-    schema,
-    store,
-    trials,
-)
-from gpuclust import sweep as command
-from gpuclust.halves import half_of
+from gpuclust import cluster_features, run, schema
+from gpuclust.compute import agreement, consensus, neighbors, validity
+from gpuclust.compute.halves import half_of
+from gpuclust.hardware import budget
+from gpuclust.storage import store
+from gpuclust.sweep import __main__ as command
+from gpuclust.sweep import computation, trials
 from tests import tiny
 
 N_NEIGHBORS = {"umap.n_neighbors": [4, 6]}
@@ -147,7 +139,7 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
     ]
     features = pd.read_parquet(finished / schema.FEATURES)  # of a consensus, as by default
     several = int(table.loc[table["consensus.members"] == 2, "setting"].iloc[0])
-    labels = features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
+    labels = features["label"].fillna(agreement.ABSENT).to_numpy(dtype=np.int64)
     np.testing.assert_array_equal(stored[several, 42][0], labels)
     for column, value, rows, changed, seed in cases:
         setting = int(table.loc[table[column] == value, "setting"].max())
@@ -155,7 +147,7 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
         settings = {key: base[key] for key in ("select", "umap", "hdbscan", "consensus")} | changed
         settings["hdbscan"] = settings["hdbscan"] | {"min_samples": int(own["hdbscan.min_samples"])}
         expected = cluster_features(activations[rows], settings)
-        labels = expected.features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
+        labels = expected.features["label"].fillna(agreement.ABSENT).to_numpy(dtype=np.int64)
         np.testing.assert_array_equal(stored[setting, seed][0], labels, err_msg=f"{column}={value}")
         assert own["n_kept"] == len(expected.labels)
         if column == "n_prompts":  # halves: the same features, from the prompts of one half
@@ -187,10 +179,10 @@ def test_a_setting_has_the_halves_and_the_stability_of_the_run_with_its_configur
             compared += 1
     assert compared >= 3
     group: Any = zarr.open_group(tmp_path / "out" / "labels.zarr", mode="r")
-    whole, *halves = (part[part != matching.ABSENT].astype(np.int64) for part in group["labels"][0])
+    whole, *halves = (part[part != agreement.ABSENT].astype(np.int64) for part in group["labels"][0])
     table = pd.read_parquet(out / schema.QUALITY)
     assert len(table)
-    stability = np.mean([quality.best_match(whole, half) for half in halves], axis=0)
+    stability = np.mean([validity.best_match(whole, half) for half in halves], axis=0)
     np.testing.assert_array_equal(stability, table["stability"])
 
 
@@ -210,7 +202,7 @@ def test_copies_are_one_point_in_a_sweep_as_in_a_run(tmp_path: Path) -> None:
     row = go(tmp_path, {"base": settings, "vary": N_NEIGHBORS, "seeds": 1}, out).iloc[0]
     assert (row["duplicates"], row["n_kept"]) == (copies.sum(), features["kept"].sum())
     group: Any = zarr.open_group(tmp_path / "out" / "labels.zarr", mode="r")
-    labels = features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
+    labels = features["label"].fillna(agreement.ABSENT).to_numpy(dtype=np.int64)
     np.testing.assert_array_equal(group["labels"][0][0], labels)
     assert all(len(set(part[32:48])) == 1 for part in group["labels"][0])
     facts = json.loads((out / schema.RECORD).read_text())["stages"]["quality"]["halves"]
@@ -263,11 +255,11 @@ def test_memory_decides_how_often_the_store_is_read(
     data = {"base": base | {"umap": base["umap"] | {"enabled": False}}, "questions": questions, "seeds": 1}
     monkeypatch.setattr(computation, "TILE", 96)
     one = 96 * 96 * 8
-    needed = memory.PROCESS + computation.WORKSPACE * one + 4 * one
-    monkeypatch.setattr(memory, "budget", lambda config, n_workers=1, device="cpu": needed)
+    needed = budget.PROCESS + computation.WORKSPACE * one + 4 * one
+    monkeypatch.setattr(budget, "budget", lambda config, n_workers=1, device="cpu": needed)
     go(tmp_path, data, finished)
     assert computed(tmp_path)["store_reads"] == 2
-    monkeypatch.setattr(memory, "budget", lambda config, n_workers=1, device="cpu": needed - 1)
+    monkeypatch.setattr(budget, "budget", lambda config, n_workers=1, device="cpu": needed - 1)
     (tmp_path / "second").mkdir()
     go(tmp_path / "second", data, finished, code=2)
 

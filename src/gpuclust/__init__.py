@@ -11,26 +11,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpuclust.api import FeatureClusters as FeatureClusters
-    from gpuclust.api import Run as Run
-    from gpuclust.api import cluster_features as cluster_features
-    from gpuclust.api import open_run as open_run
-    from gpuclust.cache import import_cache as import_cache
     from gpuclust.clusterer import FeatureClusterer as FeatureClusterer
     from gpuclust.config import Config as Config
     from gpuclust.errors import GpuclustError as GpuclustError
+    from gpuclust.notebook_cache import import_cache as import_cache
+    from gpuclust.results.run import FeatureClusters as FeatureClusters
+    from gpuclust.results.run import Run as Run
+    from gpuclust.results.run import cluster_features as cluster_features
+    from gpuclust.results.run import open_run as open_run
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "config",
     "FeatureClusterer": "clusterer",
-    "FeatureClusters": "api",
+    "FeatureClusters": "results.run",
     "GpuclustError": "errors",
-    "Run": "api",
-    "cluster_features": "api",
-    "import_cache": "cache",
-    "open_run": "api",
+    "Run": "results.run",
+    "cluster_features": "results.run",
+    "import_cache": "notebook_cache",
+    "open_run": "results.run",
 }
 __all__ = [
     "Config", "FeatureClusterer", "FeatureClusters", "GpuclustError", "Run", "cluster_features", "import_cache",

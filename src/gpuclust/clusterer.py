@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.api import cluster_features
 from gpuclust.errors import InputError
+from gpuclust.results.run import cluster_features
 
 
 class FeatureClusterer:

@@ -19,12 +19,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpuclust import matching, page, schema, store, terminal
-from gpuclust.api import Run
+from gpuclust import schema, terminal
+from gpuclust.compute import agreement
 from gpuclust.config import DEMO
 from gpuclust.errors import InputError, StoreError
-from gpuclust.folder import differences
-from gpuclust.keys import fingerprint
+from gpuclust.results import html_page
+from gpuclust.results.run import Run
+from gpuclust.storage import store
+from gpuclust.storage.keys import fingerprint
+from gpuclust.storage.run_folder import differences
 
 PAIRS, CLUSTERS, FEATURES, PAGE = "pairs", "clusters", "features", "compare.html"
 SHOWN = 200  # features listed on the page
@@ -79,8 +82,8 @@ def compare(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of str to DataFrame
-        ``pairs``: a row per pair of runs with `matching.agreement` and how many clusters of the first had which fate.
-        ``clusters`` and ``features``: `matching.relate` of the reference and each other run, with ``run_a``, ``run_b``
+        ``pairs``: a row per pair of runs with `agreement.agreement` and how many clusters of the first had which fate.
+        ``clusters`` and ``features``: `agreement.relate` of the reference and each other run, with ``run_a``, ``run_b``
         and, for clusters, ``tokens``: the words at which the features peak.
 
     Raises
@@ -100,16 +103,16 @@ def compare(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
     labels = [read_labels(run) for run in runs]
     pairs, clusters, features = [], [], []
     for i, j in combinations(range(len(runs)), 2):
-        relation = matching.relate(labels[i], labels[j])
+        relation = agreement.relate(labels[i], labels[j])
         forward = relation.clusters[relation.clusters["side"] == "a"]
         appeared = int((relation.clusters["fate"] == "appeared").sum())
-        counts = {fate: int((forward["fate"] == fate).sum()) for fate in matching.FATES}
+        counts = {fate: int((forward["fate"] == fate).sum()) for fate in agreement.FATES}
         ends = {"run_a": names[i], "run_b": names[j]}
         found = {"clusters_a": len(forward), "clusters_b": len(relation.clusters) - len(forward)}
         changed = ", ".join(key for key, _, _ in differences(runs[i].config.resolved(), runs[j].config.resolved()))
         moved = {"moved": len(relation.features), "settings": changed}
         pairs.append(
-            {**ends, **matching.agreement(labels[i], labels[j]), **found, **counts, "appeared": appeared, **moved}
+            {**ends, **agreement.agreement(labels[i], labels[j]), **found, **counts, "appeared": appeared, **moved}
         )
         if i == 0:
             words = {"a": _words(runs[i]), "b": _words(runs[j])}
@@ -130,7 +133,7 @@ def read_labels(run: Run) -> np.ndarray[Any, Any]:
     """Return the labels of all features of a run: a cluster, noise (-1), or not kept (-2); (feature,), int64."""
     if "label" not in run.features:
         raise StoreError(f"{run.path} has no labels in {schema.FEATURES}; finish the run first")
-    return run.features["label"].fillna(matching.ABSENT).to_numpy(dtype=np.int64)
+    return run.features["label"].fillna(agreement.ABSENT).to_numpy(dtype=np.int64)
 
 
 def _sae(run: Run) -> tuple[str, str]:
@@ -174,11 +177,11 @@ def show(tables: dict[str, pd.DataFrame], console: Console) -> None:
     for name in ("runs", *AGREEMENT):
         grid.add_column(name, justify="left" if name == "runs" else "right", overflow="fold")
     for row in tables[PAIRS].to_dict("records"):
-        grid.add_row(f"{row['run_a']}\n{row['run_b']}", *(page.text(row[key]) for key in AGREEMENT.values()))
+        grid.add_row(f"{row['run_a']}\n{row['run_b']}", *(html_page.text(row[key]) for key in AGREEMENT.values()))
     console.print(grid)
     console.print(f"[dim]{NOISE_RULE}[/dim]")
     for row in tables[PAIRS].to_dict("records"):
-        fates = ", ".join(f"{row[fate]} {fate}" for fate in (*matching.FATES, "appeared"))
+        fates = ", ".join(f"{row[fate]} {fate}" for fate in (*agreement.FATES, "appeared"))
         console.print(
             f"{escape(row['run_b'])}: {row['clusters_a']} clusters of {escape(row['run_a'])} became "
             f"{row['clusters_b']}: {fates}; {row['moved']:,} features moved"
@@ -187,7 +190,7 @@ def show(tables: dict[str, pd.DataFrame], console: Console) -> None:
         own = here[(here["run_a"] == row["run_a"]) & (here["run_b"] == row["run_b"]) & (here["fate"] != "same")]
         for cluster in own.sort_values("size", ascending=False).head(LISTED).to_dict("records"):
             where = row["run_a"] if cluster["side"] == "a" else row["run_b"]
-            into = f" ({page.text(cluster['others'])})" if len(cluster["others"]) else ""
+            into = f" ({html_page.text(cluster['others'])})" if len(cluster["others"]) else ""
             console.print(
                 f"  {cluster['fate']}{into}: cluster {cluster['cluster']} of {escape(where)}, {cluster['size']} "
                 f"features  [dim]{escape(cluster['tokens'])}[/dim]"
@@ -224,15 +227,15 @@ def write(tables: dict[str, pd.DataFrame], out: Path, paths: Sequence[Path], kin
 
 def _page(tables: dict[str, pd.DataFrame], paths: Sequence[Path]) -> str:
     pairs = tables[PAIRS]
-    fates = ["clusters_a", "clusters_b", *matching.FATES, "appeared", "moved"]
+    fates = ["clusters_a", "clusters_b", *agreement.FATES, "appeared", "moved"]
     body = [
         f'<p class="quiet">{NOISE_RULE}</p>',
-        page.table(
+        html_page.table(
             ["run", "run", *AGREEMENT, "differing settings"],
             pairs[["run_a", "run_b", *AGREEMENT.values(), "settings"]].to_numpy(dtype=object),
         ),
         f'<h2>What became of the clusters</h2><p class="quiet">{MATCH_RULE}</p>',
-        page.table(
+        html_page.table(
             ["run", "run", *(name.replace("_", " ") for name in fates)],
             pairs[["run_a", "run_b", *fates]].to_numpy(dtype=object),
         ),
@@ -241,18 +244,18 @@ def _page(tables: dict[str, pd.DataFrame], paths: Sequence[Path]) -> str:
     for other in map(str, paths[1:]):
         clusters = tables[CLUSTERS][tables[CLUSTERS]["run_b"] == other]
         moved = tables[FEATURES][tables[FEATURES]["run_b"] == other]
-        body.append(f"<h2>{page.text(str(paths[0]))} and {page.text(other)}</h2>")
+        body.append(f"<h2>{html_page.text(str(paths[0]))} and {html_page.text(other)}</h2>")
         for side, name in (("a", str(paths[0])), ("b", other)):
             rows = clusters[clusters["side"] == side].sort_values("size", ascending=False)[columns]
             rows = rows.astype(object).where(rows.notna(), None)
             head = [column.replace("_", " ") for column in columns]
-            body.append(f"<h3>Clusters of {page.text(name)}</h3>" + page.table(head, rows.to_numpy()))
+            body.append(f"<h3>Clusters of {html_page.text(name)}</h3>" + html_page.table(head, rows.to_numpy()))
         counts = ", ".join(f"{count:,} {move}" for move, count in moved["move"].value_counts().items())
         first = f"; the first {SHOWN} are listed" if len(moved) > SHOWN else ""
         body.append(f"<h3>Features that moved</h3><p>{counts or 'none'}{first}</p>")
         listed = moved.head(SHOWN)[["feature", "label_a", "label_b", "move"]]
-        body.append(page.table(["feature", "label", "label there", "move"], listed.to_numpy(dtype=object)))
-    return page.page("Comparison of runs", "".join(body))
+        body.append(html_page.table(["feature", "label", "label there", "move"], listed.to_numpy(dtype=object)))
+    return html_page.page("Comparison of runs", "".join(body))
 
 
 if __name__ == "__main__":

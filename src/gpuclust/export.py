@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpuclust import schema, store, terminal
+from gpuclust import schema, terminal
 from gpuclust.config import StoreConfig
+from gpuclust.storage import store
 
 
 def export(run: Path, target: Path, codec: str = "zstd") -> None:

@@ -13,15 +13,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpuclust import configfile, labels, memory, prompts, select, shapes, terminal
-from gpuclust.backend import cuda_status
+from gpuclust import configfile, terminal
+from gpuclust.compute import feature_filter
 from gpuclust.config import Config
-from gpuclust.device import free_bytes
+from gpuclust.engine.pipeline import Pipeline
+from gpuclust.engine.progress import Progress
+from gpuclust.engine.scheduler import NAMES, Scheduler, choose, start
 from gpuclust.errors import ConfigError
-from gpuclust.folder import Folder, claim
-from gpuclust.pipeline import Pipeline
-from gpuclust.progress import Progress
-from gpuclust.scheduler import NAMES, Scheduler, choose, start
+from gpuclust.extraction import model_sizes, prompts
+from gpuclust.hardware import budget
+from gpuclust.hardware.backend import cuda_status
+from gpuclust.hardware.device import free_bytes
+from gpuclust.storage.run_folder import Folder, claim
+from gpuclust.tables import labeller
 
 log = logging.getLogger("gpuclust")
 
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = configfile.load(args.config, args.set)
         out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
         if config.analyse.labeller is not None:
-            labels.find(config.analyse.labeller)
+            labeller.find(config.analyse.labeller)
         if args.plan:
             show_plan(config, console, args.scheduler)
             return
@@ -103,7 +107,7 @@ def execute(
             console.print(f"[bold]gpuclust[/bold] → {escape(str(folder.path))}")
         pipeline.run(imported)
     if not quiet:
-        from gpuclust.summary import show
+        from gpuclust.results.summary import show
 
         show(folder.path, folder.record, console)
     return pipeline
@@ -114,8 +118,8 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
 
     A plan is arithmetic: ``--scheduler local-cuda`` plans for GPU workers on any machine, given ``device.memory``.
     """
-    facts = shapes.facts(config)
-    select.check_size(facts["d_sae"], config.fewest_features)
+    facts = model_sizes.facts(config)
+    feature_filter.check_size(facts["d_sae"], config.fewest_features)
     name = "local-cuda" if scheduler == "local-cuda" else choose(scheduler)[0]
     device = "cuda" if name == "local-cuda" else "cpu"
     on_device = None
@@ -125,7 +129,7 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
                 "--plan for GPU workers needs a budget where there is no GPU: --set device.memory=6GB, say"
             )
         on_device = free_bytes()
-    whole = memory.Shapes(
+    whole = budget.Shapes(
         config.n_prompts,
         facts["d_sae"],
         facts["d_sae"],
@@ -133,25 +137,25 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
         facts["model_bytes"],
         sae_bytes=facts["sae_bytes"],
     )
-    allowed = memory.budget(config, device=device)
-    plan = memory.plan(config, whole, allowed, held=("extract",), device_allowed=on_device)
-    bounds = f"memory of a worker: {memory.gigabytes(allowed)}"
+    allowed = budget.budget(config, device=device)
+    plan = budget.plan(config, whole, allowed, held=("extract",), device_allowed=on_device)
+    bounds = f"memory of a worker: {budget.gigabytes(allowed)}"
     if on_device is not None:
-        bounds += f" of the host, {memory.gigabytes(on_device)} of its GPU"
+        bounds += f" of the host, {budget.gigabytes(on_device)} of its GPU"
     console.print(
         f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['source']}), {bounds}"
     )
     console.print(
         f"blocks of {plan.rows:,} prompts, Gram tiles of {plan.tile:,} features, {plan.tiles_per_pass} a pass"
     )
-    rows = memory.table(plan)
+    rows = budget.table(plan)
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     for column in rows[0]:
         table.add_column(column, justify="left" if column == "stage" else "right")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
-    model = memory.gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
+    model = budget.gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
     bounds = "all features kept, as many clusters as hdbscan.min_cluster_size allows"
     console.print(f"[dim]upper bounds: {bounds}; {model}[/dim]")
     for stage in plan.stages:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gpuclust import summary, terminal
-from gpuclust.api import open_run
+from gpuclust import terminal
 from gpuclust.errors import StoreError
+from gpuclust.results import summary
+from gpuclust.results.run import open_run
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,11 @@
+"""Arrays in, arrays out: the mathematics, which knows no file, no Zarr and no Dask.
+
+    reductions       moments and strongest prompts, as states that add up; topk
+    gram             the Gram matrix in tiles; neighbors: exact neighbours from it, or from a sketch
+    feature_filter   which features are kept, and their quadrants
+    embedding        UMAP of a neighbour graph; spanning_tree and clustering: HDBSCAN; consensus: of many clusterings
+    halves           which prompts are in which half; duplicates: features that are copies of one another
+    validity         stability, nulls, silhouette, verdicts; agreement: of two clusterings
+
+May import: the vocabulary, `hardware.budget` and `hardware.jit`.
+"""

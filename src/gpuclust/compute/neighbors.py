@@ -1,0 +1,217 @@
+"""Exact nearest neighbours between features, from tiles of the Gram matrix; and a sketch for very many features.
+
+Either way the result is one contract: ``indices`` int32 and ``distances`` float32, both (feature, k), sorted by
+distance, ties by feature number, the feature itself forced into column 0 with distance 0. Numbers count the kept
+features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from gpuclust.compute import gram, topk
+from gpuclust.compute.gram import Gram
+
+Array = Any
+
+# Cosine and correlation distances, and relative squared euclidean ones, below this are rounding of exact duplicates, by
+# the precision of the tile
+ZERO = {"d": 1e-12, "f": 4e-6}
+SLAB_ROWS = 1024
+DISTANCE_ROWS = 256
+
+
+def distances(
+    metric: str, tile: Array, n: int, a: dict[str, Array], b: dict[str, Array], largest: float, xp: Any = np
+) -> Array:
+    """Turn a tile of G into distances.
+
+    - cosine: 1 - G_ij / sqrt(G_ii G_jj); a feature of zeros is at distance 1 from all others
+    - correlation: the same of C_ij = G_ij - s_i s_j / n
+    - euclidean: sqrt(G_ii + G_jj - 2 G_ij)
+    - dot: max_k G_kk - G_ij, which is not negative (Cauchy-Schwarz)
+
+    Parameters
+    ----------
+    metric : {"cosine", "correlation", "euclidean", "dot"}
+    tile : array, (row, column), float64, or float32 from a GPU
+    n : int
+        Prompts.
+    a, b : dict of arrays
+        ``sums`` and ``squares`` of the rows and of the columns.
+    largest : float
+        The largest G_kk.
+
+    Returns
+    -------
+    array, (row, column), float32, not negative
+    """
+    result = xp.empty(tile.shape, dtype=xp.float32)
+    for start in range(0, len(tile), DISTANCE_ROWS):  # temporaries that stay in the cache
+        rows = slice(start, start + DISTANCE_ROWS)
+        part = {name: values[rows] for name, values in a.items()}
+        result[rows] = _distances(metric, tile[rows], n, part, b, largest, xp)
+    return result
+
+
+def _distances(
+    metric: str, tile: Array, n: int, a: dict[str, Array], b: dict[str, Array], largest: float, xp: Any
+) -> Array:
+    zero = ZERO[tile.dtype.char]
+    squares_a, squares_b = a["squares"][:, None], b["squares"][None, :]
+    if metric == "dot":
+        result = largest - tile
+    elif metric == "euclidean":
+        gap = squares_a + squares_b - 2 * tile
+        result = xp.sqrt(xp.where(gap < zero * (squares_a + squares_b), 0, gap))
+    else:
+        if metric == "correlation":
+            tile = tile - a["sums"][:, None] * (b["sums"][None, :] / n)
+            squares_a = xp.maximum(squares_a - a["sums"][:, None] ** 2 / n, 0)
+            squares_b = xp.maximum(squares_b - b["sums"][None, :] ** 2 / n, 0)
+        scale = xp.sqrt(squares_a * squares_b)
+        result = 1 - xp.where(scale > 0, tile / xp.where(scale > 0, scale, 1), 0)
+        result = xp.where(result < zero, 0, result)
+    return (xp.maximum(result, 0) + 0.0).astype(xp.float32)
+
+
+def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: Any = np) -> Array:
+    """Return the distances of one tile that `gram` holds: (block i, block j), float32."""
+    sides = []
+    for index in (i, j):
+        block = gram.block(index)
+        sides.append({"sums": gram.sums[block], "squares": gram.squares[block]})
+    return distances(metric, gram.tiles[i, j], gram.n_prompts, sides[0], sides[1], largest, xp)
+
+
+def candidates(gram: Gram, i: int, j: int, metric: str, k: int, largest: float, xp: Any = np) -> dict[int, Array]:
+    """Return the k nearest of each feature within one tile, itself left out.
+
+    Returns
+    -------
+    dict of int to array, (block, k), uint64
+        Packed keys (see `topk`) for block i, and for block j where it is another one.
+    """
+    distance = tile_distances(gram, i, j, metric, largest, xp)
+    found = {i: _nearest(distance, gram.block(i).start, gram.block(j).start, k, xp)}
+    if i != j:
+        found[j] = _nearest(distance.T, gram.block(j).start, gram.block(i).start, k, xp)
+    return found
+
+
+def _nearest(distance: Array, first_row: int, first_column: int, k: int, xp: Any) -> Array:
+    n_rows, n_columns = distance.shape
+    column = xp.arange(first_column, first_column + n_columns)[None, :]
+    best = xp.empty((n_rows, k), dtype=xp.uint64)
+    for start in range(0, n_rows, SLAB_ROWS):
+        part = distance[start : start + SLAB_ROWS]
+        keys = topk.pack(part, column, xp)
+        row = xp.arange(first_row + start, first_row + start + len(part))[:, None]
+        keys = xp.where(row == column, topk.NOTHING, keys)
+        best[start : start + len(part)] = topk.smallest(keys, k, xp)
+    return best
+
+
+def merge(parts: Iterable[Array], k: int, xp: Any = np) -> Array:
+    """Merge candidates of the same features from several tiles: (feature, k) keys."""
+    return topk.smallest(xp.concatenate(list(parts), axis=1), k, xp)
+
+
+def finish(keys: Array, k: int, xp: Any = np) -> tuple[Array, Array]:
+    """Turn merged keys of all features into the contract.
+
+    Parameters
+    ----------
+    keys : array, (feature, k - 1), uint64, without the feature itself
+    k : int
+        Neighbours, the feature itself included.
+
+    Returns
+    -------
+    indices : array, (feature, k), int32
+    distances : array, (feature, k), float32
+    """
+    distance, index = topk.unpack(keys[:, : k - 1], xp)
+    itself = xp.arange(len(keys))[:, None]
+    indices = xp.concatenate([itself, index], axis=1).astype(xp.int32)
+    return indices, xp.concatenate([xp.zeros((len(keys), 1), xp.float32), distance], axis=1)
+
+
+def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[Array, Array]:
+    """Return the neighbours from a Gram that holds all its tiles.
+
+    Parameters
+    ----------
+    gram : Gram
+    k : int
+        Neighbours, the feature itself included; fewer than the features.
+    metric : {"cosine", "correlation", "euclidean", "dot"}
+    """
+    largest = float(gram.squares.max())
+    per_block: dict[int, list[Array]] = {}
+    for i, j in gram.tiles:
+        for block, keys in candidates(gram, i, j, metric, k - 1, largest, xp).items():
+            per_block.setdefault(block, []).append(keys)
+    keys = xp.concatenate([merge(per_block[block], k - 1, xp) for block in sorted(per_block)])
+    return finish(keys, k, xp)
+
+
+def of_vectors(vectors: Array, k: int, metric: str, tile: int) -> tuple[Array, Array]:
+    """Return the neighbours of vectors in hand, with one tile of their Gram matrix in memory at a time.
+
+    Parameters
+    ----------
+    vectors : array, (feature, dimension), host
+    k : int
+        Neighbours, the feature itself included; fewer than the features.
+    metric : {"cosine", "correlation", "euclidean", "dot"}
+    tile : int
+        Features of a tile: ``tile² * 24`` bytes are held, never a matrix of all pairs.
+
+    Returns
+    -------
+    indices, distances
+        As `finish`.
+    """
+    n_blocks = -(-len(vectors) // tile)
+    found: dict[int, Array] = {}
+    for i in range(n_blocks):
+        for j in range(i, n_blocks):
+            part = gram.accumulate([vectors.T], len(vectors), [(i, j)], tile, sparse=False)
+            for block, keys in candidates(part, i, j, metric, k - 1, float(part.squares.max())).items():
+                found[block] = merge([found[block], keys] if block in found else [keys], k - 1)
+    return finish(np.concatenate([found[block] for block in sorted(found)]), k)
+
+
+# ---------------------------------------------------------------- sketch
+
+
+def sketch_rows(first: int, stop: int, size: int, seed: int) -> np.ndarray[Any, Any]:
+    """Return rows of the random projection, (prompt, size), float64, of variance 1/size.
+
+    A row depends on the prompt's number and the seed only, so the sketch does not depend on how prompts are cut.
+    """
+    rows: list[Any] = [
+        np.random.Generator(np.random.Philox(key=[seed, p])).standard_normal(size) for p in range(first, stop)
+    ]
+    stacked: np.ndarray[Any, Any] = np.stack(rows) / np.sqrt(size)
+    return stacked
+
+
+def sketch(chunks: Iterable[tuple[int, Array]], n_features: int, size: int, seed: int) -> np.ndarray[Any, Any]:
+    """Project the prompt axis at random: Y = AᵀR, (feature, size), float32 of float64 sums.
+
+    Inner products of rows of Y estimate those of A's columns with a standard error of about 1/sqrt(size) of the
+    product of their norms (Johnson and Lindenstrauss, 1984). Y adds up over prompts.
+
+    Parameters
+    ----------
+    chunks : iterable of (first prompt, array (prompt, feature))
+    """
+    projected = np.zeros((n_features, size))
+    for first, chunk in chunks:
+        projected += chunk.astype(np.float64).T @ sketch_rows(first, first + len(chunk), size, seed)
+    return projected

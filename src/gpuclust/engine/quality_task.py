@@ -1,0 +1,131 @@
+"""The task of the quality stage: every measure of `quality` on a run's files, and what had to be left out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust import schema
+from gpuclust.compute import agreement, consensus, neighbors, validity
+from gpuclust.config import Config
+from gpuclust.engine import gram_pass
+from gpuclust.extraction import encoders
+from gpuclust.hardware import budget
+from gpuclust.storage import store
+from gpuclust.tables import feature_table
+
+log = logging.getLogger("gpuclust")
+
+Array = np.ndarray[Any, Any]
+
+CHANCE_DRAWS = 200  # random relabellings of the halves
+
+
+def quality_task(
+    out: Path, config: Config, plan: budget.Plan, members: dict[str, list[Array]], skipped: list[str]
+) -> dict[str, Any]:
+    """Measure the clustering: against others of the same features, its nulls, the input space and the decoder.
+
+    Exact duplicates count once, as in the clustering. `members` are the labels of each further clustering's members;
+    two passes over the store at most. Of permuted activations there is one clustering, no consensus: that would only
+    drop clusters, and the most cohesive is wanted.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    features = pd.read_parquet(out / schema.FEATURES)
+    copied = features["label"].to_numpy(np.float64, na_value=np.nan)[features["duplicate_of"].notna()]
+    features = features[feature_table.is_point(features)]
+    kept, labels = features["feature"].to_numpy(), features["label"].to_numpy(np.int64)
+    q, skipped = config.quality, list(skipped)
+    others = {
+        name: (consensus.combine(found, config, plan.budget).labels if len(found) > 1 else found[0]).astype(np.int64)
+        for name, found in members.items()
+    }
+    size = np.bincount(labels[labels >= 0])
+    copies = np.bincount(copied[copied >= 0].astype(np.int64), minlength=len(size))
+    nothing = np.full(len(size), np.nan)
+    table: dict[str, Any] = {name: nothing for name, (dtype, _) in schema.QUALITY_COLUMNS.items() if dtype == "float64"}
+    facts: dict[str, Any] = {"rows": len(size), "noise_share": float((labels < 0).mean())}
+    if halves := [others[half] for half in gram_pass.HALVES if half in others]:
+        facts["halves"] = _known(agreement.agreement_of_halves(*halves))
+        table["stability"] = np.mean([validity.best_match(labels, half) for half in halves], axis=0)
+        table["chance_stability"] = validity.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
+    if seeds := [agreement.agreement(labels, other) for name, other in others.items() if name.startswith("seed")]:
+        facts["seeds"] = _known({name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]})
+    if (out / schema.MEMBERS).exists() and config.n_members > 1:
+        unmoved, *rest = np.load(out / schema.MEMBERS)
+        facts["members"] = float(np.mean([adjusted_rand_score(unmoved, other) for other in rest]))
+    # |a| of every feature: n (std² + mean²) = Σ a²
+    n_prompts = len(pd.read_parquet(out / schema.PROMPTS, columns=["prompt"]))
+    norms = np.sqrt(n_prompts * (features["std"].to_numpy() ** 2 + features["mean"].to_numpy() ** 2))
+    sets = validity.matched_sets(labels, features["n_active"].to_numpy(), q.random_sets, config.seed)
+    found = validity.sums(gram_pass.read_blocks(out, kept, plan), norms, labels, sets)
+    table |= {
+        "silhouette": validity.silhouette(found, labels),
+        "cohesion": validity.cohesion(found, labels),
+        "permutation_z": validity.permutation_z(found, labels),
+    }
+    if q.random_sets > 1:
+        table["random_z"] = validity.matched_z(found, labels, q.random_sets)
+    if gram_pass.NULL in others:
+        null = others[gram_pass.NULL]
+        shuffled = gram_pass.read_blocks(out, kept, plan, permute=config.seed)
+        reached = validity.permutation_z(validity.sums(shuffled, norms, null), null)
+        facts["null"] = {"clusters": int(null.max(initial=schema.NOISE)) + 1, "noise_share": float((null < 0).mean())}
+        table["permutation_z_null"] = np.full(len(size), float(max(reached, default=0)))
+    clustered = size / max(size.sum(), 1)
+    for name in ("silhouette", "stability"):
+        facts[name] = None if np.isnan(table[name]).any() or not len(size) else float(clustered @ table[name])
+    table["verdict"] = validity.verdicts(table, q.stable)
+    facts["verdicts"] = {name: int((table["verdict"] == name).sum()) for name in validity.VERDICTS}
+    facts["dbcv"], why = _dbcv(out, labels, q.dbcv_features)
+    skipped += [why] if why else []
+    if q.decoder:
+        facts["decoder"], why = _decoder_agreement(out, config, labels)
+        skipped += [why] if why else []
+    store.write_table(
+        out / schema.QUALITY,
+        pd.DataFrame({"cluster": np.arange(len(size)), "size": size + copies} | table)[list(schema.QUALITY_COLUMNS)]
+        .astype({"verdict": "string"}),
+    )  # fmt: skip
+    for reason in skipped:
+        log.info("quality: left out: %s", reason)
+    return facts | {"skipped": skipped}
+
+
+def _known(values: dict[str, float]) -> dict[str, float | None]:
+    """The same, with null for NaN, which JSON has not."""
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def _dbcv(out: Path, labels: Array, limit: int) -> tuple[float | None, str]:
+    import zarr
+
+    if not (out / schema.EMBEDDING).exists():
+        return None, "dbcv: there is no embedding"
+    if len(labels) > limit:
+        return None, f"dbcv: {len(labels)} features are more than quality.dbcv_features ({limit})"
+    group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
+    score, why = validity.dbcv(group["embedding"][:], labels)
+    return score, f"dbcv: {why}" if why else ""
+
+
+def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[str, float] | None, str]:
+    """Neighbours and clusters of the decoder's directions against those of the activations."""
+    kept, indices, _ = gram_pass.read_neighbors(out)
+    if "tokens" not in pd.read_parquet(out / schema.PROMPTS).columns:
+        return None, "decoder: the activations were imported, there is no SAE"
+    weights = encoders.load_directions(config, unembedding=False)[0][kept]
+    k = min(config.umap.n_neighbors, indices.shape[1])
+    near = neighbors.of_vectors(weights, k, "cosine", min(budget.TILE, len(kept)))
+    facts = {
+        "overlap": validity.neighbor_overlap(near[0], indices[:, :k]),
+        "overlap_by_chance": (k - 1) / max(len(kept) - 1, 1),
+    }
+    if config.umap.enabled:
+        facts["ami"] = agreement.agreement(labels, consensus.member(*near, n_prompts=0, config=config, number=0))["ami"]
+    return facts, ""

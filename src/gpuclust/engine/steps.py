@@ -1,0 +1,265 @@
+"""What the driver does in each stage: hand tasks to workers, and return the facts that the record keeps.
+
+A step is given all that it uses in a `Context`: the configuration, the keys, and the entries of the stages before it.
+It returns its facts and the memory plan that it computed under, None where none is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust import schema, stage_table
+from gpuclust.config import Config
+from gpuclust.engine import gram_pass, quality_task, tasks
+from gpuclust.engine.progress import Progress
+from gpuclust.engine.scheduler import Scheduler
+from gpuclust.extraction import extract_shard
+from gpuclust.hardware import budget, device
+from gpuclust.storage import store
+from gpuclust.tables import feature_table
+
+log = logging.getLogger("gpuclust")
+
+Facts = dict[str, Any]
+Step = Callable[["Context"], tuple[Facts, budget.Plan | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a step may use.
+
+    Attributes
+    ----------
+    stage : str
+        Its name.
+    config : Config
+    out : Path
+        The run's folder, absolute.
+    key : str
+        The stage's.
+    done : mapping
+        The record's entries of the stages that are done, by name.
+    scheduler : Scheduler
+    progress : Progress
+    """
+
+    stage: str
+    config: Config
+    out: Path
+    key: str
+    done: Mapping[str, Facts]
+    scheduler: Scheduler
+    progress: Progress
+
+    @property
+    def on(self) -> str:
+        """Where the workers compute: cpu or cuda."""
+        return self.scheduler.device
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts of the run."""
+        return int(self.done["prompts"]["rows"])
+
+    @property
+    def n_clusters(self) -> int:
+        """Clusters that were found, at least 1."""
+        return max(1, int(self.done["cluster"]["clusters"]))
+
+    def kept(self) -> np.ndarray[Any, Any]:
+        """Numbers of the features that are clustered, sorted: the kept ones, of copies the first."""
+        table = pd.read_parquet(self.out / schema.SELECTED, columns=["feature", "kept", "duplicate_of"])
+        kept: np.ndarray[Any, Any] = table.loc[feature_table.is_point(table), "feature"].to_numpy()
+        return kept
+
+    def plan(self, facts: Mapping[str, Any], n_kept: int = 0, n_clusters: int = 0) -> budget.Plan:
+        """Plan the memory: from the facts of the stage prompts, and kept features and clusters where known."""
+        halved = self.config.halved
+        shapes = budget.Shapes(
+            facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"],
+            sae_bytes=facts.get("sae_bytes", 0), whole_bytes=facts.get("whole_bytes", 0), n_clusters=n_clusters,
+            n_groups=2 if halved else 1, n_views=3 if halved else 1,
+        )  # fmt: skip
+        allowed = budget.budget(self.config, len(self.scheduler.workers), self.on)
+        # Before the filter the number of kept features is not known, and then not that of clusters.
+        held = stage_table.PLANNED if n_clusters else budget.TO_CLUSTERS if n_kept else ("extract",)
+        return budget.plan(self.config, shapes, allowed, held, self.scheduler.memory)
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run one task on a worker and return its result; the driver's copy of an error is the worker's."""
+        client = self.scheduler.client
+        return client.submit(device.guarded, self.stage, function, *args, pure=False, **kwargs).result()
+
+    def each(self, function: Callable[..., Any], items: list[tuple[Any, ...]], what: str) -> Iterator[Any]:
+        """Run one task an item, yield results as they come, and stop all at the first error."""
+        from distributed import as_completed
+
+        client = self.scheduler.client
+        futures = [client.submit(device.guarded, self.stage, function, *item, pure=False) for item in items]
+        with self.progress.counting(what, len(futures)) as advance:
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    future.release()
+                    advance()
+                    yield result
+            except BaseException:
+                client.cancel(futures)
+                raise
+
+    def members(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
+        """Cluster once a job, as tasks, and return the labels in the order of the jobs."""
+        items = [(number, tasks.member_task, *job, self.on) for number, job in enumerate(jobs)]
+        return [labels for _, labels in sorted(self.each(tasks.numbered, items, "clusterings"), key=_number)]
+
+
+def _number(pair: tuple[int, Any]) -> int:
+    return pair[0]
+
+
+def prompts_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    facts, warnings = x.submit(tasks.prompts_task, x.config, x.out, x.on)
+    plan = x.plan(facts)  # what cannot be extracted is refused while the model may still be another
+    return {**facts, "warnings": warnings}, plan
+
+
+def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    facts = x.done["prompts"]
+    plan = x.plan(facts)
+    path, shards = x.out / schema.ACTIVATIONS, x.out / schema.SHARDS
+    if path.exists() and store.attributes(path).get("extraction_key") != x.key:
+        log.warning("extract: %s was begun with other settings, has no shards yet, and is made anew", path)
+        shutil.rmtree(path)
+    if not path.exists():
+        attributes = {
+            **facts["attributes"],
+            "aggregate": x.config.extract.aggregate,
+            "exclude_special_tokens": x.config.extract.exclude_special_tokens,
+            "extraction_key": x.key,
+        }
+        store.create(path, facts["rows"], facts["d_sae"], x.config.store, attributes)
+    tokens = pd.read_parquet(x.out / schema.PROMPTS, columns=["tokens"])["tokens"].tolist()
+    items = []
+    again: dict[str, int] = {}
+    for index, (first, stop) in enumerate(store.shard_ranges(path)):
+        reason = store.shard_done(path, shards, index, x.key)
+        if reason is not None:
+            again[reason] = again.get(reason, 0) + 1
+            items.append((index, first, tokens[first:stop]))
+    n_shards = len(store.shard_ranges(path))
+    for reason, count in again.items():
+        log.info("extract: %d of %d shards to compute: %s", count, n_shards, reason)
+    jobs = [(x.config, x.out, index, first, part, x.key, x.on) for index, first, part in items]
+    total = {"prompts": 0, "tokens": 0, "bytes": 0}
+    for done in x.each(extract_shard.run_shard, jobs, "shards"):
+        total = {name: total[name] + done[name] for name in total}
+    stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return {
+        "rows": facts["rows"], "tokens": facts["tokens"], "computed": total, "stored_bytes": stored,
+        "shards": n_shards, "shards_computed": len(items),
+    }, plan  # fmt: skip
+
+
+def reduce_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    options, plan = x.config.extract, x.plan(x.done["prompts"])
+    facts = x.submit(
+        tasks.reduce_task, x.out, options.activation_threshold, plan.rows, options.top_examples, x.on,
+        options.aggregate,
+    )  # fmt: skip
+    return dict(facts), plan
+
+
+def select_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    c, rows = x.config, x.plan(x.done["prompts"]).rows
+    return dict(x.submit(tasks.select_task, x.out, c.select, c.fewest_features, c.copies_by, rows)), None
+
+
+def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    c, kept = x.config, x.kept()
+    plan = x.plan(x.done["prompts"], len(kept))
+    log.info("neighbors: %d features kept, blocks of %d prompts, tiles of %d features, %s a pass",
+             len(kept), plan.rows, plan.tile, plan.tiles_per_pass)  # fmt: skip
+    method = "exact" if c.neighbors.method == "auto" else c.neighbors.method
+    if method == "sketch":
+        if x.on == "cuda":
+            log.info("neighbors: the sketch is computed on the host")
+        facts = x.submit(tasks.sketch_task, x.out, kept, c, plan)
+    else:
+        groups = gram_pass.halves(x.n_prompts, c.seed) if c.halved else None
+        facts = _exact(x, kept, plan, groups)
+    return {"method": method, "metric": c.metric, **facts}, plan
+
+
+def _exact(x: Context, kept: Any, plan: budget.Plan, groups: gram_pass.PromptGroups | None) -> Facts:
+    on = x.scheduler
+    return gram_pass.exact_neighbors(
+        on.client, on.workers, x.out, kept, x.config, plan, x.progress, groups, device=on.device
+    )  # fmt: skip
+
+
+def embed_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    plan = x.plan(x.done["prompts"], len(x.kept()))
+    return dict(x.submit(tasks.embed_task, x.out, x.config, x.on)), plan
+
+
+def cluster_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    jobs = [(x.out, x.config, gram_pass.WHOLE, x.n_prompts, number) for number in range(1, x.config.n_members)]
+    plan = x.plan(x.done["prompts"], len(x.kept()))
+    return dict(x.submit(tasks.cluster_task, x.out, x.config, x.members(jobs), plan.budget, x.on)), plan
+
+
+def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    c, rows, kept = x.config, x.n_prompts, x.kept()
+    views: list[tuple[str, Config, str, int]] = []
+    skipped: list[str] = []
+    if c.halved:
+        sizes = np.bincount(gram_pass.halves(rows, c.seed).groups, minlength=2)
+        views += [(half, c, half, int(size)) for half, size in zip(gram_pass.HALVES, sizes, strict=True)]
+    plan = x.plan(x.done["prompts"], len(kept))
+    if c.permuted:
+        groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), {gram_pass.NULL: np.ones(1)}, permute=c.seed)
+        _exact(x, kept, plan, groups)
+        views.append((gram_pass.NULL, c, gram_pass.NULL, rows))
+    if c.umap.enabled:
+        for seed in range(1, c.quality.seeds + 1):
+            umap = c.umap.model_copy(update={"random_state": c.umap.random_state + 1000 * seed})
+            views.append((f"seed{seed}", c.model_copy(update={"umap": umap}), gram_pass.WHOLE, rows))
+    elif c.quality.seeds:
+        skipped.append("seeds: nothing is random without UMAP")
+    if c.neighbors.method == "sketch" and (c.quality.halves or c.quality.null):
+        skipped.append("halves and null: neighbors.method=sketch has no Gram matrix")
+    members = [1 if name == gram_pass.NULL else c.n_members for name, *_ in views]  # see checks.quality_task
+    jobs = [
+        (x.out, config, view, n, m)
+        for (_, config, view, n), count in zip(views, members, strict=True)
+        for m in range(count)
+    ]
+    labels = iter(x.members(jobs))
+    found = {name: [next(labels) for _ in range(count)] for (name, *_), count in zip(views, members, strict=True)}
+    most = max((int(one.max(initial=0)) + 1 for several in found.values() for one in several), default=1)
+    plan = x.plan(x.done["prompts"], len(kept), max(most, x.n_clusters))
+    return dict(x.submit(quality_task.quality_task, x.out, c, plan, found, skipped)), plan
+
+
+def analyse_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    plan = x.plan(x.done["prompts"], len(x.kept()), x.n_clusters)
+    return dict(x.submit(tasks.analyse_task, x.out, x.config, plan.rows)), plan
+
+
+def report_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    return dict(x.submit(tasks.report_task, x.out)), None
+
+
+STEPS: dict[str, Step] = {
+    "prompts": prompts_step, "extract": extract_step, "reduce": reduce_step, "select": select_step,
+    "neighbors": neighbors_step, "embed": embed_step, "cluster": cluster_step, "quality": quality_step,
+    "analyse": analyse_step, "report": report_step,
+}  # fmt: skip

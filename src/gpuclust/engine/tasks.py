@@ -1,0 +1,368 @@
+"""The tasks of a run: each reads files of the run's folder, calls one stage's function, and writes its files.
+
+They run on a worker and return only small facts; what they compute is in the modules they call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust import schema
+from gpuclust.compute import duplicates, neighbors
+from gpuclust.compute.clustering import Clustering
+from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
+from gpuclust.config import Config, SelectConfig
+from gpuclust.engine import gram_pass
+from gpuclust.engine.gram_pass import read_neighbors, write_neighbors
+from gpuclust.errors import ModelError, StoreError
+from gpuclust.hardware import budget
+from gpuclust.hardware.backend import on_host, resolve
+from gpuclust.storage import row_blocks, store
+from gpuclust.tables import feature_table
+
+if TYPE_CHECKING:
+    from gpuclust.tables.profiles import Members, Profile
+
+log = logging.getLogger("gpuclust")
+
+Array = np.ndarray[Any, Any]
+METHODS = {"cpu": "umap-learn", "cuda": "cuml"}
+
+
+def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any], list[str]]:
+    """Load model and SAE, which checks that they belong together, and fix the prompts.
+
+    Returns
+    -------
+    dict
+        What later stages need to know of model and prompts.
+    list of str
+        Warnings.
+    """
+    from gpuclust.compute import feature_filter
+    from gpuclust.extraction import encoders, extract_shard, prompts
+
+    encoder = encoders.load_encoder(config, device)
+    feature_filter.check_size(encoder.d_sae, config.fewest_features)
+    n_bos = extract_shard.bos_tokens(encoder.tokenizer, config)
+    longest = encoder.n_ctx - n_bos
+    warnings = []
+    if config.max_tokens > longest:
+        if config.min_tokens > longest:
+            raise ModelError(
+                f"min_tokens is {config.min_tokens}, but {config.model.name} reads at most {longest}: lower it"
+            )
+        warnings.append(
+            f"max_tokens is {config.max_tokens}, but {config.model.name} reads at most {longest}; it is used"
+        )
+        log.warning(warnings[-1])
+        config = config.model_copy(update={"max_tokens": longest})
+    table, more = prompts.build(config, encoder.tokenizer)
+    store.write_table(out / schema.PROMPTS, table)
+    attributes = {
+        "model": config.model.name,
+        "loader": encoder.loader,
+        "sae": config.sae.label,
+        "hook_name": encoder.hook_name,
+        "prepend_bos": bool(n_bos),
+        "prompts_sha256": prompts.digest(table),
+        "neuronpedia_id": encoder.sae_metadata.get("neuronpedia_id"),
+        **encoder.commits,
+    }
+    return {
+        "rows": len(table),
+        "tokens": int(table["n_tokens"].sum()),
+        "d_sae": encoder.d_sae,
+        "d_in": encoder.d_in,
+        "model_bytes": encoder.model_bytes,
+        "sae_bytes": encoder.sae_bytes,
+        "whole_bytes": encoder.whole_bytes,
+        "attributes": attributes,
+    }, warnings + more
+
+
+def reduce_task(
+    out: Path, threshold: float, rows: int, k: int, device: str = "cpu", aggregate: str = "max"
+) -> dict[str, Any]:
+    """Merge the shards' moments and examples; recompute from the store what is missing or had another threshold."""
+    path, shards = out / schema.ACTIVATIONS, out / schema.SHARDS
+    backend = resolve(device)
+    xp = backend.xp
+    ranges = store.shard_ranges(path)
+    moments: State | None = None
+    examples: State | None = None
+    read_again = 0
+    counted = {"negative": 0, "underflowed": 0}
+    for index, (first, stop) in enumerate(ranges):
+        states = store.read_states(shards, index)
+        counted = {name: n + int((states or {}).get(name, 0)) for name, n in counted.items()}
+        if states is None or float(states["threshold"]) != threshold:
+            read_again += 1
+            fresh, unknown = [], []
+            for start, block in row_blocks.rows(path, rows, backend, first, stop):
+                fresh.append(on_host(MOMENTS.chunk(block, threshold, xp)))
+                if states is None:  # where in a prompt a feature peaks cannot be known any more
+                    nowhere = xp.full(block.shape, -1, xp.int32)
+                    unknown.append(on_host(EXAMPLES.chunk(block, nowhere, start, k, xp)))
+            moment = MOMENTS.merge(fresh)
+        else:
+            moment = {name: states[f"moments.{name}"] for name in MOMENTS.fields}
+        if states is None:
+            example = EXAMPLES.merge(unknown)
+        else:
+            example = {name: states[f"examples.{name}"] for name in EXAMPLES.fields}
+        moments = moment if moments is None else MOMENTS.combine(moments, moment)
+        examples = example if examples is None else EXAMPLES.combine(examples, example)
+    if moments is None or examples is None:
+        raise StoreError(f"{path} holds no prompts; delete the folder and run again")
+    if read_again:
+        log.info("reduce: moments of %d of %d shards recomputed from the store: no states for threshold %g",
+                 read_again, len(ranges), threshold)  # fmt: skip
+    (out / schema.MOMENTS).parent.mkdir(exist_ok=True)
+    np.savez(out / schema.MOMENTS, allow_pickle=False, **moments)
+    store.write_table(out / schema.EXAMPLES, pd.DataFrame(EXAMPLES.finalize(examples)))
+    nonzero = int(moments["n_nonzero"].sum())
+    density = float(nonzero / max(int(moments["n"]) * len(moments["sum"]), 1))
+    dead = int((moments["n_nonzero"] == 0).sum())
+    facts = {"rows": len(moments["sum"]), "density": density, "dead_features": dead, "shards_recomputed": read_again}
+    return facts | counted | {"warnings": _doubts(nonzero, aggregate, **counted)}
+
+
+def _doubts(nonzero: int, aggregate: str, negative: int, underflowed: int) -> list[str]:
+    """What is to be said of activations that are negative, or that the stored dtype could not hold."""
+    found = []
+    if negative and aggregate in ("mean", "sum"):
+        found.append(
+            f"{negative:,} of {nonzero:,} activations are negative: this SAE has signed features, whose "
+            f"extract.aggregate={aggregate} over tokens may cancel; max keeps the value at the largest abs(activation)"
+        )
+    if underflowed:
+        share = underflowed / (nonzero + underflowed)
+        found.append(
+            f"{underflowed:,} activations that are not zero ({share:.2%}) are too small for store.dtype=float16 and "
+            "are stored as 0: sparsity and entropy miss them. Set store.dtype=float32"
+        )
+    for text in found:
+        log.warning("reduce: %s", text)
+    return found
+
+
+def select_task(out: Path, config: SelectConfig, needed: int, copies_by: str | None, rows: int) -> dict[str, Any]:
+    """Filter the features, and find those that are copies of another (`duplicates`)."""
+    from gpuclust.compute.feature_filter import select
+
+    path = out / schema.ACTIVATIONS
+    with np.load(out / schema.MOMENTS) as file:
+        moments = dict(file)
+    table, removed = select(MOMENTS.finalize(moments), config, needed, store.open_array(path).shape[0])
+    features = table.loc[table["kept"], "feature"].to_numpy()
+    point = duplicates.find(store.read_rows(path, rows), moments, features, copies_by)
+    table, n_copies = duplicates.mark(table, point, needed)
+    store.write_table(out / schema.SELECTED, table)
+    kept = removed.pop("kept")
+    return {"rows": len(table), "kept": kept, "removed": removed, "duplicates": n_copies}
+
+
+# ---------------------------------------------------------------- neighbours
+
+
+def sketch_task(out: Path, kept: Array, config: Config, plan: budget.Plan) -> dict[str, Any]:
+    """Neighbours from a random projection of the prompts."""
+    size, k = config.neighbors.sketch_size, min(config.n_neighbors, len(kept))
+    blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows)
+    projected = neighbors.sketch(((first, block[:, kept]) for first, block in blocks), len(kept), size, config.seed)
+    indices, distances = neighbors.of_vectors(projected, k, config.metric, plan.tile)
+    write_neighbors(out / schema.NEIGHBORS, kept, indices, distances, config.metric)
+    return {"rows": len(kept), "passes": 1, "sketch_size": size}
+
+
+# ---------------------------------------------------------------- embedding, clusters, tables
+
+
+def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
+    """Embed the features for clustering, and in two dimensions for the map."""
+    from gpuclust.compute.embedding import embed
+
+    backend = resolve(device).name
+    kept, indices, distances = read_neighbors(out)
+    notes: tuple[str, ...] = ()
+    flat = None
+    if config.umap.enabled:
+        embedding, notes = embed(indices, distances, config.umap, backend=backend)
+        variables = {
+            "embedding": (("feature", "component"), embedding),
+            "feature": (("feature",), kept),
+            "component": (("component",), np.arange(embedding.shape[1])),
+        }
+        store.write_dataset(out / schema.EMBEDDING, variables, {"method": METHODS[backend]})
+        flat = embedding if embedding.shape[1] == 2 else None
+    if flat is None:
+        flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
+        notes = tuple(dict.fromkeys((*notes, *more)))
+    (out / schema.MAP).parent.mkdir(exist_ok=True)
+    np.save(out / schema.MAP, flat)
+    facts = {"rows": len(kept), "components": config.umap.n_components, "method": METHODS[backend]}
+    return facts | {"warnings": list(notes)}
+
+
+def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int, device: str = "cpu") -> Array:
+    """Cluster a view of the prompts once: a member of its consensus, or without UMAP its spanning tree."""
+    from gpuclust.compute import consensus
+
+    if not config.umap.enabled:
+        return _cluster_tree(gram_pass.view_path(out, view, schema.SPANNING_TREE), config).labels
+    _, indices, distances = read_neighbors(out, view)
+    return consensus.member(indices, distances, n_prompts, config, number, resolve(device).name)
+
+
+def numbered(number: int, function: Any, *args: Any) -> tuple[int, Any]:
+    """Call a task's function and return its number with the result."""
+    return number, function(*args)
+
+
+def _cluster_tree(path: Path, config: Config) -> Clustering:
+    from gpuclust.compute.clustering import cluster_tree
+    from gpuclust.compute.spanning_tree import chord_edges
+
+    edges = np.load(path)
+    return cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
+
+
+def cluster_task(
+    out: Path, config: Config, members: list[Array], allowed: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Cluster on the embedding, or without UMAP on the spanning tree of exact distances; with `members`, by consensus.
+
+    The clustering of the embedding is the consensus' first member; `allowed` bytes of host memory may be used for it.
+    """
+    import zarr
+
+    from gpuclust.compute import consensus
+    from gpuclust.compute.clustering import cluster_embedding
+
+    if config.umap.enabled:
+        group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
+        result = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
+    else:
+        result = _cluster_tree(out / schema.SPANNING_TREE, config)
+    if members:
+        members = [result.labels, *members]
+        result = consensus.combine(members, config, allowed)
+        np.save(out / schema.MEMBERS, np.stack(members))
+    features = pd.read_parquet(out / schema.SELECTED)
+    features = feature_table.with_clusters(features, result, np.load(out / schema.MAP))
+    mask = features["kept"].to_numpy()
+    store.write_table(out / schema.FEATURES, features)
+    store.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(result.condensed_tree))
+    np.save(out / schema.PERSISTENCE, result.persistence)
+    facts: dict[str, Any] = {
+        "rows": int(mask.sum()),
+        "clusters": len(result.persistence),
+        "noise": int((features["label"] == schema.NOISE).sum()),
+        "members": max(len(members), 1),
+        "warnings": list(result.notes),
+    }
+    if config.quality.duplicates:
+        facts["duplicates"] = int(features["duplicate_of"].notna().sum())
+        facts["single_prompt"] = int((features.loc[mask, "n_active"] <= 1).sum())
+    return facts
+
+
+def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
+    """Make the cluster tables; one pass over the store for the clusters' activations, two over those."""
+    from gpuclust.extraction import encoders
+    from gpuclust.tables import cluster_table, keywords, labeller, profiles, prompt_text
+
+    features = pd.read_parquet(out / schema.FEATURES)
+    prompts = pd.read_parquet(out / schema.PROMPTS)
+    examples = pd.read_parquet(out / schema.EXAMPLES)
+    kept = features[features["kept"]]
+    label = kept["label"].to_numpy(dtype=np.int64)
+    profile = cluster_profile(out, profiles.members(kept["feature"].to_numpy(), label), rows, config, prompts)
+    checked = pd.read_parquet(out / schema.QUALITY)
+    more: dict[str, Any] = {name: checked[name].tolist() for name in ("verdict", "stability", "silhouette")}
+    clustered = features.loc[feature_table.is_point(features), "label"].to_numpy(dtype=np.int64)
+    more |= {"tree_node": cluster_table.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), clustered)}
+    notes: list[str] = []
+    spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
+    spans[["feature", "rank"]] = examples[["feature", "rank"]]
+    if "tokens" in prompts:  # not of imported activations
+        tokenizer = encoders.load_tokenizer(config)
+        tokens = keywords.peak_tokens(features, examples, prompts, tokenizer)
+        more["tokens"] = [tokens.get(c, []) for c in range(len(profile.correlation))]
+        spans = prompt_text.peak_spans(examples, prompts, tokenizer)
+        columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
+        more |= columns
+    store.write_table(out / schema.EXAMPLE_SPANS, spans)
+    marks = cluster_table.peak_marks(features, examples, spans)
+    clusters = cluster_table.cluster_table(
+        features, prompts, profile, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
+    )
+    store.write_table(out / schema.CLUSTER_SIMILARITY, cluster_table.similarity(profile.correlation))
+    if config.analyse.labeller is not None:
+        real = clusters["cluster"] != schema.NOISE
+        clusters.loc[real, "name"] = labeller.apply(config.analyse.labeller, clusters[real].reset_index(drop=True))
+    store.write_table(out / schema.CLUSTERS, clusters)
+    return {"rows": len(profile.correlation), "notes": notes}
+
+
+def cluster_profile(out: Path, clusters: Members, rows: int, config: Config, prompts: pd.DataFrame) -> Profile:
+    """Write the clusters' activations on every prompt, and reduce them."""
+    import zarr
+
+    from gpuclust.tables import profiles
+
+    n_clusters = len(clusters.sizes)
+    blocks = store.read_rows(out / schema.ACTIVATIONS, rows)
+    activation = store.Stream(
+        (len(prompts), n_clusters), (profiles.average(block, clusters) for _, block in blocks), budget.PROFILE_ROWS
+    )
+    variables = {
+        "activation": (("prompt", "cluster"), activation),
+        "prompt": (("prompt",), prompts["prompt"].to_numpy()),
+        "cluster": (("cluster",), np.arange(n_clusters)),
+    }
+    store.write_dataset(out / schema.CLUSTER_ACTIVATIONS, variables, {"unit": "mean |a| of the cluster's features"})
+    stored: Any = zarr.open_array(out / schema.CLUSTER_ACTIVATIONS / "activation", mode="r")
+
+    def again() -> Iterator[Array]:  # blocks of one size, whatever the memory: equal results to the last bit
+        yield from (stored[first : first + activation.rows] for first in range(0, len(prompts), activation.rows))
+
+    n_marking = max(profiles.N_MARKING, config.analyse.top_prompts)
+    return profiles.profile(again, n_clusters, config.analyse.top_prompts, n_marking)
+
+
+def decoder_columns(
+    config: Config, kept: Array, label: Array, tokenizer: Any
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Compute what the decoder says about each cluster, and why something could not be had."""
+    from gpuclust.extraction import encoders
+    from gpuclust.tables import decoder
+
+    members = [kept[label == c] for c in range(int(label.max(initial=schema.NOISE)) + 1)]
+    if not members:
+        return {}, []
+    weights, unembedding, why = encoders.load_directions(config, config.analyse.promoted_tokens > 0)
+    unit = decoder.unit_rows(weights)
+    columns: dict[str, list[Any]] = {
+        name: values.tolist() for name, values in decoder.cohesion(unit, members, kept, config.seed).items()
+    }
+    if unembedding is None:
+        log.info("analyse: no promoted tokens: %s", why)
+        return columns, [f"no promoted tokens: {why}"]
+    ids = decoder.promoted(unit, members, unembedding, config.analyse.promoted_tokens)
+    columns["promoted_tokens"] = [[tokenizer.decode([i]) for i in row] for row in ids.tolist()]
+    return columns, []
+
+
+def report_task(out: Path) -> dict[str, Any]:
+    """Write the report."""
+    from gpuclust.results.report import write
+
+    return {"bytes": write(out)}

@@ -1,0 +1,129 @@
+"""Import the notebook's cache, a ``.pt`` file of ``{'acts', 'prompts'}``, as a run."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import shutil
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from gpuclust import schema
+from gpuclust.config import Config, ModelConfig, SaeConfig
+from gpuclust.configfile import validate
+from gpuclust.errors import ActivationError, StoreError
+from gpuclust.results.run import Run, open_run
+from gpuclust.storage import store
+from gpuclust.storage.keys import content_key
+from gpuclust.storage.run_folder import Folder, claim
+
+
+def import_cache(
+    path: str | Path, out: str | Path | None = None, config: Config | Mapping[str, Any] | None = None,
+    scheduler: str = "threads",
+) -> Run:  # fmt: skip
+    """Turn a cache of activations into a run, and compute everything that follows from activations.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that ``torch.save`` wrote: ``acts``, a tensor (prompt, feature), and ``prompts``, a list of str.
+    out : str or Path, optional
+        Folder of the run; default ``runs/`` and the file's name.
+    config : Config or mapping, optional
+        What comes after extraction; model and SAE are not used.
+    scheduler : str
+        As ``--scheduler``.
+
+    Returns
+    -------
+    Run
+        Its prompts have no tokens (``n_tokens`` is -1), and its examples no token positions (-1).
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be read without running code from it, or is no such cache.
+    ActivationError
+        If the activations cannot be stored.
+    """
+    from gpuclust.engine.scheduler import choose
+    from gpuclust.run import execute
+
+    path = Path(path)
+    acts, texts = read_cache(path)
+    c = config if isinstance(config, Config) else validate(config or {}, where="config")
+    target = Path(out) if out is not None else Path("runs") / path.stem
+    c = c.model_copy(update={"model": ModelConfig(name="imported"), "sae": SaeConfig(path=path.name)})
+    data = store.to_stored(acts, c.store.dtype, str(path))
+    choose(scheduler)
+    with claim(target):
+        folder = Folder(target, c)
+        digest = hashlib.sha256(data.tobytes()).hexdigest()
+        key = content_key("imported", prompts_digest(texts), data.shape, str(data.dtype), digest)
+        recorded = folder.record["stages"].get("extract")
+        if recorded is not None and recorded["key"] != key:
+            raise StoreError(f"{target} holds another cache's run; give another `out`, or delete that folder")
+        if not (folder.done("prompts", key, [schema.PROMPTS]) and folder.done("extract", key, [schema.ACTIVATIONS])):
+            folder.begin("prompts")
+            table = pd.DataFrame(
+                {"prompt": np.arange(len(texts), dtype=np.int64), "text": texts, "n_tokens": -1, "source": path.name}
+            )
+            store.write_table(target / schema.PROMPTS, table)
+            attributes = {"model": "imported", "sae": path.name, "hook_name": "unknown", "aggregate": "unknown"}
+            shutil.rmtree(target / schema.ACTIVATIONS, ignore_errors=True)
+            store.create(target / schema.ACTIVATIONS, data.shape[0], data.shape[1], c.store, attributes)
+            for index, (first, stop) in enumerate(store.shard_ranges(target / schema.ACTIVATIONS)):
+                store.write_rows(target / schema.ACTIVATIONS, index, first, data[first:stop])
+            facts = {"rows": len(texts), "d_sae": data.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}
+            folder.complete("prompts", key, [schema.PROMPTS], **facts)
+            folder.complete("extract", key, [schema.ACTIVATIONS], rows=len(texts), bytes=data.nbytes)
+        execute(c, folder, scheduler, Console(quiet=True), quiet=True, report=True, imported=True)
+    return open_run(target)
+
+
+def prompts_digest(texts: list[str]) -> str:
+    """Hash the texts, in order."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def read_cache(path: Path) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Read ``{'acts', 'prompts'}`` without running anything that the file holds.
+
+    Returns
+    -------
+    acts : array, (prompt, feature), float32
+    prompts : list of str
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, holds code, or is no such cache.
+    """
+    import torch
+
+    if not path.is_file():
+        raise StoreError(f"there is no cache file {path}")
+    try:
+        data = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
+        raise StoreError(
+            f"{path} cannot be loaded safely: it is damaged, or holds objects or code beside tensors and text, which "
+            "are not run. In a session you trust, save it again as {'acts': tensor, 'prompts': list of str}"
+        ) from error
+    if not isinstance(data, dict) or not {"acts", "prompts"} <= set(data):
+        found = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
+        raise StoreError(f"{path} holds {found}; a dict with 'acts' and 'prompts' is expected")
+    acts, texts = data["acts"], list(data["prompts"])
+    if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or not acts.is_floating_point():
+        shape = tuple(acts.shape) if isinstance(acts, torch.Tensor) else type(acts).__name__
+        raise ActivationError(f"{path}: 'acts' is {shape}; a floating tensor (prompt, feature) is expected")
+    if len(texts) != len(acts):
+        raise ActivationError(f"{path}: 'acts' has {len(acts)} rows but 'prompts' has {len(texts)}; they must agree")
+    return acts.float().numpy(), [str(text) for text in texts]

@@ -1,0 +1,8 @@
+"""What a person sees of a run: the reader, cards, figures, the summary and the report.
+
+    run       `open_run` and `cluster_features`
+    cards     a cluster or a feature; figures: Plotly; palette: colours; html_page: bare pages
+    summary   what a command prints at its end; report: the self-contained HTML file
+
+May import: everything below: the vocabulary, `hardware`, `storage`, `compute`, `extraction` and `tables`.
+"""

@@ -1,0 +1,245 @@
+"""Cards: what is known of one cluster or one feature, for notebooks and the terminal."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust import schema
+from gpuclust.errors import InputError
+from gpuclust.results.figures import describe
+from gpuclust.tables.prompt_text import show, visible
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from gpuclust.results.run import Run
+
+NEURONPEDIA = "https://www.neuronpedia.org"
+AROUND = 200  # characters on either side of a peak
+MEMBERS = 20  # features of a cluster that are listed
+NUMBERS = ("persistence", "mean_activation", "max_activation", "std_activation", "sparsity")
+# Columns that a cluster's card places itself, or leaves out; other numbers and words follow them.
+PLACED = {
+    *NUMBERS, "cluster", "size", "ratio", "name", "tree_node", "similarity_rank", "decoder_cosine",
+    "decoder_cosine_random", "decoder_cosine_p",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as it is shown; `marks` are (start, stop) in `text`, sorted."""
+
+    text: str
+    marks: Sequence[tuple[int, int]]
+    about: str
+
+    def parts(self) -> Iterator[tuple[str, bool]]:
+        """Yield pieces of the text, and whether they are marked."""
+        at = 0
+        for start, stop in self.marks:
+            if start >= at:
+                yield self.text[at:start], False
+                yield self.text[start:stop], True
+                at = stop
+        yield self.text[at:], False
+
+
+@dataclass(frozen=True, repr=False)
+class Card:
+    """A cluster or a feature, shown as a table in Jupyter and in the terminal.
+
+    Attributes
+    ----------
+    title : str
+    row : Series
+        Its row of ``clusters.parquet`` or ``features.parquet``.
+    facts : list of (str, str)
+    words : list of (str, list of str)
+        Keywords, tokens …
+    prompts : list of Prompt
+    tables : list of (str, DataFrame)
+        Features of a cluster, neighbours of a feature.
+    link : str or None
+        Neuronpedia's page, where the SAE has an id there.
+    """
+
+    title: str
+    row: pd.Series[Any]
+    facts: list[tuple[str, str]]
+    words: list[tuple[str, list[str]]] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
+    tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
+    link: str | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.title}\n" + "\n".join(f"  {name}: {value}" for name, value in self.facts)
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows. All text is escaped."""
+        facts = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.facts)
+        words = "".join(f"<p><b>{escape(name)}</b> {escape(' · '.join(found))}</p>" for name, found in self.words)
+        prompts = "".join(
+            "<p>"
+            + "".join(f"<mark>{escape(text)}</mark>" if marked else escape(text) for text, marked in prompt.parts())
+            + f"<br><small>{escape(prompt.about)}</small></p>"
+            for prompt in self.prompts
+        )
+        tables = "".join(
+            f"<p><b>{escape(name)}</b></p>{table.to_html(index=False, escape=True, border=0)}"
+            for name, table in self.tables
+        )
+        link = f'<p><a href="{escape(self.link)}" rel="noopener">Neuronpedia</a></p>' if self.link else ""
+        return (
+            f'<div style="max-width:60rem"><h4>{escape(self.title)}</h4>{link}<table>{facts}</table>{words}'
+            f"{'<p><b>Prompts</b></p>' if prompts else ''}{prompts}{tables}</div>"
+        )
+
+    def __rich__(self) -> RenderableType:
+        """What the terminal shows."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+        facts.add_column(style="dim")
+        for name, value in self.facts:
+            facts.add_row(name, Text(visible(value)))
+        parts: list[RenderableType] = [Text(visible(self.title), style="bold"), facts]
+        for name, found in self.words:
+            parts.append(Text.assemble((f"{name}  ", "dim"), visible(" · ".join(found))))
+        for prompt in self.prompts:
+            text = Text("\n")
+            for piece, marked in prompt.parts():
+                text.append(visible(piece), style="bold reverse" if marked else "")
+            parts += [text, Text(visible(prompt.about), style="dim")]
+        for name, frame in self.tables:
+            table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+            for column in frame.columns:
+                numeric = pd.api.types.is_numeric_dtype(frame[column])
+                table.add_column(str(column), justify="right" if numeric else "left")
+            for row in frame.itertuples(index=False, name=None):
+                table.add_row(*(Text(_number(value) if isinstance(value, float) else str(value)) for value in row))
+            parts += [Text(f"\n{name}", style="bold"), table]
+        if self.link:
+            parts.append(Text(f"\n{self.link}"))
+        return Group(*parts)
+
+
+def cluster_card(run: Run, number: int) -> Card:
+    """Describe a cluster of a run; see `Run.cluster`."""
+    known = run.clusters[run.clusters["cluster"] != schema.NOISE].set_index("cluster", drop=False)
+    if number not in known.index:
+        raise InputError(f"{run.path} has no cluster {number}; it has {len(known)}, numbered from 0")
+    row: Any = known.loc[number]
+    facts = [("features", f"{row['size']:,} ({row['ratio']:.1%} of the kept)")]
+    facts += [(name.replace("_", " "), _number(row[name])) for name in NUMBERS]
+    if "decoder_cosine" in row and pd.notna(row["decoder_cosine"]):
+        random = f"{_number(row['decoder_cosine_random'])} in random sets, p = {_number(row['decoder_cosine_p'])}"
+        facts.append(("decoder cosine", f"{_number(row['decoder_cosine'])} ({random})"))
+    others = [
+        name for name in known.columns if name not in PLACED and isinstance(row[name], str | float | int | np.generic)
+    ]
+    facts += [(name.replace("_", " "), _number(row[name])) for name in others]
+    facts += [("sources", ", ".join(f"{s['source']} {s['share']:.0%}" for s in _listed(row.get("sources"))[:5]))]
+    names = {"tokens": "peak at", "keywords": "words of its prompts", "promoted_tokens": "promotes"}
+    words = [(name, [str(w) for w in _listed(row.get(column))]) for column, name in names.items()]
+    chosen = _listed(row.get("distinctive_prompts")) or _listed(row.get("top_prompts"))
+    members = _members(run, number)
+    return Card(
+        title=describe(row),
+        row=row,
+        facts=[(name, value) for name, value in facts if value],
+        words=[(name, found) for name, found in words if found],
+        prompts=[_cluster_prompt(prompt) for prompt in chosen],
+        tables=[(f"features ({min(len(members), MEMBERS)} of {len(members)})", members.head(MEMBERS))],
+        link=quick_list(run.neuronpedia_id, members["feature"].tolist(), f"cluster {number}"),
+    )
+
+
+def feature_card(run: Run, number: int, n_prompts: int = 5) -> Card:
+    """Describe a feature of a run; see `Run.feature`."""
+    features = run.features.set_index("feature", drop=False)
+    if number not in features.index:
+        raise InputError(f"{run.path} has no feature {number}; it has {len(features)}, numbered from 0")
+    row: Any = features.loc[number]
+    columns = ["entropy", "varentropy", "sparsity", "mean", "std", "max"]
+    facts = [(name, _number(row[name])) for name in columns]
+    facts.insert(0, ("active on", f"{row['n_active']:,} prompts"))
+    tables = []
+    if row["kept"]:
+        cluster: Any = run.clusters.set_index("cluster", drop=False).loc[int(row["label"])]
+        facts = [("in", describe(cluster)), ("probability", _number(row["probability"])),
+                 ("quadrant", str(row["quadrant"])), *facts]  # fmt: skip
+        point = row.get("duplicate_of")
+        if pd.notna(point):
+            facts.insert(0, ("exact duplicate of", f"feature {point}, with whose neighbours it is clustered"))
+        near = run.neighbors.sel(feature=number if pd.isna(point) else point)
+        found = pd.DataFrame({"feature": near["indices"].values[1:], "distance": near["distances"].values[1:]})
+        found["cluster"] = features["label"].reindex(found["feature"]).to_numpy()
+        tables = [("nearest features", found)]
+    else:
+        facts.insert(0, ("in", "no cluster: removed by the filter"))
+    link = f"{NEURONPEDIA}/{run.neuronpedia_id}/{number}" if run.neuronpedia_id else None
+    return Card(f"feature {number}", row, facts, prompts=_examples(run, number, n_prompts), tables=tables, link=link)
+
+
+def quick_list(neuronpedia_id: str | None, features: Sequence[int], name: str) -> str | None:
+    """Return the address of a Neuronpedia quick list of features, or None where the SAE has no id there.
+
+    Examples
+    --------
+    >>> urllib.parse.unquote(quick_list("pythia-70m/3-res-sm", [17], "mine"))[39:]
+    '?name=mine&features=[{"modelId": "pythia-70m", "layer": "3-res-sm", "index": "17"}]'
+    """
+    model, slash, layer = (neuronpedia_id or "").partition("/")
+    if not slash:
+        return None
+    rows = [{"modelId": model, "layer": layer, "index": str(feature)} for feature in features]
+    return f"{NEURONPEDIA}/quick-list/?name={urllib.parse.quote(name)}&features={urllib.parse.quote(json.dumps(rows))}"
+
+
+def _members(run: Run, number: int) -> pd.DataFrame:
+    """The cluster's features, surest first."""
+    mine = run.features[run.features["label"] == number]
+    return mine.sort_values("probability", ascending=False)[["feature", "probability", "max", "sparsity", "entropy"]]
+
+
+def _cluster_prompt(prompt: dict[str, Any]) -> Prompt:
+    marks = sorted((mark["start"], mark["stop"]) for mark in _listed(prompt.get("marks")))
+    about = f"prompt {prompt['prompt']}, {prompt['source']}, mean |a| {_number(prompt['activation'])}"
+    return Prompt(prompt["text"], marks, about)
+
+
+def _examples(run: Run, number: int, n: int) -> list[Prompt]:
+    """The feature's strongest prompts, around their peaks."""
+    examples = run.examples[run.examples["feature"] == number].head(n)
+    spans = run.example_spans.loc[examples.index]
+    prompts = []
+    for row, start, stop in zip(examples.to_dict("records"), spans["start"], spans["stop"], strict=True):
+        text, source = (str(run.prompts[name].iat[row["prompt"]]) for name in ("text", "source"))
+        first, last = (max(0, start - AROUND), stop + AROUND) if start >= 0 else (0, 2 * AROUND)
+        shown = show(text[first:last])
+        lead, tail = "… " if first else "", " …" if last < len(text) else ""
+        a, b = shown.span(start - first, stop - first)
+        marks = [(a + len(lead), b + len(lead))] if start >= 0 else []
+        about = f"prompt {row['prompt']}, {source}, activation {_number(row['value'])}"
+        prompts.append(Prompt(f"{lead}{shown.text}{tail}", marks, about))
+    return prompts
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, str | bool | np.bool_):
+        return str(value)
+    return "" if pd.isna(value) else f"{value:.3g}"
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else []

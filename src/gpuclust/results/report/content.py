@@ -1,0 +1,188 @@
+"""Content: what the report shows, from the tables of a run, as plain data and arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from gpuclust import schema
+from gpuclust.results import palette
+from gpuclust.results.report import contexts, tree
+from gpuclust.schema import NOISE
+from gpuclust.tables import feature_table
+
+Array = np.ndarray[Any, Any]
+
+NEIGHBORS = 10  # a feature card
+HEAT_CLUSTERS = 400  # the largest, in the heat map
+PAIRS = 200  # of correlated clusters listed
+PROMPT_CHARACTERS = 6_000_000  # of the clusters' prompts, in all
+FLOATS = ("entropy", "varentropy", "sparsity", "mean", "std", "max", "probability", "outlier_score", "x", "y")
+SHOWN_SOURCES = 8
+# Columns of the cluster table that the page has a place for; other numbers and words are listed in the cluster's card.
+PLACED = {
+    "cluster", "size", "ratio", "persistence", "mean_activation", "max_activation", "std_activation", "sparsity",
+    "top_prompts", "distinctive_prompts", "keywords", "tokens", "sources", "promoted_tokens", "decoder_cosine",
+    "decoder_cosine_random", "decoder_cosine_p", "tree_node", "similarity_rank", "name",
+}  # fmt: skip
+
+
+def collect(out: Path, record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Read a run's tables and choose what the report holds, beside its record.
+
+    Returns
+    -------
+    dict
+        Plain data: facts of the run, clusters, pairs, texts.
+    dict of arrays
+        A value per feature, neighbour, context, node or pair of clusters; see `pack`.
+    """
+    settings = yaml.safe_load((out / schema.CONFIG).read_text(encoding="utf8"))
+    features = pd.read_parquet(out / schema.FEATURES).sort_values("feature", ignore_index=True)
+    clusters = pd.read_parquet(out / schema.CLUSTERS)
+    prompts = pd.read_parquet(out / schema.PROMPTS, columns=["prompt", "text", "source"])
+    similarity, arrays = _similarity(out, clusters, settings["analyse"]["similarity_threshold"])
+    pieces: list[str] = []
+    if (out / schema.EXAMPLE_SPANS).exists():
+        examples, spans = (pd.read_parquet(out / name) for name in (schema.EXAMPLES, schema.EXAMPLE_SPANS))
+        pieces, found = contexts.collect(examples, spans, prompts, len(features))
+        arrays |= found
+    arrays |= _features(features) | _neighbors(out, features) | _tree(out, clusters)
+    sources = pd.Categorical(prompts["source"])
+    arrays["prompt_source"] = sources.codes.astype(np.int32)
+    attributes = record["stages"]["prompts"].get("attributes", {})
+    data = {
+        **{name: str(attributes.get(name) or "unknown") for name in ("model", "hook_name", "sae", "loader")},
+        "neuronpedia_id": attributes.get("neuronpedia_id"),
+        "record": record,
+        "settings": settings,
+        "n_prompts": len(prompts),
+        "n_sources": len(sources.categories),
+        "sources": [str(name) for name in sources.categories],
+        "medians": _medians(features),
+        "clusters": _clusters(clusters),
+        "pieces": pieces,
+        **similarity,
+        "hues": {"light": palette.HUES, "dark": palette.HUES_DARK},
+        "marks": palette.MARKS,
+        "quadrants": palette.QUADRANTS,
+    }
+    return _plain(data), arrays
+
+
+def _features(features: pd.DataFrame) -> dict[str, Array]:
+    arrays = {name: features[name].to_numpy(np.float32) for name in FLOATS if name in features}
+    arrays["n_active"] = features["n_active"].to_numpy(np.int32)
+    arrays["kept"] = features["kept"].to_numpy(np.uint8)
+    arrays["label"] = features["label"].fillna(NOISE).to_numpy(np.int32)
+    arrays["quadrant"] = features["quadrant"].map(palette.QUADRANTS).fillna(255).to_numpy(np.uint8)
+    return arrays
+
+
+def _medians(features: pd.DataFrame) -> dict[str, float]:
+    """Where the quadrants are split, and of sparsity, over the kept features."""
+    kept = features[features["kept"]]
+    return {name: float(kept[name].median()) for name in ("entropy", "varentropy", "sparsity")}
+
+
+def _neighbors(out: Path, features: pd.DataFrame) -> dict[str, Array]:
+    """The nearest features of the kept features, in their order, the feature itself left out."""
+    import zarr
+
+    if not (out / schema.NEIGHBORS).exists():
+        return {}
+    group: Any = zarr.open_group(out / schema.NEIGHBORS, mode="r")
+    if not np.array_equal(group["feature"][:], features.loc[feature_table.is_point(features), "feature"].to_numpy()):
+        return {}
+    columns, place = (
+        slice(1, 1 + NEIGHBORS),
+        feature_table.point_rows(features),
+    )  # a copy has the neighbours of its point
+    return {
+        "neighbor": group["indices"][:, columns].astype(np.int32)[place],
+        "distance": group["distances"][:, columns].astype(np.float32)[place],
+    }
+
+
+def _tree(out: Path, clusters: pd.DataFrame) -> dict[str, Array]:
+    if "tree_node" not in clusters or not (out / schema.CONDENSED_TREE).exists():
+        return {}
+    real = clusters.dropna(subset="tree_node")
+    nodes = dict(zip(real["tree_node"].astype(int).tolist(), real["cluster"].tolist(), strict=True))
+    return tree.layout(pd.read_parquet(out / schema.CONDENSED_TREE), nodes)
+
+
+def _similarity(out: Path, clusters: pd.DataFrame, threshold: float) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The matrix of correlations of the largest clusters, in 1/127, and the pairs above the threshold."""
+    pairs = pd.read_parquet(out / schema.CLUSTER_SIMILARITY)
+    real = clusters[clusters["cluster"] != NOISE]
+    shown = real.nlargest(HEAT_CLUSTERS, "size")
+    if "similarity_rank" in shown:
+        shown = shown.sort_values("similarity_rank")
+    order = shown["cluster"].tolist()
+    place = np.full(int(real["cluster"].max()) + 1 if len(real) else 0, -1)
+    place[order] = np.arange(len(order))
+    matrix = np.zeros((len(order), len(order)), np.int8)
+    a, b = (place[pairs[name].to_numpy()] for name in ("cluster_a", "cluster_b"))
+    both = (a >= 0) & (b >= 0)
+    values = np.rint(127 * pairs["correlation"].fillna(0).to_numpy()).astype(np.int8)
+    matrix[a[both], b[both]] = matrix[b[both], a[both]] = values[both]
+    np.fill_diagonal(matrix, 127)
+    strong = pairs[pairs["correlation"].abs() > threshold]
+    listed = strong.sort_values("correlation", key=abs, ascending=False).head(PAIRS)
+    return {
+        "heat_clusters": order,
+        "n_clusters": len(real),
+        "threshold": threshold,
+        "n_pairs": len(strong),
+        "pairs": listed[["cluster_a", "cluster_b", "correlation"]].to_numpy().tolist(),
+    }, {"heat": matrix}
+
+
+def _clusters(clusters: pd.DataFrame) -> list[dict[str, Any]]:
+    """The cluster table as rows; long prompts are cut."""
+    lists = ("top_prompts", "distinctive_prompts")
+    n_prompts = sum(len(_listed(cell)) for name in lists if name in clusters for cell in clusters[name])
+    limit = int(np.clip(PROMPT_CHARACTERS / max(n_prompts, 1), 200, 1500))
+    rows = []
+    for row in clusters.drop(columns="features").to_dict("records"):
+        more = {
+            name: value
+            for name, value in row.items()
+            if name not in PLACED and isinstance(value, str | bool | int | float | np.generic)
+        }
+        for name in lists:
+            row[name] = [_cut(dict(prompt), limit) for prompt in _listed(row.get(name))]
+        sources = _listed(row.get("sources"))
+        row["sources"], row["more_sources"] = sources[:SHOWN_SOURCES], max(len(sources) - SHOWN_SOURCES, 0)
+        placed = {name: value for name, value in row.items() if name in PLACED}
+        rows.append({**placed, "more_sources": row["more_sources"], "more": more})
+    return rows
+
+
+def _cut(prompt: dict[str, Any], limit: int) -> dict[str, Any]:
+    if len(prompt["text"]) > limit:
+        prompt["text"] = prompt["text"][:limit] + " …"
+    prompt["marks"] = [mark for mark in _listed(prompt.get("marks")) if mark["stop"] <= limit]
+    return prompt
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else []
+
+
+def _plain(value: Any) -> Any:
+    """Python's own types, for JSON; None for what is missing."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
+        return None
+    return value

@@ -1,0 +1,338 @@
+"""Python functions: open a finished run, or cluster the features of activations in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from gpuclust import schema
+from gpuclust.config import Config
+from gpuclust.configfile import validate
+from gpuclust.errors import ActivationError, InputError, StoreError
+from gpuclust.storage import store
+from gpuclust.storage.run_folder import read_record
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from anndata import AnnData
+    from plotly.graph_objects import Figure
+
+    from gpuclust.results.cards import Card
+
+
+class Run:
+    """A finished run, read from its folder when asked.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    StoreError
+        If the folder is no run. An unfinished run opens; what it lacks is refused when asked for.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / schema.CONFIG).exists():
+            raise StoreError(
+                f"{self.path} is no gpuclust run: it has no {schema.CONFIG}. Give the --out folder of a run"
+            )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, done: {', '.join(self.record['stages']) or 'nothing'})"
+
+    @cached_property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        text = (self.path / schema.CONFIG).read_text(encoding="utf8")
+        return validate(yaml.safe_load(text), where=str(self.path / schema.CONFIG))
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``: versions, device, scheduler, and per stage time, rows, bytes and memory."""
+        return read_record(self._file(schema.RECORD))
+
+    @cached_property
+    def activations(self) -> xr.DataArray:
+        """Stored activations, (prompt, feature), lazy."""
+        return self._dataset(schema.ACTIVATIONS)["activations"]
+
+    @cached_property
+    def features(self) -> pd.DataFrame:
+        """A row per SAE feature, columns of ``schema.FEATURE_COLUMNS``."""
+        return store.read_table(self._file(schema.FEATURES))
+
+    @cached_property
+    def clusters(self) -> pd.DataFrame:
+        """A row per cluster and one for noise, columns of ``schema.CLUSTER_COLUMNS``."""
+        return store.read_table(self._file(schema.CLUSTERS))
+
+    @cached_property
+    def prompts(self) -> pd.DataFrame:
+        """A row per prompt, columns of ``schema.PROMPT_COLUMNS``."""
+        return store.read_table(self._file(schema.PROMPTS))
+
+    @cached_property
+    def examples(self) -> pd.DataFrame:
+        """The strongest prompts of every feature, columns of ``schema.EXAMPLE_COLUMNS``."""
+        return store.read_table(self._file(schema.EXAMPLES))
+
+    @cached_property
+    def example_spans(self) -> pd.DataFrame:
+        """Where in its prompt each example peaks, columns of ``schema.SPAN_COLUMNS``; a row per row of `examples`."""
+        return store.read_table(self._file(schema.EXAMPLE_SPANS))
+
+    @cached_property
+    def cluster_similarity(self) -> pd.DataFrame:
+        """A row per pair of clusters, columns of ``schema.SIMILARITY_COLUMNS``."""
+        return store.read_table(self._file(schema.CLUSTER_SIMILARITY))
+
+    @cached_property
+    def neighbors(self) -> xr.Dataset:
+        """``indices`` and ``distances``, (feature, k), in the SAE's feature numbers; of copies only the first."""
+        return self._dataset(schema.NEIGHBORS)
+
+    @cached_property
+    def embedding(self) -> xr.DataArray:
+        """The embedding, (feature, component), of copies only the first; a run without UMAP has none."""
+        return self._dataset(schema.EMBEDDING)["embedding"]
+
+    @cached_property
+    def cluster_activations(self) -> xr.DataArray:
+        """Mean abs(a) of each cluster's features, (prompt, cluster)."""
+        return self._dataset(schema.CLUSTER_ACTIVATIONS)["activation"]
+
+    @property
+    def neuronpedia_id(self) -> str | None:
+        """The SAE's id on Neuronpedia, such as ``gpt2-small/6-res-jb``, or None."""
+        found: str | None = self.record["stages"].get("prompts", {}).get("attributes", {}).get("neuronpedia_id")
+        return found
+
+    def map(self) -> Figure:
+        """Draw the 2-D map of the kept features, coloured by cluster; see `figures.feature_map`."""
+        from gpuclust.results.figures import feature_map
+
+        return feature_map(self.features, self.clusters)
+
+    def entropy_plot(self, x: str = "entropy", y: str = "varentropy") -> Figure:
+        """Plot two of entropy, varentropy and sparsity by quadrant; see `figures.entropy_plot`."""
+        from gpuclust.results.figures import entropy_plot
+
+        return entropy_plot(self.features, x, y)
+
+    def cluster(self, number: int) -> Card:
+        """Describe a cluster: statistics, words, prompts with peak tokens marked, features, a Neuronpedia quick list.
+
+        Raises
+        ------
+        InputError
+            If there is no such cluster.
+        """
+        from gpuclust.results.cards import cluster_card
+
+        return cluster_card(self, number)
+
+    def feature(self, number: int, n_prompts: int = 5) -> Card:
+        """Describe a feature: statistics, cluster, strongest prompts with the peak token marked, nearest features.
+
+        Raises
+        ------
+        InputError
+            If there is no such feature.
+        """
+        from gpuclust.results.cards import feature_card
+
+        return feature_card(self, number, n_prompts)
+
+    def to_anndata(self) -> AnnData:
+        """Return the kept features as observations and the prompts as variables of an AnnData.
+
+        Returns
+        -------
+        AnnData, (feature, prompt)
+            ``X`` : sparse activations; ``obs`` : the feature table; ``var`` : prompt, text, source, n_tokens;
+            ``obsm["X_umap"]`` : the map, and ``obsm["X_embedding"]`` : what was clustered, where there is an embedding;
+            ``obsp["distances"]`` : neighbours.
+
+        Raises
+        ------
+        InputError
+            If anndata is not installed.
+
+        Notes
+        -----
+        Memory: the non-zero activations of the kept features, 8 bytes each for float32 and an index, twice.
+        """
+        try:
+            from anndata import AnnData
+        except ImportError as error:
+            raise InputError("to_anndata needs the package anndata: pip install anndata") from error
+        from scipy.sparse import csc_array, csr_array, hstack
+
+        from gpuclust.hardware import budget
+        from gpuclust.storage import store
+        from gpuclust.tables import feature_table
+
+        kept = self.features[self.features["kept"]].reset_index(drop=True)
+        columns = kept["feature"].to_numpy()
+        place = feature_table.point_rows(self.features)
+        blocks = store.read_rows(self._file(schema.ACTIVATIONS), budget.MAX_ROWS)
+        x = hstack([csc_array(block[:, columns].T.astype(np.float32)) for _, block in blocks], format="csr")
+        indices = self.neighbors["indices"].values[place, 1:]  # a copy has the neighbours of its point
+        width = indices.shape[1]
+        rows = np.arange(len(kept) + 1) * width
+        places = np.searchsorted(columns, indices).ravel()
+        near = csr_array(
+            (self.neighbors["distances"].values[place, 1:].ravel(), places, rows), shape=(len(kept), len(kept))
+        )
+        obsm = {"X_umap": kept[["x", "y"]].to_numpy()}
+        if (self.path / schema.EMBEDDING).exists():
+            obsm["X_embedding"] = self.embedding.values[place]
+        obs = kept.assign(label=pd.Categorical(kept["label"].astype(str))).set_axis(columns.astype(str))
+        var = self.prompts[["prompt", "text", "source", "n_tokens"]].set_axis(self.prompts["prompt"].astype(str))
+        return AnnData(x, obs=obs, var=var, obsm=obsm, obsp={"distances": near})
+
+    def _dataset(self, name: str) -> xr.Dataset:
+        import xarray as xr
+
+        opened: xr.Dataset = xr.open_zarr(self._file(name))
+        return opened
+
+    def _file(self, name: str) -> Path:
+        path = self.path / name
+        if not path.exists():
+            raise StoreError(f"{self.path} has no {name}: the run has not come that far, or was made without it")
+        return path
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the folder of a run.
+
+    Raises
+    ------
+    StoreError
+        If the folder is no run.
+    """
+    return Run(path)
+
+
+@dataclass(frozen=True)
+class FeatureClusters:
+    """Clusters of features of activations in hand.
+
+    Attributes
+    ----------
+    features : DataFrame
+        A row per feature, columns of ``schema.FEATURE_COLUMNS``.
+    labels : array, (kept,), int32
+        Clusters of the kept features, -1 = noise. Exact duplicates are clustered as one and share what follows, too.
+    probabilities : array, (kept,), float64
+    persistence : array, (cluster,), float64
+    embedding : array, (kept, component), float32, or None without UMAP
+    indices, distances : array, (kept, k)
+        Neighbours; `indices` count the kept features.
+    notes : tuple of str
+    """
+
+    features: pd.DataFrame
+    labels: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any]
+    persistence: np.ndarray[Any, Any]
+    embedding: np.ndarray[Any, Any] | None
+    indices: np.ndarray[Any, Any]
+    distances: np.ndarray[Any, Any]
+    notes: tuple[str, ...]
+
+
+def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None = None) -> FeatureClusters:
+    """Filter, embed and cluster the features of activations in memory.
+
+    Parameters
+    ----------
+    activations : array or xarray.DataArray, (prompt, feature), float16, float32 or float64
+    config : Config or mapping, optional
+        Sections extract.activation_threshold, select, neighbors, umap, hdbscan and consensus apply, and
+        quality.duplicates.
+
+    Returns
+    -------
+    FeatureClusters
+
+    Raises
+    ------
+    ActivationError
+        If the array is not two-dimensional, or holds NaN or infinity.
+    SelectionError
+        If the filter keeps too few features.
+
+    Notes
+    -----
+    Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
+    """
+    from gpuclust.compute import consensus, duplicates, gram, neighbors
+    from gpuclust.compute.clustering import cluster_embedding, cluster_tree
+    from gpuclust.compute.embedding import embed
+    from gpuclust.compute.feature_filter import select
+    from gpuclust.compute.reductions import MOMENTS
+    from gpuclust.compute.spanning_tree import chord_edges, mutual_reachability_tree
+    from gpuclust.hardware import budget
+    from gpuclust.tables import feature_table
+
+    c = config if isinstance(config, Config) else validate(config or {}, where="config")
+    if c.neighbors.method == "sketch":
+        raise ActivationError("cluster_features computes exact neighbours; set neighbors.method=exact or auto")
+    data = np.asarray(activations.detach() if hasattr(activations, "detach") else activations)  # a torch tensor's
+    if data.ndim != 2 or data.dtype.kind != "f" or not data.size:
+        raise ActivationError(
+            f"activations have shape {data.shape} and dtype {data.dtype}; (prompt, feature) floats are expected, at "
+            "least one of each"
+        )
+    blocks = [data[start : start + budget.MAX_ROWS] for start in range(0, len(data), budget.MAX_ROWS)]
+    if not all(np.isfinite(block).all() for block in blocks):
+        raise ActivationError("activations hold NaN or infinity; clean them first")
+    moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
+    table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features, len(data))
+    starts = range(0, len(data), budget.MAX_ROWS)
+    features = table.loc[table["kept"], "feature"].to_numpy()
+    point = duplicates.find(zip(starts, blocks, strict=True), moments, features, c.copies_by)
+    table, n_copies = duplicates.mark(table, point, c.fewest_features)
+    mask = feature_table.is_point(table)
+    n_kept = int(mask.sum())
+    tile = min(budget.TILE, n_kept)
+    (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
+    matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile)
+    indices, distances = neighbors.exact(matrix, min(c.n_neighbors, n_kept), c.metric)
+    notes: tuple[str, ...] = ()
+    embedding = None
+    if c.umap.enabled:
+        embedding, notes = embed(indices, distances, c.umap)
+        result = cluster_embedding(embedding, c.hdbscan)
+        if c.n_members > 1:
+            more = (consensus.member(indices, distances, len(data), c, number) for number in range(1, c.n_members))
+            result = consensus.combine([result.labels, *more], c, budget.budget(c))
+        flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
+    else:
+        sides = {"sums": matrix.sums, "squares": matrix.squares}
+        dense = neighbors.distances("cosine", matrix.dense(), matrix.n_prompts, sides, sides, 0.0)
+        np.fill_diagonal(dense, 0)
+        edges = mutual_reachability_tree(dense, c.hdbscan.min_samples)
+        result = cluster_tree(chord_edges(edges) if c.hdbscan.metric == "euclidean" else edges, c.hdbscan)
+        flat, _ = embed(indices, distances, c.umap, n_components=2)
+    place = feature_table.point_rows(table)
+    if n_copies:
+        notes = (f"{n_copies} of {len(place)} kept features are exact duplicates, clustered as what they copy", *notes)
+    indices, distances = duplicates.spread_neighbors(indices, distances, place)
+    return FeatureClusters(
+        feature_table.with_clusters(table, result, flat), result.labels[place], result.probabilities[place],
+        result.persistence, None if embedding is None else embedding[place], indices, distances,
+        (*notes, *result.notes),
+    )  # fmt: skip

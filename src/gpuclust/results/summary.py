@@ -1,0 +1,158 @@
+"""The readable summary that ends a run in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gpuclust import schema
+from gpuclust.hardware.budget import gigabytes
+from gpuclust.schema import NOISE
+from gpuclust.storage import store
+
+SHOWN = 12  # clusters
+
+
+def show(out: Path, record: dict[str, Any], console: Console) -> None:
+    """Print counts, the filter, the clusters with their words and top prompts, and the most similar pairs.
+
+    Parameters
+    ----------
+    out : Path
+        A finished run's folder.
+    record : dict
+        Its ``run.json``.
+    console : Console
+    """
+    stages = record["stages"]
+    clusters = store.read_table(out / schema.CLUSTERS)
+    features = store.read_table(out / schema.FEATURES, columns=["kept", "quadrant", "entropy", "varentropy"])
+    attributes = stages["prompts"].get("attributes", {})
+    reduce, select = stages["reduce"], stages["select"]
+    where = f"{attributes.get('model', '?')} · {attributes.get('hook_name', '?')} · {attributes.get('sae', '?')}"
+    console.print()
+    console.print(f"[bold]{escape(where)}[/bold]")
+    n_prompts = stages["prompts"]["rows"]
+    tokens = f" ({stages['prompts']['tokens']:,} tokens)" if stages["prompts"].get("tokens") else ""
+    console.print(
+        f"{n_prompts:,} prompts{tokens} × {reduce['rows']:,} features, {reduce['density']:.1%} of entries non-zero, "
+        f"{reduce['dead_features']:,} features never fire"
+    )
+    removed = ", ".join(f"{name} removes {count:,}" for name, count in select["removed"].items() if count)
+    console.print(f"kept {select['kept']:,} features" + (f" ({removed})" if removed else ""))
+    counts = features.loc[features["kept"], "quadrant"].value_counts()
+    console.print("quadrants: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    real = clusters[clusters["cluster"] != NOISE].sort_values("size", ascending=False)
+    noise = clusters.loc[clusters["cluster"] == NOISE, "size"].sum()
+    share = noise / max(int(clusters["size"].sum()), 1)
+    console.print(f"[bold]{len(real)} clusters[/bold], {int(noise):,} features ({share:.0%}) are noise")
+    copies = stages["cluster"].get("duplicates")
+    if copies:
+        console.print(f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]")
+    for line in _quality(stages.get("quality", {})):
+        console.print(line)
+    if len(real):
+        console.print(_cluster_table(real.head(SHOWN)))
+        if len(real) > SHOWN:
+            console.print(f"[dim]… and {len(real) - SHOWN} more in {schema.CLUSTERS}[/dim]")
+        _top_prompts(real.head(3), console)
+        _similar(out, console)
+    for warning in record.get("warnings", []):
+        console.print(f"[yellow]! {escape(warning)}[/yellow]")
+    peaks = [max(stage["peak_bytes"].values()) for stage in stages.values() if stage.get("peak_bytes")]
+    seconds = sum(stage.get("seconds", 0) for stage in stages.values())
+    console.print(f"[dim]stages took {seconds:.1f} s in all; largest process {gigabytes(max(peaks, default=0))}[/dim]")
+    console.print(f"everything is in [bold]{escape(str(out))}[/bold]")
+    if (out / schema.REPORT).exists():
+        console.print(f"open [bold]{escape(str(out / schema.REPORT))}[/bold] in a browser")
+
+
+def _quality(facts: dict[str, Any]) -> list[str]:
+    """What the checks found, a line each; what was not measured is left out or said."""
+    lines = []
+    if counts := facts.get("verdicts"):
+        judged = ", ".join(f"{count} {name}" for name, count in counts.items())
+        lines.append(f"verdicts: {judged if sum(counts.values()) else 'none, nothing was measured'}")
+    halves = facts.get("halves")
+    if halves and halves["ari"] is None:
+        lines.append("two halves of the prompts, clustered apart: neither has a cluster")
+    elif halves:
+        both = "no feature is clustered by both"
+        if halves["ari_clustered"] is not None:
+            both = f"{halves['ari_clustered']:.2f} on the {halves['clustered_both']:.0%} of features that both cluster"
+        lines.append(
+            f"two halves of the prompts, clustered apart, agree to ARI {halves['ari']:.2f} (AMI {halves['ami']:.2f}); "
+            f"{both}"
+        )
+    if null := facts.get("null"):
+        lines.append(
+            f"one clustering of permuted activations: {null['clusters']} clusters, {null['noise_share']:.0%} noise"
+        )
+    if decoder := facts.get("decoder"):
+        lines.append(
+            f"decoder directions: {decoder['overlap']:.1%} of neighbours shared ({decoder['overlap_by_chance']:.1%} by "
+            "chance)" + (f", AMI of clusters {decoder['ami']:.2f}" if "ami" in decoder else "")
+        )
+    lines += [f"[dim]not measured: {escape(reason)}[/dim]" for reason in facts.get("skipped", [])]
+    return lines
+
+
+def _cluster_table(clusters: pd.DataFrame) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("cluster", "size", "stability", "mean |a|", "sparsity"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("features peak at", ratio=1)
+    table.add_column("words of its prompts", ratio=1)
+    for row in clusters.to_dict("records"):
+        table.add_row(
+            str(row["cluster"]),
+            str(row["size"]),
+            "" if pd.isna(row["stability"]) else f"{row['stability']:.2f}",
+            f"{row['mean_activation']:.3g}",
+            f"{row['sparsity']:.3f}",
+            escape(_name(row) + " · ".join(_listed(row["tokens"])[:6])),
+            escape(" ".join(_listed(row["keywords"])[:6])),
+        )
+    return table
+
+
+def _top_prompts(clusters: pd.DataFrame, console: Console) -> None:
+    for row in clusters.to_dict("records"):
+        console.print(f"\n[bold]cluster {row['cluster']}[/bold] ({row['size']} features), strongest prompts:")
+        table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), expand=True)
+        table.add_column("mean |a|", justify="right", no_wrap=True)
+        table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column("source", no_wrap=True, overflow="ellipsis", max_width=20)
+        table.add_column("chars", justify="right", no_wrap=True)
+        table.add_column("tokens", justify="right", no_wrap=True)
+        for prompt in _listed(row["top_prompts"]):
+            table.add_row(
+                f"{prompt['activation']:.3g}", escape(prompt["text"]), f"[dim]{escape(prompt['source'])}[/dim]",
+                str(prompt["n_chars"]), str(prompt["n_tokens"]) if prompt["n_tokens"] >= 0 else "?",
+            )  # fmt: skip
+        console.print(table)
+
+
+def _similar(out: Path, console: Console) -> None:
+    pairs = pd.read_parquet(out / schema.CLUSTER_SIMILARITY).dropna()
+    pairs = pairs.reindex(pairs["correlation"].abs().sort_values(ascending=False).index).head(5)
+    if len(pairs):
+        listed = ", ".join(f"{a}–{b} {r:+.2f}" for a, b, r in pairs.itertuples(index=False, name=None))
+        console.print(f"\nclusters that go together over prompts (correlation): {listed}")
+
+
+def _name(row: Any) -> str:
+    """The cluster's name from a labeller, if it has one."""
+    name = row.get("name")
+    return f"{name}: " if isinstance(name, str) else ""
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list column's value as a list; nothing where the cell is null."""
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else []

@@ -1,0 +1,11 @@
+"""What lies on disk: the Zarr store of activations, its codec, tables, and the folder of a run.
+
+    store              the template, whole shards with their markers, blocks of rows; datasets and tables
+    shards             shards of the bitmap codec, read and written as they lie
+    row_blocks         blocks of rows where they are computed on, on the host or a GPU
+    codec              the bitmap codec; codec_kernels and codec_cuda are its loops
+    run_folder         the configuration and record of a run, and which stages are done
+    keys               what results depend on, as digests
+
+May import: the vocabulary and `hardware`.
+"""

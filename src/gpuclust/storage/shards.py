@@ -1,0 +1,262 @@
+"""Shards of the bitmap codec, written to and read from their files: chunks encoded and decoded where they belong.
+
+Zarr's own pipeline decodes each chunk into an array, copies that into its shard, and copies the shard into the result,
+on one thread. What gpuclust writes is simple enough to read as it lies: a shard is one file, its chunks' places are at
+the file's end, a chunk decodes into its place in the result, a thread a chunk. Nothing of zarr but an array's metadata
+is used, so its releases may change how they read and write.
+
+The index of a shard is the last ``16 n + 4`` bytes of its file: offset and length (uint64) of each of its n chunks in C
+order, all ones for a chunk that is not stored, and their CRC-32C (Zarr v3 specification, sharding-indexed codec). A
+chunk that is not stored is zeros: the checksum says that this was meant. A file that is missing is damage: gpuclust
+writes one for a shard of zeros too (zarr may leave it out, whatever it is told).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuclust import schema
+from gpuclust.errors import CorruptDataError
+from gpuclust.storage import codec
+
+MISSING = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Where the chunks of an array (prompt, feature) lie: the folder of its files, and its shapes in elements."""
+
+    folder: Path
+    shape: tuple[int, int]
+    shard: tuple[int, int]
+    chunk: tuple[int, int]
+    dtype: np.dtype[Any]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Chunks of a shard, both ways."""
+        return self.shard[0] // self.chunk[0], self.shard[1] // self.chunk[1]
+
+    def file(self, index: int) -> Path:
+        """The file of a shard."""
+        return self.folder / "c" / str(index) / "0"
+
+
+def of(array: Any, folder: Path) -> Shards | str:
+    """Return the shards of an open zarr array, or why its files are not read directly.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    folder : Path
+        Where its ``zarr.json`` is.
+    """
+    outer = [c.to_dict() for c in array.metadata.codecs]
+    inner = outer[0].get("configuration", {}).get("codecs", ())
+    names = [c["name"] for c in outer], [c["name"] for c in inner]
+    if names != (["sharding_indexed"], [codec.NAME]):
+        return f"its codec is {(names[1] or names[0])[0]}, not {codec.NAME}"
+    if outer[0]["configuration"].get("index_location", "end") != "end":
+        return "the index of its shards is not at their end"
+    if array.metadata.fill_value != 0:
+        return f"its fill value is {array.metadata.fill_value}, not 0"
+    if len(array.shape) != 2 or array.shards[1] < array.shape[1]:
+        return f"its shards {array.shards} do not span the features of {array.shape}"
+    return Shards(folder, array.shape, array.shards, array.chunks, array.dtype)
+
+
+def write(shards: Shards, index: int, data: NDArray[Any]) -> None:
+    """Write one whole shard, so that readers see either what was there or all of the new file.
+
+    Parameters
+    ----------
+    shards : Shards
+    index : int
+        Number of the shard.
+    data : array, (prompt, feature), of the array's dtype
+        All of its rows that the array has.
+    """
+    at = np.full((*shards.grid, 2), MISSING)
+    file = shards.file(index)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    end = 0
+    with partial.open("wb") as out:
+        for row, column in np.ndindex(*shards.grid):
+            top, left = row * shards.chunk[0], column * shards.chunk[1]
+            part = data[top : top + shards.chunk[0], left : left + shards.chunk[1]]
+            if not part.size:
+                continue  # past the array's end
+            if part.shape != shards.chunk:
+                part = np.pad(part, [(0, full - n) for full, n in zip(shards.chunk, part.shape, strict=True)])
+            encoded = codec.encode(part)
+            out.write(encoded.data)
+            at[row, column] = end, encoded.size
+            end += encoded.size
+        out.write(_index(at))
+    partial.replace(file)
+
+
+def write_empty(shards: Path, index: int, grid: tuple[int, int]) -> None:
+    """Write the file of a shard without chunks, which is zeros, where zarr wrote none."""
+    file = shards / "c" / str(index) / "0"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(_index(np.full((*grid, 2), MISSING)))
+
+
+def _index(at: NDArray[np.uint64]) -> bytes:
+    """The end of a shard's file: the places of its chunks and their checksum."""
+    packed = at.astype("<u8").tobytes()
+    return packed + int(google_crc32c.value(packed)).to_bytes(4, "little")
+
+
+def places(shards: Shards, index: int) -> NDArray[np.uint64]:
+    """Read where the chunks of a shard lie in its file.
+
+    Returns
+    -------
+    array, (chunk row, chunk column, 2), uint64
+        Offset and length in bytes; `MISSING` for a chunk that is not stored.
+
+    Raises
+    ------
+    CorruptDataError
+        If the file is missing, or the index fails its checksum.
+    """
+    file = shards.file(index)
+    if not file.is_file():
+        raise CorruptDataError(f"{file} is missing")
+    end, size = file.stat().st_size, 16 * math.prod(shards.grid) + 4
+    tail = np.fromfile(file, np.uint8, offset=max(end - size, 0)).tobytes()
+    if len(tail) < size or google_crc32c.value(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
+        raise CorruptDataError(f"{file}: the index of a shard of {end} bytes does not match its checksum")
+    return np.frombuffer(tail[:-4], "<u8").reshape(*shards.grid, 2)
+
+
+def stored_chunk(shards: Shards, index: int, place: NDArray[np.uint64]) -> NDArray[np.uint8] | None:
+    """Return a chunk as it is stored, unchecked: `codec` refuses wrong bytes. None for one that is not stored."""
+    offset, length = place
+    return None if offset == MISSING else np.fromfile(shards.file(index), np.uint8, int(length), offset=int(offset))
+
+
+@contextmanager
+def damage(path: Path, first: int, stop: int) -> Iterator[None]:
+    """Within this context, whatever a damaged store raises becomes an error that says where, and the way out.
+
+    Raises
+    ------
+    CorruptDataError
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, CorruptDataError) as error:  # zstd's own errors are RuntimeErrors
+        raise CorruptDataError(
+            f"{path}: prompts {first} to {stop - 1} cannot be read: {error}. Delete the marker of that shard in "
+            f"{path.parent / schema.SHARDS} and run the same command again to compute it anew"
+        ) from error
+
+
+def read(shards: Shards, first: int, stop: int, pool: ThreadPoolExecutor) -> NDArray[Any]:
+    """Return the rows of a range of prompts.
+
+    Parameters
+    ----------
+    shards : Shards
+    first, stop : int
+        Prompts. A chunk is decoded whole, however few of its rows are wanted.
+    pool : ThreadPoolExecutor
+        Reads and decodes, a chunk a task.
+
+    Returns
+    -------
+    array, (stop - first, feature), float16 or float32
+
+    Raises
+    ------
+    CorruptDataError
+        If a file is missing, or bytes fail their checksum.
+
+    Notes
+    -----
+    Memory: the result, and per thread a chunk as stored and (unless it spans all features) decoded.
+    """
+    out = np.empty((stop - first, shards.shape[1]), shards.dtype)
+    height, width = shards.chunk
+    tasks = []
+    for index in range(first // shards.shard[0], -(-stop // shards.shard[0]) if stop > first else 0):
+        at = places(shards, index)
+        for row, column in np.ndindex(*shards.grid):
+            top, left = index * shards.shard[0] + row * height, column * width
+            if top < stop and top + height > first and left < shards.shape[1]:
+                rows = slice(max(first - top, 0), min(stop - top, height))
+                target = out[top + rows.start - first : top + rows.stop - first, left : left + width]
+                tasks.append(pool.submit(_decode, shards, index, at[row, column], rows, target))
+    try:
+        for task in tasks:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+    return out
+
+
+def _decode(shards: Shards, index: int, place: NDArray[np.uint64], rows: slice, target: NDArray[Any]) -> None:
+    """Decode the wanted rows of one chunk into their place."""
+    encoded = stored_chunk(shards, index, place)
+    if encoded is None:
+        target[...] = 0
+    elif target.shape == shards.chunk and target.flags.c_contiguous:
+        codec.decode(encoded, shards.chunk, shards.dtype, out=target)
+    else:
+        target[...] = codec.decode(encoded, shards.chunk, shards.dtype)[rows, : target.shape[1]]
+
+
+def packed_bands(shards: Shards, first: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, Any, Any]]]]:
+    """Read whole shards and yield their chunks, packed and checked, a band of chunk rows at a time.
+
+    Parameters
+    ----------
+    shards : Shards
+    first, stop : int
+        Prompts, where shards begin and end.
+
+    Yields
+    ------
+    start : int
+        First prompt of the band.
+    rows : int
+        Its prompts.
+    chunks : list of (first column, words, packed)
+        The chunks that hold something, as of `codec.sections`; the rest of the band is zero.
+
+    Raises
+    ------
+    CorruptDataError
+        If a file is missing, or bytes fail their checksum.
+    """
+    height, width = shards.chunk
+    end = min(stop, shards.shape[0])
+    for start in range(first, end, shards.shard[0]):
+        index = start // shards.shard[0]
+        with damage(shards.folder.parent, start, min(start + shards.shard[0], end)):
+            at = places(shards, index)
+        for row, top in enumerate(range(start, min(start + shards.shard[0], end), height)):
+            chunks = []
+            with damage(shards.folder.parent, top, min(top + height, end)):
+                for column in range(-(-shards.shape[1] // width)):
+                    encoded = stored_chunk(shards, index, at[row, column])
+                    if encoded is not None:
+                        words, packed = codec.sections(encoded, height * width, shards.dtype.itemsize)
+                        chunks.append((column * width, words, packed))
+            yield top, min(height, end - top), chunks

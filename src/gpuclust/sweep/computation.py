@@ -1,0 +1,346 @@
+"""What a sweep computes, as Dask tasks: each thing that settings share once, then every setting with every seed.
+
+- moments and Gram matrices, of all subsets of prompts and their halves, in one pass over the store;
+- neighbours, by subset, kept features and metric, for the largest number of neighbours that is asked for;
+- embeddings, by neighbours and UMAP's settings; spanning trees, by embedding and min_samples.
+
+The driver submits and waits. A task that fails makes every trial that needs it a row with its error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuclust import schema
+from gpuclust.compute.halves import half_of
+from gpuclust.engine.progress import Progress
+from gpuclust.engine.scheduler import Scheduler
+from gpuclust.errors import MemoryBudgetError
+from gpuclust.hardware import budget
+from gpuclust.storage import store
+from gpuclust.storage.keys import content_key
+from gpuclust.sweep import trials
+from gpuclust.sweep.sharing import (
+    Counts,
+    Extraction,
+    Request,
+    Trial,
+    fewest_active,
+    member_names,
+    moments_name,
+    n_features,
+    near_names,
+    tree_name,
+    trial_name,
+)
+from gpuclust.sweep.subsets import Layer, layers
+
+log = logging.getLogger("gpuclust")
+
+Array = np.ndarray[Any, Any]
+
+CACHE, TRIALS = "cache", "trials"
+TILE = 1024  # of the Gram matrices: the upper triangle in small tiles wastes little
+WORKSPACE = 6  # matrices of all features that the task of neighbours holds at once
+
+
+class Computation:
+    """The computing part of a sweep.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+    progress : Progress
+    out : Path
+        Folder of the sweep, absolute.
+    counts : Counts
+        Added to.
+    """
+
+    def __init__(self, scheduler: Scheduler, progress: Progress, out: Path, counts: Counts) -> None:
+        self.client = scheduler.client
+        self.workers = scheduler.workers
+        self.device = scheduler.device
+        self.progress = progress
+        self.out = out
+        self.counts = counts
+        self._near: dict[str, Any] = {}
+        if self.device != "cpu":
+            log.warning(
+                "sweep: only extraction uses %s; Gram matrices, embeddings and clusters of a sweep are computed on the "
+                "host in this version", self.device,
+            )  # fmt: skip
+
+    def path(self, name: str) -> Path:
+        """File of a shared thing."""
+        return self.out / CACHE / f"{name}.npz"
+
+    def trial_path(self, trial: Trial) -> Path:
+        """File of a trial."""
+        return self.out / TRIALS / f"{trial.key}.npz"
+
+    def _submit(self, function: Any, *args: Any, **options: Any) -> Any:
+        return self.client.submit(function, *args, pure=False, **options)
+
+    def compute(self, found: Sequence[Trial]) -> None:
+        """Compute all trials that have no error and no file yet; what fails gets its error."""
+        extractions = {id(t.extraction): t.extraction for t in found if t.error is None and t.extraction is not None}
+        for extraction in extractions.values():
+            self._shared(extraction, [t for t in found if t.error is None and t.extraction is extraction])
+        self._cluster([trial for trial in found if trial.error is None])
+
+    # ------------------------------------------------------------ moments, Gram matrices, neighbours
+
+    def _shared(self, extraction: Extraction, own: Sequence[Trial]) -> None:
+        """Moments, kept features and neighbours of all subsets of one store."""
+        thresholds = sorted({trial.config.extract.activation_threshold for trial in own})
+        for trial in own:
+            trial.moments = moments_name(trial, thresholds)
+        known = all(self.path(trial.moments).exists() for trial in own)
+        requests = self._requests(own) if known else []
+        if known and not requests:
+            return
+        cut: list[Layer] = []
+        for pattern in sorted({trial.pattern for trial in own}):
+            used = {t.subset for t in own if t.pattern == pattern and t.subset}
+            cut += layers(used, extraction.prompts, pattern, extraction.config.seed)
+        ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
+        fewest = min(fewest_active(trial) for trial in own)
+        universe = self._submit(trials.universe_task, extraction.run, len(ranges), fewest).result()
+        for batch in self._batches(extraction, cut, len(universe)):
+            subsets = {subset for layer in batch for subset in layer.members}
+            members = [trial for trial in own if trial.subset in subsets]
+            wanted = [request for request in requests if request.subset in subsets]
+            if wanted or not known:
+                self._read(extraction, batch, members, universe, thresholds, wanted if known else None)
+                self.client.run(trials.release_memory)
+
+    def _batches(self, extraction: Extraction, cut: Sequence[Layer], n: int) -> list[list[Layer]]:
+        """Layers to accumulate together: all, if memory allows."""
+        allowed = budget.budget(extraction.config, len(self.workers), self.device)
+        blocks = -(-n // TILE)
+        one = TILE * TILE * 8 * blocks * (blocks + 1) // 2
+        room = allowed - budget.PROCESS - WORKSPACE * n * n * 8
+        batches: list[list[Layer]] = [[]]
+        for layer in cut:
+            needed = layer.n_atoms * one
+            if needed > room:
+                raise MemoryBudgetError(
+                    f"Gram matrices of {layer.n_atoms} groups of prompts over {n} features need "
+                    f"{budget.gigabytes(needed + allowed - room)} in a worker, but device.memory allows "
+                    f"{budget.gigabytes(allowed)}. Raise device.memory, lower scheduler.n_workers, or vary fewer "
+                    "numbers of prompts, sources or lengths"
+                )
+            if sum(other.n_atoms for other in batches[-1]) * one + needed > room:
+                batches.append([])
+            batches[-1].append(layer)
+        if len(batches) > 1:
+            log.warning(
+                "sweep: the store is read %d times: Gram matrices of %d groups of prompts over %d features need %s, "
+                "and device.memory allows a worker %s", len(batches), sum(layer.n_atoms for layer in cut), n,
+                budget.gigabytes(sum(layer.n_atoms for layer in cut) * one), budget.gigabytes(allowed),
+            )  # fmt: skip
+        return batches
+
+    def _read(
+        self, extraction: Extraction, batch: Sequence[Layer], members: Sequence[Trial], universe: Array,
+        thresholds: Sequence[float], requests: Sequence[Request] | None,
+    ) -> None:  # fmt: skip
+        """One pass over the store, and the neighbours; returns when these are done and the Gram matrices can go."""
+        from distributed import wait
+
+        self.counts.store_reads += 1
+        rows = max(1, min(budget.MAX_ROWS, (256 << 20) // (extraction.d_sae * 16)))
+        ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
+        shares = [share for share in np.array_split(np.asarray(ranges), len(self.workers)) if len(share)]
+        partials = [
+            self._submit(
+                trials.pass_task, extraction.run, universe, int(share[0][0]), int(share[-1][1]), rows,
+                min(TILE, len(universe)), [layer.codes for layer in batch], [layer.n_atoms for layer in batch],
+                thresholds, workers=[worker], allow_other_workers=True,
+            )
+            for worker, share in zip(self.workers, shares, strict=False)
+        ]  # fmt: skip
+        places = {
+            subset: (number, halves) for number, layer in enumerate(batch) for subset, halves in layer.members.items()
+        }
+        missing = {t.moments: t.subset for t in members if t.subset and not self.path(t.moments).exists()}
+        written = []
+        for name, subset in missing.items():
+            number, (first, second) = places[subset]
+            parts = [self._submit(trials.partial_moments, partial, number, [*first, *second]) for partial in partials]
+            written.append(self._submit(trials.moments_task, self.path(name), thresholds, *parts))
+        self.client.gather(written)
+        wanted = self._requests(members) if requests is None else requests
+        for request in wanted:
+            number, halves = places[request.subset]
+            grams = [
+                self._submit(trials.partial_grams, partial, number, atoms) for atoms in halves for partial in partials
+            ]
+            trees = {m: [self.path(tree_name(near, m)) for near in request.near] for m in sorted(request.min_samples)}
+            done = self._submit(
+                trials.neighbors_task, [self.path(near) for near in request.near], universe, request.kept,
+                request.metric, request.k, trees, *grams,
+            )  # fmt: skip
+            self._near |= dict.fromkeys(request.near, done)
+            self.counts.neighbors += 1
+        wait([self._near[request.near[0]] for request in wanted])
+
+    def _keep(self, members: Sequence[Trial]) -> None:
+        """Find the kept features of trials; a filter that keeps too few is their error."""
+        futures: dict[str, Any] = {}
+        keys = []
+        for trial in members:
+            name, needed = trial.moments, trial.config.fewest_features
+            threshold, select = trial.config.extract.activation_threshold, trial.config.select
+            copies_by = trial.config.copies_by
+            key = content_key(name, threshold, select.model_dump(), needed, copies_by)
+            if key not in futures:
+                futures[key] = self._submit(trials.kept_task, self.path(name), threshold, select, needed, copies_by)
+            keys.append(key)
+        for trial, key in zip(members, keys, strict=True):
+            error = futures[key].exception()
+            if error is not None:
+                trial.error = _said(error)
+            else:
+                trial.kept, trial.point = futures[key].result()
+
+    def _requests(self, members: Sequence[Trial]) -> list[Request]:
+        """Name the neighbours of trials, and list those that have no file yet."""
+        self._keep(members)
+        requests: dict[tuple[str, ...], Request] = {}
+        for trial in members:
+            if trial.error is not None or trial.point is None or trial.subset is None:
+                continue
+            c = trial.config
+            if c.neighbors.method == "sketch":
+                trial.error = "neighbors.method=sketch has no Gram matrix to share: compute it with gpuclust.run"
+                continue
+            trial.near = near_names(trial)
+            points = np.unique(trial.point)
+            request = requests.setdefault(trial.near, Request(trial.subset, points, c.metric, trial.near))
+            request.k = min(max(request.k, c.n_neighbors), len(points))
+            if c.tree_samples is not None:
+                request.min_samples.add(c.tree_samples)
+        return [request for request in requests.values() if not self._have(request)]
+
+    def _have(self, request: Request) -> bool:
+        for near in request.near:
+            if not self.path(near).exists():
+                return False
+            with np.load(self.path(near)) as file:
+                if file["indices"].shape[1] < request.k:
+                    return False
+        return all(self.path(tree_name(near, m)).exists() for near in request.near for m in request.min_samples)
+
+    # ------------------------------------------------------------ embeddings, trees, trials
+
+    def _cluster(self, found: Sequence[Trial]) -> None:
+        """Embed and cluster: all tasks are submitted at once, and results arrive in any order."""
+        from distributed import as_completed
+
+        embeddings: dict[str, Any] = {}
+        trees: dict[Any, Any] = {}
+        waiting: dict[Any, list[Trial]] = {}
+        futures: dict[str, Any] = {}
+        for trial in found:
+            c = trial.config
+            parts = [member_names(c, near) for near in trial.near]
+            threshold = c.extract.activation_threshold
+            trial.key = trial_name(trial)
+            if self.trial_path(trial).exists():
+                continue
+            if trial.key not in futures:
+                edges = [
+                    [self._tree(trial, part, number, name, embeddings, trees) for number, name in enumerate(names)]
+                    for part, names in enumerate(parts)
+                ]
+                futures[trial.key] = self._submit(
+                    trials.trial_task, self.trial_path(trial), self.path(trial.near[0]), self.path(trial.moments),
+                    threshold, c, budget.budget(c, len(self.workers), self.device), trial.kept, trial.point, edges,
+                )  # fmt: skip
+            waiting.setdefault(trial.key, []).append(trial)
+        self.counts.embeddings += len(embeddings)
+        self.counts.trees += len(trees)
+        named = {future.key: name for name, future in futures.items()}
+        del embeddings, trees
+        with self.progress.counting("trials", len(futures)) as advance:
+            for future in as_completed(list(futures.values())):
+                error = future.exception()
+                name = named[future.key]
+                del futures[name]
+                if error is None:
+                    self.counts.trials += 1
+                else:
+                    log.warning("sweep: setting %d fails: %s", waiting[name][0].setting.number, _said(error))
+                    for trial in waiting[name]:
+                        trial.error = _said(error)
+                advance()
+
+    def _tree(
+        self, trial: Trial, part: int, number: int, name: str, embeddings: dict[str, Any], trees: dict[Any, Any]
+    ) -> Any:
+        """The spanning tree of one part and member, from its embedding or from exact cosine distances."""
+        c, near = trial.config, trial.near[part]
+        key = (name, c.hdbscan.min_samples, c.hdbscan.metric)
+        if key in trees:
+            return trees[key]
+        if not c.umap.enabled:
+            chord = c.hdbscan.metric == "euclidean"
+            trees[key] = self._submit(trials.saved_tree, self.path(name), chord, self._near.get(near))
+            return trees[key]
+        after = embeddings.get(name)
+        if after is None and not self.path(name).exists():
+            assert trial.subset is not None
+            n = trial.subset.n
+            n_prompts = int((half_of(n, c.seed) == part - 1).sum()) if part else n
+            after = self._submit(
+                trials.embed_task, self.path(near), self.path(name), c, n_prompts, number, self._near.get(near)
+            )
+            embeddings[name] = after
+        trees[key] = self._submit(trials.tree_task, self.path(name), c.hdbscan.min_samples, after)
+        return trees[key]
+
+    # ------------------------------------------------------------ what the tables need
+
+    def facts(self, found: Sequence[Trial]) -> dict[tuple[int, int], dict[str, Any]]:
+        """Facts of every trial that has no error, by setting and seed."""
+        by_setting: dict[int, list[Trial]] = {}
+        for trial in found:
+            if trial.error is None:
+                by_setting.setdefault(trial.setting.number, []).append(trial)
+        reference = {trial.seed: self.trial_path(trial) for trial in by_setting.get(0, [])}
+        futures = [
+            self._submit(
+                trials.agreement_task, [self.trial_path(trial) for trial in own],
+                [reference.get(trial.seed) for trial in own], n_features(own[0]),
+            )
+            for own in by_setting.values()
+        ]  # fmt: skip
+        facts: dict[tuple[int, int], dict[str, Any]] = {}
+        for own, rows in zip(by_setting.values(), self.client.gather(futures), strict=True):
+            facts |= {(trial.setting.number, trial.seed): row for trial, row in zip(own, rows, strict=True)}
+        return facts
+
+    def between(self, pairs: Iterable[tuple[Trial, Trial]]) -> list[dict[str, float]]:
+        """Agreement of trials on different prompts."""
+        futures = [
+            self._submit(trials.between_task, self.trial_path(a), self.trial_path(b), n_features(a)) for a, b in pairs
+        ]
+        gathered: list[dict[str, float]] = self.client.gather(futures)
+        return gathered
+
+    def gather_labels(self, target: Path, done: Sequence[Trial]) -> None:
+        """Write the labels of all trials."""
+        paths = [self.trial_path(trial) for trial in done]
+        numbers = [(trial.setting.number, trial.seed) for trial in done]
+        self._submit(trials.labels_task, target, paths, numbers, n_features(done[0])).result()
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

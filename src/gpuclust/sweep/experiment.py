@@ -1,0 +1,356 @@
+"""A sweep in a folder: settings, the activations that they need, and the table that comes of it.
+
+Everything below the folder has a name made of all that it depends on (`sharing`), so a killed sweep goes on,
+and a changed one computes only what is new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+
+from gpuclust import schema
+from gpuclust.config import Config
+from gpuclust.engine.pipeline import Pipeline
+from gpuclust.engine.progress import Progress
+from gpuclust.engine.scheduler import Scheduler, start
+from gpuclust.errors import GpuclustError, StoreError
+from gpuclust.hardware import process
+from gpuclust.results.run import Run
+from gpuclust.storage import store
+from gpuclust.storage.keys import content_key
+from gpuclust.storage.run_folder import (
+    RECORD_VERSION,
+    Folder,
+    claim,
+    differences,
+    others,
+    refuse_other_version,
+    versions,
+)
+from gpuclust.sweep import subsets
+from gpuclust.sweep.computation import Computation
+from gpuclust.sweep.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
+from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name, texts
+
+log = logging.getLogger("gpuclust")
+
+SWEEP, TABLE, PAIRS, LABELS, RECORD = "sweep.yaml", "sweep.parquet", "pairs.parquet", "labels.zarr", "sweep.json"
+EXTRACTIONS = "extractions"
+APART = 1000  # between the seeds of a consensus, whose members count on from there
+
+
+@dataclass(eq=False)
+class Experiment:
+    """One sweep in one folder.
+
+    Parameters
+    ----------
+    sweep : SweepConfig
+    base : dict
+        The resolved base configuration.
+    out : Path
+        Folder of the sweep.
+    scheduler : str
+        As ``--scheduler``, checked before.
+    console : Console
+    quiet : bool
+    reuse : Path, optional
+        Folder of a run whose activations are used where they are what settings need. It is only read.
+    """
+
+    sweep: SweepConfig
+    base: dict[str, Any]
+    out: Path
+    scheduler: str
+    console: Console
+    quiet: bool
+    reuse: Path | None = None
+    counts: Counts = field(default_factory=Counts)
+
+    def run(self) -> pd.DataFrame:
+        """Compute what is missing, write the tables, and return the main one: a row per setting and seed.
+
+        Raises
+        ------
+        GpuclustError
+            If the folder holds something else, or the activations of the base cannot be had. What goes wrong with other
+            settings is in their rows.
+        """
+        with claim(self.out, SWEEP):
+            return self._run()
+
+    def _run(self) -> pd.DataFrame:
+        began = time.perf_counter()
+        self._begin_folder()
+        settings = expand(self.sweep, self.base)
+        extractions = self._extract(settings)
+        found = self._trials(settings, extractions)
+        progress = Progress(self.console, self.quiet)
+        with self._workers() as started, progress.stage("sweep"):
+            work = Computation(started, progress, self.out, self.counts)
+            work.compute(found)
+            table = self._table(found, work.facts(found))
+            pairs = self._pairs(settings, found, work)
+            done = [trial for trial in found if trial.error is None]
+            if done:
+                work.gather_labels(self.out / LABELS, done)
+        store.write_table(self.out / TABLE, table)
+        store.write_table(self.out / PAIRS, pairs)
+        first = extractions[_identity(settings[0])]
+        assert isinstance(first, Extraction)
+        record = {
+            "record_version": RECORD_VERSION, "versions": versions(),
+            "settings": len(settings), "seeds": self.sweep.seeds, "rows": len(table),
+            "failed": int(table["error"].notna().sum()), "seconds": round(time.perf_counter() - began, 1),
+            "computed": vars(self.counts), "fields": self.sweep.fields, "default": settings[0].values,
+            "prompts": len(first.prompts), "d_sae": first.d_sae, "attributes": first.attributes,
+            "questions": {name: [grid.vary for grid in grids] for name, grids in self.sweep.questions.items()},
+        }  # fmt: skip
+        store.write_json(self.out / RECORD, record)
+        return table
+
+    def _begin_folder(self) -> None:
+        """A folder of a sweep goes on, also with a changed sweep: files are named by what they depend on."""
+        self.out = self.out.resolve()
+        if self.out.is_file() or (others(self.out) and not (self.out / SWEEP).exists()):
+            raise StoreError(f"--out {self.out} is not empty and holds no sweep; give a new or empty folder")
+        if (self.out / SWEEP).exists():
+            there = yaml.safe_load((self.out / SWEEP).read_text(encoding="utf8"))
+            refuse_other_version(there if isinstance(there, dict) else {}, f"--out {self.out}", "sweep")
+        self.out.mkdir(parents=True, exist_ok=True)
+        data = {
+            "record_version": RECORD_VERSION,
+            "versions": versions(),
+            **self.sweep.model_dump(mode="json"),
+            "base": self.base,
+        }
+        store.write_text(self.out / SWEEP, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+    @contextlib.contextmanager
+    def _workers(self) -> Iterator[Scheduler]:
+        """Workers for the settings: one per core on this machine, as trials run on one thread each."""
+        base = Config.model_validate(self.base)
+        settings = base.scheduler
+        if settings.n_workers is None:
+            settings = settings.model_copy(update={"n_workers": process.cores()})
+        with start(self.scheduler, settings, base.device_bytes) as started:
+            yield started
+
+    # ------------------------------------------------------------ activations
+
+    def _extract(self, settings: Sequence[Setting]) -> dict[str, Extraction | str]:
+        """Activations by what they depend on; the text of the error where a setting other than the base fails."""
+        wanted: dict[str, Config] = {}
+        for setting in settings:
+            if setting.config is not None:
+                known = wanted.get(_identity(setting))
+                if known is None or known.n_prompts < setting.config.n_prompts:
+                    wanted[_identity(setting)] = setting.config
+        self._check_reuse(list(wanted.values()))
+        found: dict[str, Extraction | str] = {}
+        for identity, config in wanted.items():
+            try:
+                found[identity] = self._extraction(config)
+            except GpuclustError as error:
+                if identity == _identity(settings[0]):
+                    raise
+                log.warning("a setting has no activations: %s", error)
+                found[identity] = str(error)
+        return found
+
+    def _extraction(self, config: Config) -> Extraction:
+        path = self.out / EXTRACTIONS / extraction_name(config)
+        if not path.exists() and self.reuse is not None and _same_texts(Run(self.reuse).config, config):
+            link(self.reuse, path)
+        folder = Folder(path, config)
+        with contextlib.ExitStack() as stack:
+            pipeline = Pipeline(
+                config, folder, _once(lambda: stack.enter_context(
+                    start(self.scheduler, config.scheduler, config.device_bytes)
+                )),
+                Progress(self.console, self.quiet), report=False,
+            )  # fmt: skip
+            before = folder.record["stages"].get("extract", {}).get("key")
+            key = pipeline.activations()
+        self.counts.extractions += key != before
+        facts = folder.record["stages"]["prompts"]
+        prompts = pd.read_parquet(path / schema.PROMPTS, columns=["source", "n_tokens"])
+        return Extraction(key, config, path, prompts, facts["d_sae"], facts["attributes"])
+
+    def _check_reuse(self, wanted: Sequence[Config]) -> None:
+        if self.reuse is None:
+            return
+        there = Run(self.reuse)
+        refuse_other_version(there.record, f"--reuse {self.reuse}", "run")
+        if "extract" not in there.record["stages"]:
+            raise StoreError(f"--reuse {self.reuse}: the run has no activations yet; finish it, or leave --reuse out")
+        if any(_same_texts(there.config, config) for config in wanted):
+            return
+        other = [
+            f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(texts(there.config), texts(wanted[0]))
+        ]
+        raise StoreError(f"--reuse {self.reuse} has other activations than the sweep needs: {'; '.join(other[:4])}")
+
+    # ------------------------------------------------------------ trials
+
+    def _trials(self, settings: Sequence[Setting], extractions: dict[str, Extraction | str]) -> list[Trial]:
+        """Every setting with every seed, and the prompts that it uses."""
+        sizes = self._group_sizes(settings, extractions)
+        first = Config.model_validate(self.base).umap.random_state
+        found = []
+        for setting in settings:
+            for seed in range(first, first + self.sweep.seeds):
+                trial = Trial(setting, seed)
+                found.append(trial)
+                used = self._prompts_of(setting, extractions, sizes)
+                if setting.config is None or isinstance(used, str):
+                    trial.error = str(used)
+                    continue
+                trial.extraction, trial.subset = used
+                trial.pattern = self.sweep.source_pattern if setting.source is not None else ""
+                apart = APART if setting.config.n_members > 1 else 1
+                umap = setting.config.umap.model_copy(update={"random_state": first + apart * (seed - first)})
+                trial.config = setting.config.model_copy(update={"umap": umap})
+        return found
+
+    def _prompts_of(
+        self, setting: Setting, extractions: dict[str, Extraction | str], sizes: dict[Any, dict[Any, int | str]]
+    ) -> tuple[Extraction, subsets.Subset] | str:
+        """The activations and the prompts of a setting, or why it has none."""
+        if setting.config is None:
+            return str(setting.error)
+        extraction = extractions[_identity(setting)]
+        if isinstance(extraction, str):
+            return extraction
+        n = min(setting.config.n_prompts, len(extraction.prompts))
+        if _kind(setting) != (False, False):
+            own = sizes[_kind(setting)]
+            size = own[setting.source, setting.length]
+            if isinstance(size, str):
+                return size
+            n = min(n, *(value for value in own.values() if isinstance(value, int)))
+        return extraction, subsets.Subset(setting.source, setting.length, n)
+
+    def _group_sizes(
+        self, settings: Sequence[Setting], extractions: dict[str, Extraction | str]
+    ) -> dict[Any, dict[Any, int | str]]:
+        """Prompts of every group, or why it cannot be used, by kind of group: groups of a kind are cut to one size."""
+        sizes: dict[Any, dict[Any, int | str]] = {}
+        for setting in settings:
+            extraction = extractions.get(_identity(setting)) if setting.config is not None else None
+            if _kind(setting) == (False, False) or not isinstance(extraction, Extraction):
+                continue
+            pattern, prompts = self.sweep.source_pattern, extraction.prompts
+            size = len(subsets.group_members(prompts, pattern, setting.source, setting.length))
+            own = sizes.setdefault(_kind(setting), {})
+            group = setting.source, setting.length
+            try:
+                subsets.refuse_small(size, subsets.Subset(*group, size), prompts, pattern)
+            except GpuclustError as error:
+                own[group] = str(error)
+            else:
+                before = own.get(group, size)  # the same group may be of several extractions
+                own[group] = min(size, before) if isinstance(before, int) else before
+        return sizes
+
+    # ------------------------------------------------------------ tables
+
+    def _table(self, found: Sequence[Trial], facts: dict[Any, Any]) -> pd.DataFrame:
+        rows = []
+        for trial in found:
+            setting = trial.setting
+            questions = " ".join(sorted(f"{name}:{number}" for name, number in setting.grids))
+            n = trial.subset.n if trial.subset is not None else None
+            row = {"setting": setting.number, "seed": trial.seed, "questions": questions, "prompts": n}
+            rows.append(row | facts.get((setting.number, trial.seed), {}) | {"error": trial.error})
+        table = pd.DataFrame(rows)
+        values = {key: plain([trial.setting.values[key] for trial in found]) for key in self.sweep.fields}
+        place = list(table.columns).index("prompts")
+        return pd.concat([table.iloc[:, :place], pd.DataFrame(values), table.iloc[:, place:]], axis=1)
+
+    def _pairs(self, settings: Sequence[Setting], found: Sequence[Trial], work: Computation) -> pd.DataFrame:
+        """Agreement between settings that differ in nothing but the group of prompts."""
+        by_key = {(trial.setting.number, trial.seed): trial for trial in found if trial.error is None}
+        seeds = sorted({trial.seed for trial in found})
+        wanted = []
+        for question, grids in self.sweep.questions.items():
+            for number, grid in enumerate(grids):
+                for name in (SOURCE, LENGTH):
+                    if name in grid.vary:
+                        own = [setting for setting in settings if (question, number) in setting.grids]
+                        wanted += [
+                            (question, number, name, a, b, by_key[a.number, seed], by_key[b.number, seed])
+                            for a in own for b in own for seed in seeds
+                            if a.number < b.number and _differ_in(a, b) == [name]
+                            and (a.number, seed) in by_key and (b.number, seed) in by_key
+                        ]  # fmt: skip
+        agreements = work.between([(a, b) for *_, a, b in wanted])
+        rows = [
+            {"question": question, "grid": number, "field": name, "setting_a": a.number, "setting_b": b.number,
+             "level_a": level(a.values[name]), "level_b": level(b.values[name]), "seed": trial.seed, **facts}
+            for (question, number, name, a, b, trial, _), facts in zip(wanted, agreements, strict=True)
+        ]  # fmt: skip
+        columns = ["question", "grid", "field", "setting_a", "setting_b", "level_a", "level_b", "seed", "ari", "ami"]
+        return pd.DataFrame(rows, columns=None if rows else columns)
+
+
+def level(value: Any) -> str:
+    """Write a value of a varied field."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def plain(values: Sequence[Any]) -> list[Any]:
+    """Values of one type for a column: numbers or booleans as they are, all else as text; None stays."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or kinds == {bool}:
+        return list(values)
+    return [None if value is None else level(value) for value in values]
+
+
+def _differ_in(a: Setting, b: Setting) -> list[str]:
+    return [key for key in a.values if a.values[key] != b.values[key]]
+
+
+def _kind(setting: Setting) -> tuple[bool, bool]:
+    return setting.source is not None, setting.length is not None
+
+
+def _identity(setting: Setting) -> str:
+    return "" if setting.config is None else content_key(texts(setting.config))
+
+
+def _same_texts(a: Config, b: Config) -> bool:
+    return texts(a) == texts(b) and a.n_prompts == b.n_prompts
+
+
+def link(run: Path, path: Path) -> None:
+    """Make a folder whose activations are those of another run, and whose record says no more; the run is only read."""
+    path.mkdir(parents=True)
+    for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS):
+        (path / name).symlink_to((run / name).resolve())
+    store.write_text(path / schema.CONFIG, (run / schema.CONFIG).read_text(encoding="utf8"))
+    record = json.loads((run / schema.RECORD).read_text(encoding="utf8"))
+    stages = {name: record["stages"][name] for name in ("prompts", "extract")}
+    store.write_json(path / schema.RECORD, {**record, "stages": stages})
+
+
+def _once(make: Callable[[], Scheduler]) -> Callable[[], Scheduler]:
+    made: list[Scheduler] = []
+
+    def get() -> Scheduler:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get

@@ -1,0 +1,423 @@
+"""The tasks of a sweep: moments and Gram matrices of all subsets in one pass, neighbours, embeddings, trees, trials.
+
+Each reads what earlier ones wrote under a name that says what it depends on, and writes its own file atomically, so
+that settings share what they can and a killed sweep goes on. A *trial* is a setting with a seed: the clusters of all
+its prompts and of each half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuclust import schema
+from gpuclust.compute import agreement, consensus, duplicates, gram, neighbors
+from gpuclust.compute.clustering import Clustering, cluster_tree, embedding_tree
+from gpuclust.compute.feature_filter import select
+from gpuclust.compute.reductions import MOMENTS, State, moments_empty
+from gpuclust.compute.spanning_tree import chord_edges, mutual_reachability_tree
+from gpuclust.config import Config, SelectConfig
+from gpuclust.storage import store
+from gpuclust.storage.run_folder import versions
+from gpuclust.sweep.sharing import PARTS
+
+Array = np.ndarray[Any, Any]
+
+PURITY_NEIGHBORS = 10  # neighbours that the purity of a clustering looks at
+SHARED = ("entropy", "sparsity", "mean")  # statistics that features of a cluster may have in common
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """What one worker's share of the prompts gives: a Gram and moments of every atom of every layer.
+
+    Attributes
+    ----------
+    grams : list of list of Gram
+        By layer and atom, over the features of the pass.
+    moments : list of list of dict
+        By layer and atom, over all features, with ``n_active`` by threshold, (threshold, feature), and the ``sketch``
+        by which duplicates are found, (feature, `duplicates.SIZE`).
+    """
+
+    grams: list[list[gram.Gram]]
+    moments: list[list[State]]
+
+
+def pass_task(
+    run: Path, universe: Array, first: int, stop: int, rows: int, tile: int, codes: Sequence[Array],
+    n_atoms: Sequence[int], thresholds: Sequence[float],
+) -> Partial:  # fmt: skip
+    """Read a range of prompts once; accumulate moments and Gram matrices of every atom.
+
+    Parameters
+    ----------
+    run : Path
+        Folder with the store.
+    universe : array, (kept,), int
+        Features of the Gram matrices.
+    first, stop : int
+        Prompts of this share.
+    rows, tile : int
+        Prompts read at a time, and features of a Gram tile.
+    codes : sequence of array, (prompt,), int
+        Atom of every prompt of the store by layer, -1 none.
+    n_atoms : sequence of int
+        By layer.
+    thresholds : sequence of float
+        Activation thresholds for which ``n_active`` is counted.
+    """
+    (tiles,) = gram.plan_passes(len(universe), tile, 1 << 62)
+    grams = [[gram.accumulate([], len(universe), tiles, tile) for _ in range(count)] for count in n_atoms]
+    moments: list[list[State]] = []
+    for start, block in store.read_rows(run / schema.ACTIVATIONS, rows, first, stop):
+        kept = block[:, universe]
+        sketched = neighbors.sketch_rows(start, start + len(block), duplicates.SIZE, duplicates.SEED)
+        moments = moments or [[_no_moments(block.shape[1], len(thresholds))] * count for count in n_atoms]
+        for layer, code in enumerate(codes):
+            own = code[start : start + len(block)]
+            for atom in np.unique(own[own >= 0]):
+                member = own == atom
+                new = gram.accumulate([kept[member]], len(universe), tiles, tile)
+                grams[layer][atom] = gram.combine([grams[layer][atom], new])
+                state = moments_of(block[member], thresholds, sketched[member])
+                moments[layer][atom] = _combined([moments[layer][atom], state])
+    return Partial(grams, moments)
+
+
+def _no_moments(n_features: int, n_thresholds: int) -> State:
+    more = {
+        "n_active": np.zeros((n_thresholds, n_features), dtype=np.int64),
+        "sketch": np.zeros((n_features, duplicates.SIZE)),
+    }
+    return moments_empty(n_features) | more
+
+
+def _combined(states: Iterable[State]) -> State:
+    """Merge moments, sketches included."""
+    first, *rest = states
+    for state in rest:
+        first = MOMENTS.combine(first, state) | {"sketch": first["sketch"] + state["sketch"]}
+    return first
+
+
+def moments_of(block: Array, thresholds: Sequence[float], projection: Array) -> State:
+    """Moments of a chunk, with ``n_active`` for several thresholds, (threshold, feature), and the sketch of its rows.
+
+    `projection` is of its prompts, (prompt, `duplicates.SIZE`).
+    """
+    state = MOMENTS.chunk(block, thresholds[0])
+    magnitude = np.abs(block)
+    state["n_active"] = np.stack([(magnitude > threshold).sum(axis=0) for threshold in thresholds])
+    state["sketch"] = block.astype(np.float64).T @ projection
+    return state
+
+
+def partial_moments(partial: Partial, layer: int, atoms: Sequence[int]) -> list[State]:
+    """Moments of some atoms, where the partial is: small enough to travel."""
+    return [partial.moments[layer][atom] for atom in atoms]
+
+
+def partial_grams(partial: Partial, layer: int, atoms: Sequence[int]) -> list[gram.Gram]:
+    """Grams of some atoms, where the partial is."""
+    return [partial.grams[layer][atom] for atom in atoms]
+
+
+def universe_task(run: Path, n_shards: int, fewest: int) -> Array:
+    """Features that fire on at least `fewest` prompts, by the shards' states: those that any filter can keep."""
+    states = [store.read_states(run / schema.SHARDS, index) for index in range(n_shards)]
+    counts = np.sum([state["moments.n_nonzero"] for state in states if state is not None], axis=0)
+    return np.flatnonzero(counts >= fewest)
+
+
+def moments_task(path: Path, thresholds: Sequence[float], *parts: list[State]) -> None:
+    """Merge the moments of a subset's atoms over workers, and write them."""
+    merged = _combined(state for part in parts for state in part)
+    write_arrays(path, thresholds=np.asarray(thresholds, dtype=np.float64), **merged)
+
+
+def read_statistics(path: Path, threshold: float) -> dict[str, Array]:
+    """Statistics of every feature over a subset, as from ``MOMENTS.finalize``."""
+    with np.load(path) as file:
+        state = dict(file)
+    del state["made_by"]
+    at = int(np.flatnonzero(state.pop("thresholds") == threshold)[0])
+    return MOMENTS.finalize(state | {"n_active": state["n_active"][at]})
+
+
+def kept_task(
+    path: Path, threshold: float, config: SelectConfig, needed: int, copies_by: str | None
+) -> tuple[Array, Array]:
+    """Numbers of the features that a filter keeps on a subset, and of the one that each is clustered as: its point."""
+    table, _ = select(read_statistics(path, threshold), config, needed)
+    kept: Array = table.loc[table["kept"], "feature"].to_numpy()
+    point = kept
+    if copies_by is not None:
+        with np.load(path) as file:
+            sketched, squares, fires = (file[name][kept] for name in ("sketch", "u0", "n_nonzero"))
+        point = kept[duplicates.points(sketched, squares, fires, copies_by)]
+    duplicates.refuse_few(len(kept), len(np.unique(point)), needed)
+    return kept, point
+
+
+def neighbors_task(
+    paths: Sequence[Path], universe: Array, kept: Array, metric: str, k: int, trees: Mapping[int, Sequence[Path]],
+    *halves: Sequence[gram.Gram],
+) -> None:  # fmt: skip
+    """Exact neighbours of the kept features over a subset and over its halves, and spanning trees where wanted.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files to write, in the order of `PARTS`.
+    universe, kept : array, (feature,), int
+        Features of the Gram matrices, and those wanted.
+    metric : str
+    k : int
+        Neighbours, the feature itself included.
+    trees : mapping of int to sequence of Path
+        ``min_samples`` to the files of exact cosine spanning trees, in the order of `PARTS`.
+    halves : sequence of Gram
+        Of every worker, the atoms of the first half, then of every worker those of the second.
+    """
+    place = np.searchsorted(universe, kept)
+    per_half = len(halves) // 2
+    sums = [
+        _chosen([part for share in shares for part in share], place)
+        for shares in (halves[:per_half], halves[per_half:])
+    ]
+    both = gram.weighted(sums, [1, 1])
+    for number, whole in enumerate((both, *sums)):
+        indices, distances = neighbors.exact(whole, k, metric)
+        write_arrays(paths[number], kept=kept, indices=indices, distances=distances)
+        if trees:
+            sides = {"sums": whole.sums, "squares": whole.squares}
+            cosine = neighbors.distances("cosine", whole.tiles[0, 0], whole.n_prompts, sides, sides, 0.0)
+            np.fill_diagonal(cosine, 0)
+            for min_samples, files in trees.items():
+                write_arrays(files[number], edges=mutual_reachability_tree(cosine, min_samples))
+
+
+def _chosen(parts: Sequence[gram.Gram], place: Array) -> gram.Gram:
+    """Sum Grams and take some features: one tile."""
+    whole = gram.weighted(parts, np.ones(len(parts)))
+    tile = whole.dense()[np.ix_(place, place)]
+    n = len(place)
+    return gram.Gram(n, n, {(0, 0): tile}, whole.sums[place], whole.squares[place], whole.n_prompts, whole.routes)
+
+
+def embed_task(source: Path, target: Path, config: Config, n_prompts: int, number: int, after: Any) -> None:
+    """Embed the features of one part of a subset, for one member of the consensus. `after` is what writes `source`."""
+    with np.load(source) as file:
+        indices, distances = (file[name][:, : config.n_neighbors] for name in ("indices", "distances"))
+    write_arrays(target, embedding=consensus.member_embedding(indices, distances, n_prompts, config, number))
+
+
+def tree_task(source: Path, min_samples: int, after: Any) -> Array:
+    """Spanning tree of mutual reachability on an embedding; settings that differ further on share it."""
+    with np.load(source) as file:
+        return embedding_tree(file["embedding"], min_samples)
+
+
+def saved_tree(source: Path, chord: bool, after: Any) -> Array:
+    """Exact cosine spanning tree that the neighbours' task wrote, with euclidean weights if `chord`."""
+    with np.load(source) as file:
+        edges: Array = file["edges"]
+    return chord_edges(edges) if chord else edges
+
+
+def trial_task(
+    target: Path, near: Path, moments: Path, threshold: float, config: Config, allowed: int, features: Array,
+    point: Array, trees: Sequence[Sequence[Array]],
+) -> None:  # fmt: skip
+    """Cluster the three parts of a trial, measure, and write labels and facts.
+
+    Parameters
+    ----------
+    target : Path
+    near, moments : Path
+        Neighbours of the kept features over the whole subset, and moments of the subset.
+    threshold : float
+        Of activation, for the statistics.
+    config : Config
+        Sections hdbscan and, with several members, consensus.
+    allowed : int
+        Bytes of host memory that a consensus may use.
+    features, point : array, (kept,), int
+        The kept features, and the one that each is clustered as: duplicates count once in all that is measured.
+    trees : sequence of sequence of array, (edge, 3)
+        In the order of `PARTS`, a tree a member of the consensus.
+    """
+    found = [_clustered(members, config, allowed) for members in trees]
+    labels = [np.asarray(result.labels, dtype=np.int64) for result in found]
+    with np.load(near) as file:
+        kept, indices = file["kept"], file["indices"]
+    statistics = read_statistics(moments, threshold)
+    facts = {
+        "n_kept": len(features),
+        "duplicates": len(features) - len(kept),
+        **shape_of(labels[0]),
+        "clusters_half": float(np.mean([result.n_clusters for result in found[1:]])),
+        "noise_half": float(np.mean([(label < 0).mean() for label in labels[1:]])),
+        **stability(labels[1], labels[2]),
+        "persistence": float(found[0].persistence.mean()) if found[0].n_clusters else np.nan,
+        "purity": purity(labels[0], indices),
+        **{f"shared_{name}": shared(labels[0], statistics[name][kept]) for name in SHARED},
+    }
+    place = np.searchsorted(kept, point)
+    packed = {part: label.astype(np.int32)[place] for part, label in zip(PARTS, labels, strict=True)}
+    write_arrays(target, kept=features.astype(np.int32), facts=np.array(json.dumps(facts)), **packed)
+
+
+def _clustered(trees: Sequence[Array], config: Config, allowed: int) -> Clustering:
+    members = [cluster_tree(edges, config.hdbscan) for edges in trees]
+    return members[0] if len(members) == 1 else consensus.combine([found.labels for found in members], config, allowed)
+
+
+def stability(first: Array, second: Array) -> dict[str, float]:
+    """Agreement of the clusters of the two halves; NaN where neither has any: nothing that could be stable.
+
+    `recovered_halves` is the share of clusters, of both halves, whose match has a Jaccard index of at least one half.
+    """
+    found = agreement.agreement_of_halves(first, second)
+    matched = agreement.relate(first, second).clusters["jaccard"]
+    recovered = float((matched >= agreement.HALF).mean()) if len(matched) else np.nan
+    agreed = {f"{name}_halves": value for name, value in found.items() if name != "common"}
+    return {**agreed, "recovered_halves": recovered}
+
+
+def shape_of(labels: Array) -> dict[str, float]:
+    """Number of clusters, share of noise, and sizes."""
+    sizes = np.bincount(labels[labels >= 0])
+    return {
+        "clusters": len(sizes),
+        "noise": float((labels < 0).mean()),
+        "median_size": float(np.median(sizes)) if len(sizes) else np.nan,
+        "largest": float(sizes.max() / len(labels)) if len(sizes) else 0.0,
+    }
+
+
+def purity(labels: Array, indices: Array) -> float:
+    """Mean share of a clustered feature's nearest neighbours that are in its cluster; NaN without clusters.
+
+    The neighbours are those of the input space, so this says how far the embedding kept them together.
+    """
+    clustered = labels >= 0
+    near = indices[clustered, 1 : PURITY_NEIGHBORS + 1]
+    return float((labels[near] == labels[clustered, None]).mean()) if clustered.any() else np.nan
+
+
+def shared(labels: Array, values: Array) -> float:
+    """Share of the variance of ranks that lies between clusters, adjusted for chance: 0 on average by chance, 1 all.
+
+    ``1 - (1 - eta²)(n - 1)/(n - c)`` over the n features in c clusters (Kelley's epsilon squared). NaN with fewer than
+    two clusters, or values all alike.
+    """
+    from scipy.stats import rankdata
+
+    clustered = labels >= 0
+    own, ranks = labels[clustered], rankdata(values[clustered])
+    n, c = len(own), len(np.unique(own))
+    total = float(((ranks - ranks.mean()) ** 2).sum()) if n else 0.0
+    if c < 2 or total == 0 or n <= c:
+        return np.nan
+    counts = np.bincount(own)
+    means = np.bincount(own, ranks) / np.maximum(counts, 1)
+    within = float(((ranks - means[own]) ** 2).sum())
+    return 1 - (within / total) * (n - 1) / (n - c)
+
+
+def release_memory() -> None:
+    """Give the freed Gram matrices back to the system (glibc keeps arrays of some MB for itself)."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+# ---------------------------------------------------------------- files of trials
+
+
+def read_trial(path: Path, d_sae: int) -> tuple[dict[str, Any], Array]:
+    """Return the facts of a trial and its labels of all features: (part, feature), absent where not kept."""
+    with np.load(path) as file:
+        facts = json.loads(str(file["facts"]))
+        labels = np.full((len(PARTS), d_sae), agreement.ABSENT, dtype=np.int32)
+        labels[:, file["kept"]] = np.stack([file[part] for part in PARTS])
+    return facts, labels
+
+
+def agreement_task(trials: Sequence[Path], references: Sequence[Path | None], d_sae: int) -> list[dict[str, Any]]:
+    """Facts of every seed of a setting, with its agreement with the default and with the other seeds.
+
+    Parameters
+    ----------
+    trials : sequence of Path
+        By seed.
+    references : sequence of Path or None
+        The default's trials with the same seeds; None where that failed.
+    d_sae : int
+        Features of the SAE.
+    """
+    own = {path: read_trial(path, d_sae) for path in dict.fromkeys(trials)}
+    rows = []
+    for number, path in enumerate(trials):
+        facts, labels = own[path]
+        others = [own[other][1][0] for place, other in enumerate(trials) if place != number]
+        row = dict(facts)
+        clustered = facts["clusters"] > 0
+        row["ari_seeds"] = float(
+            np.mean([agreement.agreement(labels[0], other)["ari"] for other in others if clustered] or [np.nan])
+        )
+        reference = references[number]
+        if reference is not None:
+            found = agreement.agreement(labels[0], read_trial(reference, d_sae)[1][0])
+            row |= {f"{name}_default": found[name] for name in ("ari", "ami", "ari_clustered", "common")}
+        rows.append(row)
+    return rows
+
+
+def between_task(a: Path, b: Path, d_sae: int) -> dict[str, float]:
+    """Agreement of two trials on different prompts: mean of one's half with the other's other half.
+
+    Halves are compared with halves, so that the number of prompts is that of the halves of one trial.
+    """
+    first, second = read_trial(a, d_sae)[1], read_trial(b, d_sae)[1]
+    pairs = [agreement.agreement(first[1], second[2]), agreement.agreement(first[2], second[1])]
+    return {name: float(np.mean([pair[name] for pair in pairs])) for name in ("ari", "ami", "ari_clustered", "common")}
+
+
+def labels_task(target: Path, trials: Sequence[Path], numbers: Sequence[tuple[int, int]], d_sae: int) -> None:
+    """Gather the labels of all trials in one Zarr group: labels(trial, part, feature), int32."""
+    import zarr
+
+    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    group = zarr.create_group(partial, attributes={"parts": list(PARTS), "absent": agreement.ABSENT})
+    array = group.create_array(
+        "labels", shape=(len(trials), len(PARTS), d_sae), dtype="int32", chunks=(1, len(PARTS), d_sae),
+        dimension_names=("trial", "part", "feature"),
+    )  # fmt: skip
+    for row, path in enumerate(trials):
+        array[row] = read_trial(path, d_sae)[1]
+    for index, name in enumerate(("setting", "seed")):
+        values = np.asarray([pair[index] for pair in numbers], dtype=np.int64)
+        group.create_array(name, data=values, dimension_names=("trial",))
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write arrays, and the packages that made them, so that readers see either no file or the whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, made_by=np.array(json.dumps(versions())), **arrays)
+    partial.replace(path)

@@ -1,0 +1,47 @@
+"""The table of features: which take part in the clustering, and what it found for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Array = np.ndarray[Any, Any]
+
+
+def is_point(table: pd.DataFrame) -> Array:
+    """Return which features of the table take part in the clustering, (feature,), bool: kept and no copy."""
+    kept: Array = table["kept"].to_numpy(dtype=bool)
+    if "duplicate_of" not in table:  # of a run by an earlier version
+        return kept
+    return kept & table["duplicate_of"].isna().to_numpy()
+
+
+def point_rows(table: pd.DataFrame) -> Array:
+    """Return the place among the points of every kept feature's point, (kept,), int64.
+
+    ``values[point_rows(table)]`` are the values of all kept features, from those of the points.
+    """
+    numbers = table["feature"].to_numpy()
+    own = table["duplicate_of"].fillna(table["feature"]) if "duplicate_of" in table else table["feature"]
+    place: Array = np.searchsorted(numbers[is_point(table)], own[table["kept"]].to_numpy(dtype=np.int64))
+    return place
+
+
+def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFrame:
+    """Add label, probability, outlier score and map of the kept features; null for the others.
+
+    `result` and `flat` are of the points that were clustered; a copy gets what its point has (``compute.duplicates``).
+    """
+    table = features.copy()
+    mask, place = table["kept"].to_numpy(), point_rows(features)
+    table["label"] = pd.array([pd.NA] * len(table), dtype="Int64")
+    table.loc[mask, "label"] = result.labels[place]
+    columns = {
+        "probability": result.probabilities, "outlier_score": result.outlier_scores, "x": flat[:, 0], "y": flat[:, 1],
+    }  # fmt: skip
+    for name, values in columns.items():
+        table[name] = np.nan
+        table.loc[mask, name] = values[place]
+    return table

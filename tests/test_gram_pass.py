@@ -1,0 +1,96 @@
+"""Neighbours of groups of prompts from one pass, on workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gpuclust import schema
+from gpuclust.compute import neighbors
+from gpuclust.config import StoreConfig
+from gpuclust.configfile import validate
+from gpuclust.engine import gram_pass
+from gpuclust.engine.progress import Progress
+from gpuclust.hardware import budget
+from gpuclust.storage import store
+from tests.strategies import sae_like
+from tests.test_neighbors import whole
+from tests.test_store import make
+
+N, F, K = 90, 50, 6
+
+
+@pytest.mark.parametrize("umap", [True, False])
+def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool) -> None:
+    from distributed import Client
+
+    config = validate(
+        {
+            "umap": {"n_neighbors": K, "enabled": umap},
+            "consensus": {"members": 1},
+            "hdbscan": {"min_cluster_size": 4, "min_samples": 3},
+            "store": {"shard_prompts": 20, "chunk_prompts": 10},
+        }
+    )
+    values = sae_like(N, F)
+    path = tmp_path / schema.ACTIVATIONS
+    store.create(path, N, F, config.store, {})
+    for index, (first, stop) in enumerate(store.shard_ranges(path)):
+        store.write_shard(path, tmp_path / schema.SHARDS, index, first, values[first:stop], {}, "key")
+    kept = np.flatnonzero(np.arange(F) % 7)
+    groups = np.random.default_rng(1).integers(-1, 3, N)
+    weights = {"whole": [1, 1, 1], "first": [1, 0, 0], "bootstrap": [0, 2, 1]}
+    views = {name: np.array(weight) for name, weight in weights.items()}
+    plan = budget.Plan(0, rows=7, tile=16, tiles_per_pass=2, stages=())
+    with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        workers = list(client.scheduler_info()["workers"])
+        facts = gram_pass.exact_neighbors(
+            client,
+            workers,
+            tmp_path,
+            kept,
+            config,
+            plan,
+            Progress(Console(), quiet=True),
+            gram_pass.PromptGroups(groups, views),
+        )
+    assert facts["passes"] == 3
+    for name, weight in weights.items():
+        times = np.where(groups < 0, 0, np.array(weight)[groups])
+        rows = np.repeat(values, times, axis=0)[:, kept]
+        indices, distances = neighbors.exact(whole(rows, 16), K, config.metric)
+        got_kept, got_indices, got_distances = gram_pass.read_neighbors(tmp_path, name)
+        np.testing.assert_array_equal(got_kept, kept)
+        np.testing.assert_array_equal(got_indices, indices)
+        np.testing.assert_array_equal(got_distances, distances)
+        assert gram_pass.view_path(tmp_path, name, schema.SPANNING_TREE).exists() != umap
+
+
+def test_plan_counts_the_tiles_of_every_group() -> None:
+    config = validate({})
+    for groups in (1, 8):
+        shapes = budget.Shapes(10_000, 32_768, 32_768, 512, n_groups=groups)
+        plan = budget.plan(config, shapes, 12 * 10**9, held=("neighbors",))
+        held = plan.tiles_per_pass * groups * plan.tile**2 * 8
+        assert held <= 12 * 10**9 - budget.PROCESS
+        assert plan.stages[2].passes > 1 or groups == 1
+
+
+def test_a_permutation_depends_on_the_prompts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random((100, 6)).astype(np.float32)
+    make(tmp_path, values, StoreConfig(dtype="float32", shard_prompts=20, chunk_prompts=10, chunk_features=6))
+    monkeypatch.setattr(budget, "PERMUTED_ROWS", 32)
+    kept = np.array([0, 2, 5])
+
+    def read(rows: int, *shares: tuple[int, int]) -> np.ndarray:
+        plan = budget.Plan(10**9, rows, 6, 1, ())
+        return np.concatenate([b for share in shares for b in gram_pass.read_blocks(tmp_path, kept, plan, 7, *share)])
+
+    every = read(64, (0, 100))
+    assert not np.array_equal(every, values[:, kept])
+    np.testing.assert_array_equal(np.sort(every[:32], axis=0), np.sort(values[:32, kept], axis=0))
+    np.testing.assert_array_equal(read(7, (0, 100)), every)
+    np.testing.assert_array_equal(read(50, (0, 40), (40, 100)), every)
