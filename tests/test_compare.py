@@ -12,6 +12,7 @@ import yaml
 
 from gpuclust import compare, schema
 from gpuclust.configfile import validate
+from gpuclust.results import comparison
 
 
 def finished(path: Path, labels: list[int | None], settings: dict[str, Any], word: str = "word") -> Path:
@@ -48,7 +49,7 @@ def test_tables_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert clusters.loc[0, "match"] == 1
     moved = pd.read_parquet(out / "features.parquet")
     assert moved[["feature", "move"]].to_numpy().tolist() == [[19, "no longer kept"]]
-    page = (out / compare.PAGE).read_text()
+    page = (out / comparison.PAGE).read_text()
     assert "&lt;b&gt;&amp;" in page
     assert "<b>" not in page
     assert "http" not in page

@@ -24,7 +24,7 @@ from gpuclust.errors import SelectionError
 from gpuclust.tables import feature_table
 from tests.planted import planted
 from tests.strategies import activations
-from tests.test_checks import judged
+from tests.test_quality_task import judged
 
 UMAP = {"umap": {"n_components": 3, "n_epochs": 50}, "consensus": {"members": 3, "n_epochs": 30}}
 EXACT = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 5, "min_samples": 3}}

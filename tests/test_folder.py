@@ -16,8 +16,8 @@ import yaml
 import gpuclust
 from gpuclust import compare, configfile, schema, stage_table
 from gpuclust import run as command
+from gpuclust.report import main as make_report
 from gpuclust.results import report
-from gpuclust.results.report.__main__ import main as make_report
 from gpuclust.show import main as show
 from gpuclust.stage_table import NAMES, STAGES
 from gpuclust.storage import run_folder, store

@@ -47,7 +47,7 @@ TEXT = "The telescope measured the planet in 1904 , and a comet eclipsed distant
 SCRIPT = """
 import json, pathlib, sys
 import numpy, torch
-from gpuclust import models
+from gpuclust.extraction import encoders
 from gpuclust.configfile import validate
 from gpuclust.errors import ModelError
 
@@ -57,7 +57,7 @@ told, arrays = {}, {}
 for name, data in loads.items():
     config = validate(data)
     try:
-        encoder = models.load_encoder(config)
+        encoder = encoders.load_encoder(config)
     except ModelError as error:
         told[name] = {"error": str(error), "cause": type(error.__cause__).__name__}
         continue
@@ -68,7 +68,7 @@ for name, data in loads.items():
     arrays[name + "/residual"] = encoder.residual(tokens, mask).numpy()
     arrays[name + "/features"] = encoder.encode(tokens, mask).numpy()
     fields = ("loader", "hook_name", "d_in", "d_sae", "n_ctx", "sae_metadata", "model_bytes", "sae_bytes", "commits")
-    told[name] = {field: getattr(encoder, field) for field in fields} | {"described": models.describe(config)}
+    told[name] = {field: getattr(encoder, field) for field in fields} | {"described": encoders.describe(config)}
 numpy.savez(out + "/arrays.npz", **arrays)
 pathlib.Path(out, "told.json").write_text(json.dumps(told))
 """

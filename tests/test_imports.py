@@ -31,7 +31,7 @@ PURE = {
 }
 IMPURE = {"zarr", "dask", "distributed", "pathlib", "xarray"}  # what those do not touch
 LAZY = {"storage.codec_kernels"}  # imported only inside functions, so that it may import numba at its top level
-OPENERS = {"run", "notebook_cache", "sweep"}  # only these open a scheduler
+OPENERS = {"engine.execute", "sweep.experiment"}  # only these start a scheduler
 HEAVY = {
     "cupy", "cuml", "dask_cuda", "rmm", "torch", "transformers", "transformer_lens", "sae_lens", "datasets", "umap",
     "hdbscan", "numba", "sklearn", "scipy", "distributed", "dask", "plotly",
@@ -137,13 +137,9 @@ def test_report_imports_no_compute_library() -> None:
     assert top & (HEAVY - {"plotly"}) == set()
 
 
-def test_only_the_commands_open_a_scheduler() -> None:
-    users = {
-        room(module) if room(module) != "commands" else module
-        for module, path in MODULES.items()
-        if "gpuclust.engine.scheduler.start" in imports(path, everywhere=True)
-    }
-    assert users <= OPENERS
+def test_a_scheduler_is_started_in_two_places() -> None:
+    started = "gpuclust.engine.scheduler.start"
+    assert {m for m, path in MODULES.items() if started in imports(path, everywhere=True)} == OPENERS
 
 
 def test_importing_gpuclust_loads_nothing_heavy() -> None:

@@ -13,12 +13,12 @@ CODE = """
 import logging, sys, tempfile
 from pathlib import Path
 logging.basicConfig(level="INFO")
-from gpuclust import jit
+from gpuclust.hardware import jit
 home = Path("/dev/null/nowhere")
 real = jit._writable
 jit._writable = lambda folder: real(folder) if tempfile.gettempdir() in str(folder) else False
 import numpy as np
-from gpuclust import codec
+from gpuclust.storage import codec
 print(codec.decode(codec.encode(np.eye(3, dtype="f2")), (3, 3), "f2").sum())
 import numba
 print(numba.config.CACHE_DIR)

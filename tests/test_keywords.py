@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from gpuclust.tables import keywords
-from tests.test_analyse import prompts
+from tests.test_cluster_table import prompts
 
 
 def test_keywords_mark_their_cluster() -> None:

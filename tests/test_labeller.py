@@ -29,11 +29,11 @@ def of_unknown(clusters: pd.DataFrame) -> Any:
 
 
 def test_a_named_function_labels_what_it_likes() -> None:
-    assert labeller.apply("tests.test_labels:by_keyword", CLUSTERS) == [None, "about law"]
+    assert labeller.apply("tests.test_labeller:by_keyword", CLUSTERS) == [None, "about law"]
 
 
 def test_an_entry_point_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = importlib.metadata.EntryPoint("mine", "tests.test_labels:by_keyword", labeller.GROUP)
+    point = importlib.metadata.EntryPoint("mine", "tests.test_labeller:by_keyword", labeller.GROUP)
     found = importlib.metadata.EntryPoints([point])
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found.select(group=group))
     assert labeller.find("mine") is by_keyword
@@ -46,8 +46,8 @@ def test_an_entry_point_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("nothing", "none is installed"),
         ("no.such.module:f", "cannot be imported"),
-        ("tests.test_labels:nothing", "cannot be imported"),
-        ("tests.test_labels:CLUSTERS", "a DataFrame; a function is expected"),
+        ("tests.test_labeller:nothing", "cannot be imported"),
+        ("tests.test_labeller:CLUSTERS", "a DataFrame; a function is expected"),
     ],
 )
 def test_what_cannot_be_found_is_refused(name: str, words: str) -> None:
@@ -65,4 +65,4 @@ def test_what_cannot_be_found_is_refused(name: str, words: str) -> None:
 )
 def test_what_a_labeller_does_wrong_is_said(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        labeller.apply(f"tests.test_labels:{name}", CLUSTERS)
+        labeller.apply(f"tests.test_labeller:{name}", CLUSTERS)

@@ -7,6 +7,7 @@ import pytest
 
 from gpuclust import run as command
 from gpuclust.configfile import load, validate
+from gpuclust.engine import planning
 from gpuclust.errors import ConfigError, ModelError
 from gpuclust.extraction import encoders, model_sizes
 from gpuclust.hardware import backend
@@ -60,9 +61,9 @@ def test_a_plan_where_there_is_a_gpu_takes_what_is_free(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usable = backend.CudaStatus(True, "1 CUDA device(s) and RAPIDS are there")
-    monkeypatch.setattr(command, "cuda_status", lambda: usable)
-    monkeypatch.setattr(command, "choose", lambda name: ("local-cuda", "there is one"))
-    monkeypatch.setattr(command, "free_bytes", lambda: 7 * 10**9)
+    monkeypatch.setattr(planning, "cuda_status", lambda: usable)
+    monkeypatch.setattr(planning, "choose", lambda name: ("local-cuda", "there is one"))
+    monkeypatch.setattr(planning, "free_bytes", lambda: 7 * 10**9)
     stated = [f"plan.{name}={value}" for name, value in STATED.items()]
     assert command.main(["--plan", "--set", *stated]) == 0
     assert "7.00 GB of its GPU" in " ".join(capsys.readouterr().out.split())

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from gpuclust import schema
 from gpuclust.errors import StoreError
+from gpuclust.report import main
 from gpuclust.results import report
 from gpuclust.results.report import content, contexts, pack, tree
-from gpuclust.results.report.__main__ import main
 from tests import tiny
 
 

@@ -53,8 +53,8 @@ def import_cache(
     ActivationError
         If the activations cannot be stored.
     """
+    from gpuclust.engine.execute import execute
     from gpuclust.engine.scheduler import choose
-    from gpuclust.run import execute
 
     path = Path(path)
     acts, texts = read_cache(path)

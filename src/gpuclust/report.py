@@ -1,12 +1,34 @@
-"""The command ``python -m gpuclust.report DIR``: make the report of a run anew."""
+"""The command ``gpuclust report DIR``: write a run's report anew."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from gpuclust.results.report.__main__ import main
+from gpuclust import schema, terminal
 
-__all__ = ["main"]
+DESCRIPTION = "Write a run's report.html anew."
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+
+
+def work(args: argparse.Namespace) -> None:
+    """Write the report."""
+    from gpuclust.results.report import write
+
+    size = write(args.run)
+    print(f"wrote {args.run / schema.REPORT} ({size / 1e6:.1f} MB)")
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 2 bad input."""
+    return terminal.command("gpuclust.report", DESCRIPTION, arguments, work, given)
+
 
 if __name__ == "__main__":
     sys.exit(main())

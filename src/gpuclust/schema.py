@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+# Where a run computes, by name; besides, the address of a running scheduler
+SCHEDULERS: Final = ("auto", "local-cuda", "local", "threads")
+
 # Files of a run's folder
 CONFIG: Final = "config.yaml"
 RECORD: Final = "run.json"

@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
-from collections.abc import Callable
-
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.markup import escape
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gpuclust.errors import GpuclustError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STOPPED = 130  # as a shell has it for an interrupt
 # What a disk or a system says no with; any other OSError is one that nobody foresaw
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
+def command(
+    module: str, description: str, arguments: Callable[[argparse.ArgumentParser], None],
+    work: Callable[[argparse.Namespace], None], given: Sequence[str] | None,
+) -> int:  # fmt: skip
+    """Read a command line, do the work and return the exit code; help imports nothing that is slow.
+
+    Parameters
+    ----------
+    module : str
+        Named in the usage, as what ``python -m`` takes.
+    description : str
+    arguments : callable
+        Adds to the parser what the command takes.
+    work : callable
+    given : sequence of str, optional
+        The command line; default `sys.argv`.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    arguments(parser)
+    args = parser.parse_args(given)
+    return exit_code(lambda: work(args))
+
+
+def console(quiet: bool) -> Console:
+    """Return where a command prints: log lines go to stderr when `quiet`."""
+    from rich.console import Console
+
+    result = Console(stderr=quiet, highlight=False)
+    log_to(result, quiet)
+    return result
+
+
 def log_to(console: Console, quiet: bool) -> None:
     """Send log lines to a console: warnings, or when `quiet` leaves out bars and summaries, all that gpuclust does."""
+    from rich.logging import RichHandler
+
     handler = RichHandler(console=console, show_path=False, markup=False, show_level=quiet)
     logging.basicConfig(level=logging.INFO if quiet else logging.WARNING, format="%(message)s", handlers=[handler])
     if quiet:
@@ -26,14 +62,12 @@ def log_to(console: Console, quiet: bool) -> None:
         logging.getLogger("distributed").setLevel(logging.WARNING)
 
 
-def exit_code(work: Callable[[], object], stopped: str = "stopped") -> int:
+def exit_code(work: Callable[[], object]) -> int:
     """Do a command's work and return its exit code.
 
     Parameters
     ----------
     work : callable without arguments
-    stopped : str
-        Said after an interrupt.
 
     Returns
     -------
@@ -41,22 +75,28 @@ def exit_code(work: Callable[[], object], stopped: str = "stopped") -> int:
         0 done, 2 bad input or configuration, 1 another error that gpuclust raises on purpose or a place that cannot be
         written to, 130 interrupted. What nobody foresaw is raised.
     """
-    said = Console(stderr=True, highlight=False)
     try:
         work()
     except GpuclustError as error:
-        said.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        _say_error(str(error))
         return error.exit_code
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        said.print(
-            f"[bold red]error:[/bold red] cannot write {escape(str(error.filename))}: {error.strerror}. What is "
-            "computed stays; mend that, or give another place, and run the same command again",
-            soft_wrap=True,
+        _say_error(
+            f"cannot write {error.filename}: {error.strerror}. What is computed stays; mend that, or give another "
+            "place, and run the same command again"
         )
         return 1
     except KeyboardInterrupt:
-        said.print(f"[yellow]{stopped}[/yellow]")
+        print("stopped; the same command goes on from here", file=sys.stderr)
         return STOPPED
     return 0
+
+
+def _say_error(text: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    said = Console(stderr=True, highlight=False)
+    said.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)

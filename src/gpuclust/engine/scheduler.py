@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpuclust import schema
 from gpuclust.config import Config, SchedulerConfig
 from gpuclust.errors import SchedulerError
 from gpuclust.hardware import device as gpu
@@ -19,7 +20,6 @@ from gpuclust.hardware.backend import cuda_status
 
 log = logging.getLogger("gpuclust")
 
-NAMES = ("auto", "local-cuda", "local", "threads")
 # Dask's own default is every interface, for pages that show logs, tasks and call stacks without a password
 LOOPBACK: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 
@@ -76,10 +76,10 @@ def choose(name: str) -> tuple[str, str]:
                 "--scheduler local (or auto) to run on the CPU"
             )
         return name, status.reason
-    if name in NAMES or "://" in name:
+    if name in schema.SCHEDULERS or "://" in name:
         return name, "as asked"
     raise SchedulerError(
-        f"--scheduler is {name!r}; it must be one of {', '.join(NAMES)}, or an address (tcp://host:port)"
+        f"--scheduler is {name!r}; it must be one of {', '.join(schema.SCHEDULERS)}, or an address (tcp://host:port)"
     )
 
 
@@ -198,7 +198,7 @@ def check_places(started: Scheduler, config: Config, out: Path) -> None:
     SchedulerError
         If a worker lacks the folder, or would look for a relative path of the configuration somewhere else.
     """
-    if started.name in NAMES:
+    if started.name in schema.SCHEDULERS:
         return
     paths = {"model.name": config.model.name, "sae.path": config.sae.path}
     paths |= {f"prompts.{i}.path": source.path for i, source in enumerate(config.prompts)}

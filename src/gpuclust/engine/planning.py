@@ -1,0 +1,69 @@
+"""What a run would take, printed before anything runs."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from gpuclust.compute import feature_filter
+from gpuclust.config import Config
+from gpuclust.engine.scheduler import choose
+from gpuclust.errors import ConfigError
+from gpuclust.extraction import model_sizes
+from gpuclust.hardware import budget
+from gpuclust.hardware.backend import cuda_status
+from gpuclust.hardware.device import free_bytes
+
+
+def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None:
+    """Print what a run would do, with every feature kept (the most it can take).
+
+    A plan is arithmetic: ``--scheduler local-cuda`` plans for GPU workers on any machine, given ``device.memory``.
+    """
+    facts = model_sizes.facts(config)
+    feature_filter.check_size(facts["d_sae"], config.fewest_features)
+    name = "local-cuda" if scheduler == "local-cuda" else choose(scheduler)[0]
+    device = "cuda" if name == "local-cuda" else "cpu"
+    on_device = None
+    if device == "cuda" and (on_device := config.device_bytes) is None:
+        if not cuda_status().usable:
+            raise ConfigError(
+                "--plan for GPU workers needs a budget where there is no GPU: --set device.memory=6GB, say"
+            )
+        on_device = free_bytes()
+    whole = budget.Shapes(
+        config.n_prompts,
+        facts["d_sae"],
+        facts["d_sae"],
+        facts["d_in"],
+        facts["model_bytes"],
+        sae_bytes=facts["sae_bytes"],
+    )
+    allowed = budget.budget(config, device=device)
+    plan = budget.plan(config, whole, allowed, held=("extract",), device_allowed=on_device)
+    bounds = f"memory of a worker: {budget.gigabytes(allowed)}"
+    if on_device is not None:
+        bounds += f" of the host, {budget.gigabytes(on_device)} of its GPU"
+    console.print(
+        f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['source']}), {bounds}"
+    )
+    console.print(
+        f"blocks of {plan.rows:,} prompts, Gram tiles of {plan.tile:,} features, {plan.tiles_per_pass} a pass"
+    )
+    rows = budget.table(plan)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console.print(table)
+    model = budget.gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
+    bounds = "all features kept, as many clusters as hdbscan.min_cluster_size allows"
+    console.print(f"[dim]upper bounds: {bounds}; {model}[/dim]")
+    for stage in plan.stages:
+        for needed, of, bound in ((stage.peak, "host", allowed), (stage.device_peak, "GPU", on_device)):
+            if needed is not None and bound is not None and needed > bound:
+                console.print(
+                    f"[yellow]! {stage.stage} would not fit the {of}'s memory at these bounds: change "
+                    f"{stage.setting}[/yellow]"
+                )

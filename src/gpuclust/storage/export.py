@@ -1,0 +1,39 @@
+"""A copy of a run's activations in a store that needs no gpuclust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpuclust import schema
+from gpuclust.config import StoreConfig
+from gpuclust.storage import store
+
+
+def export(run: Path, target: Path, codec: str = "zstd") -> None:
+    """Copy ``activations.zarr`` of a run with another codec, shard by shard.
+
+    Parameters
+    ----------
+    run : Path
+        Folder of a run.
+    target : Path
+        The new store; must not exist.
+    codec : {"zstd", "bitmap"}
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or `target` exists.
+    """
+    source = run / schema.ACTIVATIONS
+    array = store.open_array(source)
+    config = StoreConfig.model_validate(
+        {
+            "codec": codec, "dtype": str(array.dtype), "shard_prompts": array.shards[0],
+            "chunk_prompts": array.chunks[0], "chunk_features": array.chunks[1],
+        }
+    )  # fmt: skip
+    store.create(target, array.shape[0], array.shape[1], config, store.attributes(source))
+    step = store.shard_ranges(target)[0][1]
+    for index, (first, block) in enumerate(store.read_rows(source, step)):
+        store.write_rows(target, index, first, block)

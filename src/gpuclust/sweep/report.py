@@ -1,0 +1,47 @@
+"""What a sweep found, told from its tables: the page, the Markdown and the terminal's lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+
+from gpuclust.storage import store
+from gpuclust.sweep import answers_page
+from gpuclust.sweep.answers import answers
+from gpuclust.sweep.experiment import PAIRS, RECORD, TABLE
+
+PAGE, MARKDOWN = "sweep.html", "sweep.md"
+
+
+def report(out: Path, markdown: Path | None, console: Console, quiet: bool) -> None:
+    """Answer from a sweep's tables: the page, the Markdown, and a summary.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of a finished sweep.
+    markdown : Path, optional
+        Another place for the Markdown.
+    console : Console
+    quiet : bool
+        No summary.
+    """
+    table, pairs = pd.read_parquet(out / TABLE), pd.read_parquet(out / PAIRS)
+    record = json.loads((out / RECORD).read_text(encoding="utf8"))
+    found = answers(table, pairs, record)
+    written = answers_page.markdown(found, record)
+    for path in filter(None, (out / MARKDOWN, markdown)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.write_text(path, written)
+    store.write_text(out / PAGE, answers_page.html(found, table, record))
+    if quiet:
+        return
+    for answer in found:
+        console.print(f"\n[bold]{escape(answer.title)}[/bold] {answer.verdict}")
+        for line in (*answer.sentences, *answer.notes):
+            console.print(f"  {escape(line)}")
+    console.print(f"\ntables, {PAGE} and {MARKDOWN} are in {escape(str(out))}")

@@ -1,0 +1,85 @@
+"""One command with all others in it: the same arguments, the same work, and help that imports nothing slow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from gpuclust import cli, terminal
+from gpuclust.errors import ConfigError
+
+SLOW = {"pandas", "numpy", "pydantic", "rich", "yaml", "torch", "dask", "distributed", "zarr", "plotly", "scipy"}
+
+
+def test_the_console_script_is_installed() -> None:
+    (script,) = entry_points(group="console_scripts", name="gpuclust")
+    assert script.load() is cli.main
+
+
+@pytest.mark.parametrize("arguments", [["gpuclust"], *(["gpuclust", name] for name in cli.COMMANDS)])
+def test_help_imports_nothing_slow(arguments: list[str]) -> None:
+    code = (
+        "import sys, json\n"
+        "from gpuclust import cli\n"
+        f"sys.argv = {[*arguments, '--help']!r}\n"
+        "try:\n    cli.main()\n"
+        f"except SystemExit as end:\n    print(json.dumps([end.code, sorted({SLOW!r} & set(sys.modules))]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+    assert done.stdout.startswith("usage: " + " ".join(arguments))
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "plan"])
+def test_modules_are_commands_too(name: str) -> None:
+    """``python -m gpuclust.NAME`` takes what ``gpuclust NAME`` takes."""
+
+    def told(command: list[str]) -> str:
+        done = subprocess.run([sys.executable, "-m", *command, "--help"], capture_output=True, text=True, check=True)
+        return " ".join(done.stdout.replace(" ".join(["usage: python -m", *command]), "").split())
+
+    alone = told([f"gpuclust.{name}"])
+    assert "show this help" in alone
+    within = " ".join(told(["gpuclust", name]).replace(f"usage: gpuclust {name}", "").split())
+    assert within == alone
+
+
+def test_plan_is_run_with_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for command in (["plan"], ["run", "--plan"]):
+        assert cli.main([*command, "--scheduler", "local", "--set", "device.memory=6GB"]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert "extract" in told[0]
+
+
+def test_what_is_no_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["runn"])
+    assert refused.value.code == 2
+    assert "'run', 'plan', 'sweep'" in capsys.readouterr().err
+    assert cli.main(["show", "/no/such/folder"]) == 2
+
+
+def test_codes_of_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def ended(error: BaseException | None) -> int:
+        def work(args: argparse.Namespace) -> None:
+            if error is not None:
+                raise error
+
+        return terminal.command("m", "about", lambda parser: None, work, [])
+
+    assert ended(None) == 0
+    assert ended(ConfigError("no [b]such[/b] key")) == 2
+    assert "no [b]such[/b] key" in capsys.readouterr().err
+    assert ended(KeyboardInterrupt()) == terminal.STOPPED
+    assert "the same command goes on" in capsys.readouterr().err
+    assert ended(PermissionError(13, "Permission denied", str(tmp_path))) == 1
+    with pytest.raises(OSError, match="unforeseen"):
+        ended(OSError("unforeseen"))
