@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow.parquet as pq
 import yaml
 
 # Of records: what differs between two runs of one computation
@@ -44,6 +44,9 @@ def unlike(before: Any, after: Any, where: str) -> Iterator[str]:
                 yield f"{where}.{name}: only {'after' if name in after else 'before'}"
             else:
                 yield from unlike(before[name], after[name], f"{where}.{name}")
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from unlike(one, other, f"{where}[{number}]")
     elif before != after and not (before != before and after != after):
         yield f"{where}: {before!r:.80} became {after!r:.80}"
 
@@ -64,15 +67,13 @@ def of_arrays(before: Any, after: Any, where: str) -> Iterator[str]:
 
 def of_tables(before: Path, after: Path, where: str) -> Iterator[str]:
     """Columns of two Parquet files."""
-    a, b = pd.read_parquet(before), pd.read_parquet(after)
-    if list(a.columns) != list(b.columns) or len(a) != len(b):
-        yield f"{where}: {len(a)} rows of {list(a.columns)} became {len(b)} rows of {list(b.columns)}"
+    a, b = pq.read_table(before), pq.read_table(after)
+    if not a.schema.equals(b.schema) or len(a) != len(b):
+        yield f"{where}: {len(a)} rows of {a.schema.names} became {len(b)} rows of {b.schema.names}, or types differ"
         return
-    for column in a:
-        try:
-            pd.testing.assert_series_equal(a[column], b[column], check_exact=True)
-        except AssertionError as error:
-            yield f"{where}: column {column}: {' '.join(str(error).split())[:200]}"
+    for column in a.column_names:
+        lines = list(unlike(a[column].to_pylist(), b[column].to_pylist(), f"{where} column {column}"))
+        yield from lines[:1]
 
 
 def of_stores(before: Path, after: Path, where: str) -> Iterator[str]:
