@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.hardware import budget
@@ -193,13 +194,20 @@ def neighbors(case: Case, out: Path) -> Callable[[], Any]:
     config, kept = case.config, np.arange(case.shapes.n_kept)
     if config.neighbors.method == "sketch":
         return lambda: tasks.sketch_task(out, kept, config, case.plan)
-    groups = gram_pass.halves(case.shapes.n_prompts, 0) if case.shapes.n_groups == 2 else None
+    several = case.shapes.n_groups == 2
+    n = case.shapes.n_prompts
+    groups = gram_pass.PromptGroups(half_of(n, 0) if several else np.zeros(n, np.int64), case.shapes.n_groups)
+    weights = {"whole": [1, 1], "half0": [1, 0], "half1": [0, 1]} if several else {"whole": [1]}
+
+    def view(name: str) -> gram_pass.View:
+        trees = {} if config.umap.enabled else {config.hdbscan.min_samples: out / f"{name}.npy"}
+        return gram_pass.View(np.array(weights[name]), out / name, config.metric, config.n_neighbors, trees=trees)
 
     def compute() -> None:
         with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
             workers = list(client.scheduler_info()["workers"])
             progress = Progress(Console(), quiet=True)
-            gram_pass.exact_neighbors(client, workers, out, kept, config, case.plan, progress, groups)
+            gram_pass.exact_neighbors(client, workers, out, kept, groups, list(map(view, weights)), case.plan, progress)
 
     return compute
 
@@ -245,12 +253,13 @@ def consensus(case: Case, out: Path) -> Callable[[], Any]:
 
 
 def quality(case: Case, out: Path) -> Callable[[], Any]:
-    from gpuclust.engine import gram_pass, quality_task
+    from gpuclust import schema
+    from gpuclust.engine import quality_task
 
     make_store(case, out)
     labels = write_clusters(case, out)
     rng = np.random.default_rng(1)
-    found = {name: [rng.permutation(labels)] for name in (*gram_pass.HALVES, gram_pass.NULL)}
+    found = {name: [rng.permutation(labels)] for name in (*schema.HALVES, schema.NULL)}
     return lambda: quality_task.quality_task(out, case.config, case.plan, found, [])
 
 

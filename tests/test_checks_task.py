@@ -10,6 +10,7 @@ import pytest
 
 from gpuclust import schema
 from gpuclust.compute import validity
+from gpuclust.compute.halves import half_of
 from gpuclust.engine import gram_pass, quality_task
 from gpuclust.storage import store
 from tests import peaks
@@ -42,7 +43,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     others = [np.where(rng.random(60) < share, labels, rng.permutation(labels)) for share in (0.8, 0.4)]
     null = rng.permutation(labels)
-    found = {gram_pass.HALVES[0]: [others[0]], gram_pass.HALVES[1]: [others[1]], gram_pass.NULL: [null]}
+    found = {schema.HALVES[0]: [others[0]], schema.HALVES[1]: [others[1]], schema.NULL: [null]}
     facts = quality_task.quality_task(out, CASE.config, CASE.plan, found, ["why not"])
     table = pd.read_parquet(out / schema.QUALITY)
     return {
@@ -88,7 +89,7 @@ def test_facts_count_noise_and_say_what_was_left_out(judged: dict[str, Any]) -> 
 
 
 def test_halves_are_random_and_even() -> None:
-    groups = gram_pass.halves(101, 0).groups
+    groups = half_of(101, 0)
     assert np.bincount(groups).tolist() == [51, 50]
     assert 20 < np.abs(np.diff(groups)).sum() < 80  # neighbouring prompts are not told apart by their order
-    assert not np.array_equal(groups, gram_pass.halves(101, 1).groups)
+    assert not np.array_equal(groups, half_of(101, 1))

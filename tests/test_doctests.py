@@ -24,7 +24,7 @@ def name(path: Path) -> str:
 def test_examples_in_docstrings(path: Path) -> None:
     done = doctest.testmod(importlib.import_module(name(path)))
     assert done.failed == 0
-    assert done.attempted == EXAMPLES[path]
+    assert done.attempted - getattr(done, "skipped", 0) == EXAMPLES[path]  # Python 3.13 counts the skipped ones too
 
 
 def test_examples_are_found_in_every_folder() -> None:

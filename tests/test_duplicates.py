@@ -207,6 +207,6 @@ def test_workers_tiles_and_blocks_do_not_matter(tmp_path: Path, monkeypatch: pyt
         else:
             run = gpuclust.import_cache(file, out, settings, scheduler)
         tables.append(run.features[["label", "probability", "duplicate_of"]])
-        assert gram_pass.read_neighbors(run.path)[0].size == values.shape[1] - N_COPIES + 1
+        assert gram_pass.read_neighbors(run.path / schema.NEIGHBORS)[0].size == values.shape[1] - N_COPIES + 1
     pd.testing.assert_frame_equal(tables[0], tables[1])
     pd.testing.assert_frame_equal(tables[0], tables[2])

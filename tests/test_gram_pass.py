@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gpuclust import schema
 from gpuclust.compute import neighbors
+from gpuclust.compute.spanning_tree import mutual_reachability_tree
 from gpuclust.config import StoreConfig
 from gpuclust.configfile import validate
 from gpuclust.engine import gram_pass
@@ -42,31 +43,38 @@ def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool)
         store.write_shard(path, tmp_path / schema.SHARDS, index, first, values[first:stop], {}, "key")
     kept = np.flatnonzero(np.arange(F) % 7)
     groups = np.random.default_rng(1).integers(-1, 3, N)
-    weights = {"whole": [1, 1, 1], "first": [1, 0, 0], "bootstrap": [0, 2, 1]}
-    views = {name: np.array(weight) for name, weight in weights.items()}
+    weights = {"whole": [1, 1, 1, 0], "first": [1, 0, 0, 0], "bootstrap": [0, 2, 1, 0], "other layer": [0, 0, 0, 1]}
+    some = kept[::2]
+    tree = {} if umap else {3: "tree3.npy", 5: "tree5.npy"}
+
+    def view(name: str, features: np.ndarray | None = None, metric: str = "cosine") -> gram_pass.View:
+        path = tmp_path / name
+        trees = {samples: path.with_name(f"{path.name} {file}") for samples, file in tree.items()}
+        return gram_pass.View(np.array(weights[name.split(",")[0]]), path, metric, K, features, trees)
+
+    views = [*map(view, weights), view("first, some", some), view("whole, dot", some, "dot")]
     plan = budget.Plan(0, rows=7, tile=16, tiles_per_pass=2, stages=())
+    codes = np.stack([groups, np.where(np.arange(N) % 2, -1, 3)])
     with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
         workers = list(client.scheduler_info()["workers"])
         facts = gram_pass.exact_neighbors(
-            client,
-            workers,
-            tmp_path,
-            kept,
-            config,
-            plan,
+            client, workers, tmp_path, kept, gram_pass.PromptGroups(codes, 4), views, plan,
             Progress(Console(), quiet=True),
-            gram_pass.PromptGroups(groups, views),
-        )
+        )  # fmt: skip
     assert facts["passes"] == 3
-    for name, weight in weights.items():
-        times = np.where(groups < 0, 0, np.array(weight)[groups])
-        rows = np.repeat(values, times, axis=0)[:, kept]
-        indices, distances = neighbors.exact(whole(rows, 16), K, config.metric)
-        got_kept, got_indices, got_distances = gram_pass.read_neighbors(tmp_path, name)
-        np.testing.assert_array_equal(got_kept, kept)
+    for view in views:
+        times = np.where(groups < 0, 0, view.weights[groups]) + view.weights[3] * (np.arange(N) % 2 == 0)
+        features = kept if view.features is None else view.features
+        held = whole(np.repeat(values, times, axis=0)[:, features], len(features))
+        indices, distances = neighbors.exact(held, K, view.metric)
+        got_kept, got_indices, got_distances = gram_pass.read_neighbors(view.path)
+        np.testing.assert_array_equal(got_kept, features)
         np.testing.assert_array_equal(got_indices, indices)
         np.testing.assert_array_equal(got_distances, distances)
-        assert gram_pass.view_path(tmp_path, name, schema.SPANNING_TREE).exists() != umap
+        far = neighbors.tile_distances(held, 0, 0, view.metric, float(held.squares.max()))
+        np.fill_diagonal(far, 0)
+        for samples, path in view.trees.items():
+            np.testing.assert_array_equal(np.load(path), mutual_reachability_tree(far, samples))
 
 
 def test_plan_counts_the_tiles_of_every_group() -> None:

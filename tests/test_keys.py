@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+import zarr
 
 from gpuclust import configfile, stage_table
 from gpuclust import run as command
@@ -353,9 +354,11 @@ def test_a_sweep_makes_just_what_a_changed_setting_asks_for(settings: dict[str, 
         assert kinds(found - known) == expected, change
         known = found
     for name in known:
-        if not name.startswith("extractions"):
+        if name.endswith(".npz"):
             with np.load(tmp_path / "out" / name) as file:
                 assert json.loads(str(file["made_by"])) == run_folder.versions(), name
+        elif name.endswith(".zarr"):
+            assert zarr.open_group(tmp_path / "out" / name).attrs["made_by"] == run_folder.versions(), name
     written = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
     for version, words in [(1, "record version 1"), (run_folder.RECORD_VERSION + 1, "written by a newer one")]:
         (tmp_path / "out" / "sweep.yaml").write_text(yaml.safe_dump(written | {"record_version": version}))

@@ -140,14 +140,6 @@ def test_groups_that_do_not_fit_the_prompts_are_refused() -> None:
             gram.accumulate_groups([values], np.array(groups), 2, 5, [(0, 0)], 5)
 
 
-def test_crossed_groups_hold_every_grouping() -> None:
-    rng = np.random.default_rng(0)
-    first, second = rng.integers(-1, 2, 50), rng.integers(-1, 3, 50)
-    groups, members = gram.cross(first, second)
-    np.testing.assert_array_equal(members[groups[groups >= 0]], np.stack([first, second], axis=1)[groups >= 0])
-    assert ((groups < 0) == ((first < 0) & (second < 0))).all()
-
-
 def test_neighbors_of_vectors_do_not_depend_on_the_tile() -> None:
     vectors = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
     whole = neighbors.of_vectors(vectors, 6, "cosine", 50)

@@ -124,3 +124,22 @@ def test_nothing_listens_beyond_this_machine(name: str) -> None:
         assert started.client.submit(lambda: 1).result() == 1
     assert found
     assert {host for host, _ in found} == {"127.0.0.1"}
+
+
+def test_workers_that_are_gone_for_a_moment_are_waited_for() -> None:
+    import threading
+
+    from distributed import Client, LocalCluster
+
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(n_workers=0, **options) as cluster, Client(cluster) as client:
+        started = scheduler.Scheduler(client, "tcp://here", "as asked", "cpu", timeout=0.3)
+        with pytest.raises(
+            SchedulerError, match=r"tcp://here has lost all its workers, and none came back within .*0.3 s"
+        ):
+            _ = started.workers
+        patient = scheduler.Scheduler(client, "tcp://here", "as asked", "cpu", timeout=30)
+        timer = threading.Timer(0.5, lambda: cluster.scale(1))
+        timer.start()
+        assert len(patient.workers) == 1
+        timer.join()

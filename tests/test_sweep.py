@@ -13,12 +13,13 @@ import yaml
 import zarr
 
 from gpuclust import cluster_features, run, schema
-from gpuclust.compute import agreement, consensus, neighbors, validity
+from gpuclust.compute import agreement, consensus, validity
 from gpuclust.compute.halves import half_of
+from gpuclust.engine import gram_pass
 from gpuclust.hardware import budget
 from gpuclust.storage import store
 from gpuclust.sweep import __main__ as command
-from gpuclust.sweep import computation, trials
+from gpuclust.sweep import trials
 from tests import tiny
 
 N_NEIGHBORS = {"umap.n_neighbors": [4, 6]}
@@ -77,7 +78,7 @@ def test_48_settings_share_what_they_can(
     base: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = counted(monkeypatch, store, "read_rows")
-    searches = counted(monkeypatch, neighbors, "exact")
+    written = counted(monkeypatch, gram_pass, "write_neighbors")
     layouts = counted(monkeypatch, consensus, "embed")
     vary = {
         **N_NEIGHBORS, "hdbscan.min_cluster_size": [3, 4, 5, 6], "hdbscan.min_samples": [2, 3, 4],
@@ -87,11 +88,11 @@ def test_48_settings_share_what_they_can(
     table = go(tmp_path, {"base": base, "vary": vary, "seeds": 1}, finished)
     assert len(table) == 48
     assert table["error"].isna().all()
-    assert len(reads) == 1
-    assert len(searches) == 3  # all prompts and both halves; fewer neighbours are the first of more
+    assert len(reads) == 2  # for the moments, and for the Gram matrices
+    assert len(written) == 3  # all prompts and both halves; fewer neighbours are the first of more
     assert len(layouts) == 2 * 3
     assert computed(tmp_path) == {
-        "extractions": 0, "store_reads": 1, "neighbors": 1, "embeddings": 6, "trees": 18, "trials": 48,
+        "extractions": 0, "store_reads": 2, "neighbors": 1, "embeddings": 6, "trees": 18, "trials": 48,
     }  # fmt: skip
     assert ((table["noise"] >= 0) & (table["ari_halves"].isna() | (table["ari_halves"] <= 1))).all()
     assert table.loc[table["setting"] == 0, "ari_default"].tolist() == [1]
@@ -118,7 +119,7 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
     base = base | {"consensus": base["consensus"] | {"members": 1}}
     table = go(tmp_path, {"base": base, "questions": questions, "seeds": 2}, finished)
     assert table["error"].isna().all()
-    assert computed(tmp_path)["store_reads"] == 1
+    assert computed(tmp_path)["store_reads"] == 2  # for the moments, and for the Gram matrices
     group: Any = zarr.open_group(tmp_path / "out" / "labels.zarr", mode="r")
     numbers = list(zip(group["setting"][:].tolist(), group["seed"][:].tolist(), strict=True))
     stored = dict(zip(numbers, group["labels"][:], strict=True))
@@ -153,8 +154,8 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
         if column == "n_prompts":  # halves: the same features, from the prompts of one half
             first = rows[half_of(len(rows), base.get("seed", 0)) == 0]
             half = cluster_features(activations[first], settings | {"select": {"sparsity_max": 1.01}})
-            if half.features["kept"].equals(expected.features["kept"]):
-                np.testing.assert_array_equal(stored[setting, seed][1][half.features["kept"]], half.labels)
+            pd.testing.assert_series_equal(half.features["kept"], expected.features["kept"])
+            np.testing.assert_array_equal(stored[setting, seed][1][half.features["kept"]], half.labels)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_extraction_fields_extract_again_and_other_activations_are_not_reused(
     table = go(tmp_path, {"base": base, "vary": {"max_tokens": [20, 40]}, "seeds": 1}, finished)
     assert table["error"].isna().all()
     assert computed(tmp_path)["extractions"] == 1
-    assert computed(tmp_path)["store_reads"] == 2
+    assert computed(tmp_path)["store_reads"] == 4
     assert table["ari_default"].nunique() == 2
 
 
@@ -249,19 +250,26 @@ def test_a_folder_of_something_else_is_refused(base: dict[str, Any], finished: P
 
 
 def test_memory_decides_how_often_the_store_is_read(
-    base: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    base: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     questions = {"prompts": {"vary": {"n_prompts": [30, 60]}}, "dataset": {"vary": {"source": ["a", "b"]}}}
     data = {"base": base | {"umap": base["umap"] | {"enabled": False}}, "questions": questions, "seeds": 1}
-    monkeypatch.setattr(computation, "TILE", 96)
-    one = 96 * 96 * 8
-    needed = budget.PROCESS + computation.WORKSPACE * one + 4 * one
-    monkeypatch.setattr(budget, "budget", lambda config, n_workers=1, device="cpu": needed)
-    go(tmp_path, data, finished)
+    table = go(tmp_path, data, finished)
     assert computed(tmp_path)["store_reads"] == 2
-    monkeypatch.setattr(budget, "budget", lambda config, n_workers=1, device="cpu": needed - 1)
+    monkeypatch.setattr(budget, "TILE", 32)
+    room = 1_300_000 + 96 * 96 * (4 + 2 * 12)
+    monkeypatch.setattr(budget, "budget", lambda config, n_workers=1, device="cpu": budget.PROCESS + room)
     (tmp_path / "second").mkdir()
-    go(tmp_path / "second", data, finished, code=2)
+    again = go(tmp_path / "second", data, finished)
+    assert computed(tmp_path / "second")["store_reads"] > 2
+    pd.testing.assert_frame_equal(again, table)
+    room = 500_000
+    (tmp_path / "third").mkdir()
+    go(tmp_path / "third", data, finished, code=2)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "stage neighbors needs" in said
+    assert "but device.memory allows" in said
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, -1], [-1, -1, -1, -1, -1]])

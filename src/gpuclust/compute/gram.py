@@ -42,17 +42,16 @@ class Gram:
 
     Attributes
     ----------
-    n_features, tile : int
-        Features in all, and features of a tile.
-    tiles : dict of (int, int) to array, (tile, tile), float64; float32 on a GPU
+    edges : tuple of int
+        Where blocks of features begin, and after the last of them the number of features.
+    tiles : dict of (int, int) to array, (block, block), float64; float32 on a GPU
         Block row and block column of each tile that is held, row <= column.
     sums, squares : array, (feature,), float64
         Σ a and Σ a² over prompts.
     n_prompts : int
     """
 
-    n_features: int
-    tile: int
+    edges: tuple[int, ...]
     tiles: dict[Tile, Array]
     sums: Array
     squares: Array
@@ -61,11 +60,11 @@ class Gram:
 
     def block(self, index: int) -> slice:
         """Features of a block row or column."""
-        return slice(index * self.tile, min((index + 1) * self.tile, self.n_features))
+        return slice(self.edges[index], self.edges[index + 1])
 
     def dense(self) -> Array:
         """Return the whole symmetric matrix, (feature, feature); all tiles must be held."""
-        whole = np.empty((self.n_features, self.n_features))
+        whole = np.empty((self.edges[-1], self.edges[-1]))
         for (i, j), tile in self.tiles.items():
             whole[self.block(i), self.block(j)] = tile
             whole[self.block(j), self.block(i)] = tile.T
@@ -135,8 +134,9 @@ def accumulate_groups(
     ----------
     chunks, n_features, tiles, tile, xp, sparse
         As in `accumulate`; the chunks follow one another as `groups` does.
-    groups : array, (prompt,), int
-        Group of every prompt of the chunks, from 0; -1 leaves the prompt out.
+    groups : array, (prompt,) or (layer, prompt), int
+        Group of every prompt of the chunks, from 0; -1 leaves the prompt out. Groups that share prompts lie in
+        different layers.
     n_groups : int
 
     Returns
@@ -160,25 +160,28 @@ def accumulate_groups(
     >>> weighted(halves, [1, 1]).dense().tolist()
     [[5.0, 2.0], [2.0, 10.0]]
     """
-    if len(groups) and (groups.min() < -1 or groups.max() >= n_groups):
+    layers = np.atleast_2d(groups)
+    if layers.size and (layers.min() < -1 or layers.max() >= n_groups):
         raise InputError(f"groups run from {groups.min()} to {groups.max()}; -1 to {n_groups - 1} is expected")
     grams = [_empty(n_features, tiles, tile, xp) for _ in range(n_groups)]
     first = 0
     for chunk in chunks:
-        own = groups[first : first + len(chunk)]
+        own = layers[:, first : first + len(chunk)]
         first += len(chunk)
-        if len(own) < len(chunk):
+        if own.shape[1] < len(chunk):
             break
-        for group in np.unique(own[own >= 0]):
-            member = own == group
-            _add(grams[group], chunk if member.all() else chunk[xp.asarray(np.flatnonzero(member))], xp, sparse)
-    if first != len(groups):
-        raise InputError(f"groups are given for {len(groups)} prompts, but the chunks hold at least {first}")
+        for codes in own:
+            for group in np.unique(codes[codes >= 0]):
+                member = codes == group
+                _add(grams[group], chunk if member.all() else chunk[xp.asarray(np.flatnonzero(member))], xp, sparse)
+    if first != layers.shape[1]:
+        raise InputError(f"groups are given for {layers.shape[1]} prompts, but the chunks hold at least {first}")
     return grams
 
 
 def _empty(n_features: int, tiles: Sequence[Tile], tile: int, xp: Any) -> Gram:
-    gram = Gram(n_features, tile, {}, xp.zeros(n_features), xp.zeros(n_features))
+    edges = (*range(0, n_features, tile), n_features)
+    gram = Gram(edges, {}, xp.zeros(n_features), xp.zeros(n_features))
     for i, j in tiles:
         shape = tuple(s.stop - s.start for s in (gram.block(i), gram.block(j)))
         gram.tiles[i, j] = xp.zeros(shape, xp.float64 if xp is np else xp.float32)
@@ -283,7 +286,7 @@ def weighted(grams: Sequence[Gram], weights: Sequence[float] | Array) -> Gram:
     """
     used = [(gram, weight) for gram, weight in zip(grams, weights, strict=True) if weight]
     first, _ = used[0]
-    whole = Gram(first.n_features, first.tile, {}, 0 * first.sums, 0 * first.squares)
+    whole = Gram(first.edges, {}, 0 * first.sums, 0 * first.squares)
     for key, held in first.tiles.items():
         whole.tiles[key] = 0 * held
     for gram, weight in used:
@@ -297,31 +300,26 @@ def weighted(grams: Sequence[Gram], weights: Sequence[float] | Array) -> Gram:
     return whole
 
 
-def cross(*groupings: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the coarsest groups of prompts from which every grouping's groups can be summed.
+def chosen(gram: Gram, place: np.ndarray[Any, Any], xp: Any = np) -> Gram:
+    """Return the Gram of some of the features, as a new one: the same tiles, each with fewer features.
 
     Parameters
     ----------
-    groupings : array, (prompt,), int
-        Group of every prompt, -1 none: halves, sources, lengths, prefixes.
-
-    Returns
-    -------
-    groups : array, (prompt,), int
-        Group of every prompt for `accumulate_groups`; -1 where no grouping has one.
-    members : array, (group, grouping), int
-        The group of each grouping that a crossed group lies in: ``members[:, 0] == 1`` are the weights of group 1 of
-        the first grouping.
+    gram : Gram
+    place : array, (chosen,), int
+        Features, ascending.
 
     Examples
     --------
-    >>> groups, members = cross(np.array([0, 1, 0, 1]), np.array([0, 0, -1, 1]))
-    >>> groups.tolist(), members.tolist()
-    ([1, 2, 0, 3], [[0, -1], [0, 0], [1, 0], [1, 1]])
+    >>> values = np.array([[1.0, 2.0, 3.0, 4.0]])
+    >>> whole = accumulate([values], 4, [(0, 0), (0, 1), (1, 1)], tile=2)
+    >>> chosen(whole, np.array([0, 3])).dense().tolist()
+    [[1.0, 4.0], [4.0, 16.0]]
     """
-    stacked = np.stack(groupings, axis=1)
-    used = (stacked >= 0).any(axis=1)
-    members, inverse = np.unique(stacked[used], axis=0, return_inverse=True)
-    groups = np.full(len(stacked), -1, dtype=np.int64)
-    groups[used] = inverse.ravel()
-    return groups, members
+    edges = tuple(np.searchsorted(place, gram.edges).tolist())
+    at = [xp.asarray(place[a:b] - edge) for a, b, edge in zip(edges, edges[1:], gram.edges, strict=False)]
+    tiles = {(i, j): held[at[i][:, None], at[j][None, :]] for (i, j), held in gram.tiles.items()}
+    everywhere = xp.asarray(place)
+    return Gram(
+        edges, tiles, gram.sums[everywhere], gram.squares[everywhere], gram.n_prompts, dict(gram.routes)
+    )  # fmt: skip

@@ -1,14 +1,15 @@
 """Neighbours from Gram tiles on Dask: accumulated in place on every worker, combined tile by tile.
 
 G adds up over prompts, so one pass over the store serves any number of groups of prompts: halves, sources, lengths,
-prefixes, blocks of a bootstrap. Each group has its tiles; a view is a weighted sum of groups, and what is computed per
-tile (neighbours, distances) is computed for every view.
+prefixes, blocks of a bootstrap. Each group has its tiles; a view is a weighted sum of groups between some of the
+features, and what is computed per tile (neighbours, distances) is computed for every view. A run has three views, a
+sweep as many as its settings need; how many tiles are held at a time follows from the memory plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +17,70 @@ import numpy as np
 
 from gpuclust import schema
 from gpuclust.compute import gram, neighbors
-from gpuclust.compute.halves import half_of
-from gpuclust.config import Config
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve, to_host
 from gpuclust.hardware.device import guarded
 from gpuclust.stage_table import view_file
 from gpuclust.storage import row_blocks, store
+from gpuclust.storage.run_folder import versions
 
 Array = np.ndarray[Any, Any]
-
-WHOLE, HALVES, NULL = schema.WHOLE, schema.HALVES, schema.NULL
 
 
 @dataclass(frozen=True, eq=False)
 class PromptGroups:
-    """Groups of prompts, and the weighted sums of groups (views) that neighbours are wanted for.
+    """Groups of prompts, each with a Gram matrix of its own.
 
     Attributes
     ----------
-    groups : array, (prompt,), int
-        Group of every prompt, from 0; -1 none.
-    views : dict of str to array, (group,)
-        Weight of every group in each view: all ones the whole, ones and zeros some groups, whole numbers a bootstrap.
+    groups : array, (prompt,) or (layer, prompt), int
+        Group of every prompt, from 0; -1 none. Groups that share prompts lie in different layers.
+    n_groups : int
     permute : int, optional
         Seed: permute each feature's activations over the prompts of each block (`permuted`).
     """
 
     groups: Array
-    views: dict[str, Array]
+    n_groups: int
     permute: int | None = None
 
-    @property
-    def n_groups(self) -> int:
-        """Number of groups."""
-        return len(next(iter(self.views.values())))
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Neighbours that are wanted: over which prompts, between which features, and where they are written.
+
+    Attributes
+    ----------
+    weights : array, (group,)
+        All ones the whole, ones and zeros some groups, whole numbers a bootstrap.
+    path : Path
+        The neighbours, as `write_neighbors` has them.
+    metric : str
+    k : int
+        Neighbours, the feature itself included; at most as many as there are features.
+    features : array, (feature,), int, optional
+        Features of the pass, ascending; None: all of them.
+    trees : mapping of int to Path
+        Where spanning trees of mutual reachability go, by ``min_samples``.
+    """
+
+    weights: Array
+    path: Path
+    metric: str
+    k: int
+    features: Array | None = None
+    trees: Mapping[int, Path] = field(default_factory=dict)
 
 
-def halves(n_prompts: int, seed: int) -> PromptGroups:
-    """The two halves of the prompts (`gpuclust.compute.halves`), and the views `whole`, `half0` and `half1`."""
-    groups = half_of(n_prompts, seed)
-    return PromptGroups(groups, {WHOLE: np.array([1, 1]), HALVES[0]: np.array([1, 0]), HALVES[1]: np.array([0, 1])})
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What a tile's task needs of a view; `place` counts the features of the pass."""
+
+    weights: Array
+    place: Array | None
+    metric: str
+    k: int
+    dense: bool
 
 
 def permuted(block: Array, first: int, seed: int) -> Array:
@@ -73,7 +97,7 @@ def gram_task(
 ) -> list[gram.Gram]:  # fmt: skip
     """Accumulate the tiles of one pass over a range of prompts, a Gram a group."""
     backend = resolve(device)
-    own, n_groups = groups.groups[first:stop], groups.n_groups
+    own, n_groups = groups.groups[..., first:stop], groups.n_groups
     if groups.permute is None:
         blocks = row_blocks.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
         chunks = (block for _, block in blocks)
@@ -103,8 +127,10 @@ def read_blocks(
 
 def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
     """Grams without their tiles: the column sums, in host memory, small enough to travel."""
-    return [gram.Gram(part.n_features, part.tile, {}, to_host(part.sums), to_host(part.squares), part.n_prompts,
-                      part.routes) for part in parts]  # fmt: skip
+    return [
+        gram.Gram(part.edges, {}, to_host(part.sums), to_host(part.squares), part.n_prompts, part.routes)
+        for part in parts
+    ]
 
 
 def gram_tile(parts: list[gram.Gram], tile: gram.Tile, travels: bool) -> list[Array]:
@@ -113,10 +139,9 @@ def gram_tile(parts: list[gram.Gram], tile: gram.Tile, travels: bool) -> list[Ar
 
 
 def tile_task(
-    totals: list[gram.Gram], tile: gram.Tile, weights: list[Array], metric: str, k: int, dense: bool, device: str,
-    *parts: list[Array],
-) -> tuple[list[dict[int, Array]], list[Array]]:  # fmt: skip
-    """Add up one tile over the workers; return each view's nearest candidates and, if `dense`, its distances."""
+    totals: list[gram.Gram], tile: gram.Tile, wanted: Sequence[_Wanted], device: str, *parts: list[Array]
+) -> tuple[list[dict[int, Array]], list[Array | None]]:
+    """Add up one tile over the workers; return each view's nearest candidates, and its distances where wanted."""
     xp = resolve(device).xp
     grams = gram_sums(totals)
     for group, whole in enumerate(grams):
@@ -124,64 +149,94 @@ def tile_task(
         summed = held[0] if len(held) == 1 else np.sum(held, axis=0, dtype=np.float64).astype(held[0].dtype)
         whole.tiles[tile] = xp.asarray(summed)
         whole.sums, whole.squares = xp.asarray(whole.sums), xp.asarray(whole.squares)
-    found, distances = [], []
-    for weight in weights:
-        view = grams[0] if len(grams) == 1 else gram.weighted(grams, weight)
+    found: list[dict[int, Array]] = []
+    distances: list[Array | None] = []
+    for one in wanted:
+        view = grams[0] if len(grams) == 1 else gram.weighted(grams, one.weights)
+        if one.place is not None:
+            view = gram.chosen(view, one.place, xp)
+        if 0 in view.tiles[tile].shape:  # none of the view's features are here
+            found.append({})
+            distances.append(None)
+            continue
         largest = float(view.squares.max())
-        found.append(on_host(neighbors.candidates(view, *tile, metric, k, largest, xp)))
-        if dense:
-            distances.append(to_host(neighbors.tile_distances(view, *tile, metric, largest, xp)))
+        found.append(on_host(neighbors.candidates(view, *tile, one.metric, one.k - 1, largest, xp)))
+        here = to_host(neighbors.tile_distances(view, *tile, one.metric, largest, xp)) if one.dense else None
+        distances.append(here)
     return found, distances
 
 
-def tree_task(path: Path, n: int, tile: int, min_samples: int, keys: list[gram.Tile], parts: list[Array]) -> None:
-    """Build the spanning tree of mutual reachability from all tiles of distances."""
+def tree_task(paths: Mapping[int, Path], edges: Sequence[int], keys: list[gram.Tile], parts: list[Array]) -> None:
+    """Build spanning trees of mutual reachability, by ``min_samples``, from all tiles of distances."""
     from gpuclust.compute.spanning_tree import mutual_reachability_tree
 
+    n = edges[-1]
     matrix = np.empty((n, n), dtype=np.float32)
     for (i, j), part in zip(keys, parts, strict=True):
-        rows, columns = slice(i * tile, i * tile + part.shape[0]), slice(j * tile, j * tile + part.shape[1])
+        if part is None:
+            continue
+        rows, columns = slice(edges[i], edges[i + 1]), slice(edges[j], edges[j + 1])
         matrix[rows, columns] = part
         matrix[columns, rows] = part.T
     np.fill_diagonal(matrix, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, mutual_reachability_tree(matrix, min_samples))
+    for min_samples, path in paths.items():
+        store.write_array(path, mutual_reachability_tree(matrix, min_samples))
 
 
 def exact_neighbors(
-    client: Any, workers: list[str], out: Path, kept: Array, config: Config, plan: budget.Plan, progress: Any,
-    groups: PromptGroups | None = None, device: str = "cpu",
+    client: Any, workers: list[str], run: Path, features: Array, groups: PromptGroups, views: Sequence[View],
+    plan: budget.Plan, progress: Any, device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
-    """Neighbours from Gram tiles, accumulated in place on every worker over its share of the shards.
+    """Write the neighbours of every view, and the spanning trees that views want.
 
-    Tiles are combined one by one: a worker's Gram never travels as a whole. Without UMAP the tiles' distances also make
-    the spanning tree. With `groups`, the same pass gives the neighbours (and trees) of every view; the view `whole`
-    goes where a run has its neighbours, the others into the folder of views (`view_path`). `plan` must have been made
-    for their numbers.
+    Tiles are accumulated in place on every worker over its share of the shards, and combined one by one: a worker's
+    Gram never travels as a whole. Workers share the views of a tile among them.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    workers : list of str
+    run : Path
+        Folder with the store.
+    features : array, (feature,), int
+        Features of the pass, in the SAE's numbers, ascending.
+    groups : PromptGroups
+    views : sequence of View
+    plan : budget.Plan
+        Made for as many groups and views.
+    progress : Progress
+    device : {"cpu", "cuda"}
+
+    Returns
+    -------
+    dict
+        ``rows`` (features), ``passes`` over the store, ``tiles``, and ``routes`` of the products.
     """
-    ranges = store.shard_ranges(out / schema.ACTIVATIONS)
-    if groups is None:
-        groups = PromptGroups(np.zeros(ranges[-1][1], dtype=np.int64), {WHOLE: np.ones(1)})
-    views = list(groups.views)
-    weights = [groups.views[name] for name in views]
+    ranges = store.shard_ranges(run / schema.ACTIVATIONS)
+    places = [None if view.features is None else np.searchsorted(features, view.features) for view in views]
+    sizes = [len(features) if place is None else len(place) for place in places]
+    wanted = [
+        _Wanted(view.weights, place, view.metric, min(view.k, size), bool(view.trees))
+        for view, place, size in zip(views, places, sizes, strict=True)
+    ]
+    parted = np.array_split(np.arange(len(views)), min(len(workers), len(views)))
     shares = [part for part in np.array_split(np.asarray(ranges), len(workers)) if len(part)]
-    passes = gram.plan_passes(len(kept), plan.tile, plan.tiles_per_pass * plan.tile**2 * 8)
-    k = min(config.n_neighbors, len(kept))
-    dense = not config.umap.enabled
-    found: dict[tuple[str, int], Array] = {}
-    dense_parts: dict[tuple[str, gram.Tile], Any] = {}
+    passes = gram.plan_passes(len(features), plan.tile, plan.tiles_per_pass * plan.tile**2 * 8)
+    found: dict[tuple[int, int], Array] = {}
+    dense: dict[tuple[int, gram.Tile], Any] = {}
     routes: dict[str, int] = {}
     with progress.counting("tiles", sum(map(len, passes))) as advance:
         for tiles in passes:
             partial = [
                 client.submit(
-                    guarded, "neighbors", gram_task, out, kept, int(share[0][0]), int(share[-1][1]), tiles, plan,
+                    guarded, "neighbors", gram_task, run, features, int(share[0][0]), int(share[-1][1]), tiles, plan,
                     groups, device, workers=[worker], allow_other_workers=True, pure=False,
                 )
                 for worker, share in zip(workers, shares, strict=False)
             ]  # fmt: skip
             sums = client.gather([client.submit(guarded, "neighbors", gram_sums, part, pure=False) for part in partial])
             totals = [gram.combine(list(group)) for group in zip(*sums, strict=True)]
+            edges = totals[0].edges
             for total in totals:
                 routes |= {name: routes.get(name, 0) + count for name, count in total.routes.items()}
             shared = client.scatter([totals], broadcast=True, hash=False)[0]
@@ -189,31 +244,35 @@ def exact_neighbors(
                 travels = len(partial) > 1
                 held = [client.submit(guarded, "neighbors", gram_tile, part, tile, travels, pure=False)
                         for part in partial]  # fmt: skip
-                done = client.submit(
-                    guarded, "neighbors", tile_task, shared, tile, weights, config.metric, k - 1, dense, device, *held,
-                    pure=False,
-                )  # fmt: skip
-                candidates = client.submit(_candidates, done, pure=False).result()
-                if dense:
-                    for index, view in enumerate(views):
-                        dense_parts[view, tile] = client.submit(_distances, done, index, pure=False)
-                for view, blocks in zip(views, candidates, strict=True):
-                    for block, keys in blocks.items():
-                        parts = [found[view, block], keys] if (view, block) in found else [keys]
-                        found[view, block] = neighbors.merge(parts, k - 1)
+                done = [
+                    client.submit(
+                        guarded, "neighbors", tile_task, shared, tile, [wanted[v] for v in part], device, *held,
+                        pure=False,
+                    )
+                    for part in parted
+                ]  # fmt: skip
+                near = client.gather([client.submit(_candidates, one, pure=False) for one in done])
+                for part, one, several in zip(parted, done, near, strict=True):
+                    for at, (v, blocks) in enumerate(zip(part.tolist(), several, strict=True)):
+                        if wanted[v].dense:
+                            dense[v, tile] = client.submit(_distances, one, at, pure=False)
+                        for block, keys in blocks.items():
+                            parts = [found[v, block], keys] if (v, block) in found else [keys]
+                            found[v, block] = neighbors.merge(parts, wanted[v].k - 1)
                 advance()
             del partial, held, done, shared  # the workers let go of their tiles before the next pass
-    for view in views:
-        if dense:
-            tiles = [tile for name, tile in dense_parts if name == view]
+    for v, (view, place) in enumerate(zip(views, places, strict=True)):
+        if view.trees:
+            tiles = [tile for one, tile in dense if one == v]
+            own = edges if place is None else tuple(np.searchsorted(place, edges).tolist())
             client.submit(
-                guarded, "neighbors", tree_task, view_path(out, view, schema.SPANNING_TREE), len(kept), plan.tile,
-                config.hdbscan.min_samples, tiles, [dense_parts.pop((view, tile)) for tile in tiles], pure=False,
+                guarded, "neighbors", tree_task, dict(view.trees), own, tiles, [dense.pop((v, tile)) for tile in tiles],
+                pure=False,
             ).result()  # fmt: skip
-        merged = np.concatenate([found[view, block] for name, block in sorted(found) if name == view])
-        indices, far = neighbors.finish(merged, k)
-        write_neighbors(view_path(out, view, schema.NEIGHBORS), kept, indices, far, config.metric)
-    return {"rows": len(kept), "passes": len(passes), "tiles": sum(map(len, passes)), "routes": routes}
+        merged = np.concatenate([found.pop((v, block)) for one, block in sorted(found) if one == v])
+        indices, far = neighbors.finish(merged, wanted[v].k)
+        write_neighbors(view.path, features if place is None else features[place], indices, far, view.metric)
+    return {"rows": len(features), "passes": len(passes), "tiles": sum(map(len, passes)), "routes": routes}
 
 
 def _candidates(done: tuple[Any, Any]) -> Any:
@@ -238,13 +297,20 @@ def write_neighbors(path: Path, kept: Array, indices: Array, distances: Array, m
         "k": (("k",), np.arange(indices.shape[1])),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    store.write_dataset(path, variables, {"metric": metric})
+    store.write_dataset(path, variables, {"metric": metric, "made_by": versions()})
 
 
-def read_neighbors(out: Path, view: str = WHOLE) -> tuple[Array, Array, Array]:
+def read_neighbors(path: Path) -> tuple[Array, Array, Array]:
     """Return kept feature numbers, indices that count the kept features, and distances."""
     import zarr
 
-    group: Any = zarr.open_group(view_path(out, view, schema.NEIGHBORS), mode="r")
+    group: Any = zarr.open_group(path, mode="r")
     kept = group["feature"][:]
     return kept, np.searchsorted(kept, group["indices"][:]).astype(np.int32), group["distances"][:]
+
+
+def neighbors_held(path: Path) -> int:
+    """Return how many neighbours a file has of every feature, the feature itself included."""
+    import zarr
+
+    return int(zarr.open_array(path / "indices", mode="r").shape[1])

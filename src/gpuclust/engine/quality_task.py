@@ -50,7 +50,7 @@ def quality_task(
     nothing = np.full(len(size), np.nan)
     table: dict[str, Any] = {name: nothing for name, (dtype, _) in schema.QUALITY_COLUMNS.items() if dtype == "float64"}
     facts: dict[str, Any] = {"rows": len(size), "noise_share": float((labels < 0).mean())}
-    if halves := [others[half] for half in gram_pass.HALVES if half in others]:
+    if halves := [others[half] for half in schema.HALVES if half in others]:
         facts["halves"] = _known(agreement.agreement_of_halves(*halves))
         table["stability"] = np.mean([validity.best_match(labels, half) for half in halves], axis=0)
         table["chance_stability"] = validity.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
@@ -71,8 +71,8 @@ def quality_task(
     }
     if q.random_sets > 1:
         table["random_z"] = validity.matched_z(found, labels, q.random_sets)
-    if gram_pass.NULL in others:
-        null = others[gram_pass.NULL]
+    if schema.NULL in others:
+        null = others[schema.NULL]
         shuffled = gram_pass.read_blocks(out, kept, plan, permute=config.seed)
         reached = validity.permutation_z(validity.sums(shuffled, norms, null), null)
         facts["null"] = {"clusters": int(null.max(initial=schema.NOISE)) + 1, "noise_share": float((null < 0).mean())}
@@ -116,7 +116,7 @@ def _dbcv(out: Path, labels: Array, limit: int) -> tuple[float | None, str]:
 
 def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[str, float] | None, str]:
     """Neighbours and clusters of the decoder's directions against those of the activations."""
-    kept, indices, _ = gram_pass.read_neighbors(out)
+    kept, indices, _ = gram_pass.read_neighbors(out / schema.NEIGHBORS)
     if "tokens" not in pd.read_parquet(out / schema.PROMPTS).columns:
         return None, "decoder: the activations were imported, there is no SAE"
     weights = encoders.load_directions(config, unembedding=False)[0][kept]

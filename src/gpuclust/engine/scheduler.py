@@ -44,11 +44,29 @@ class Scheduler:
     reason: str
     device: str
     memory: int | None = None
+    timeout: float = 60.0
 
     @property
     def workers(self) -> list[str]:
-        """Addresses of the workers, sorted."""
-        return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+        """Addresses of the workers, sorted; where there is none for a moment, one is waited for.
+
+        Raises
+        ------
+        SchedulerError
+            If none comes within `timeout` seconds.
+        """
+        found = self.client.scheduler_info(n_workers=-1)["workers"]
+        if not found:
+            log.warning("the scheduler has no workers just now; waiting %g s for one", self.timeout)
+            try:
+                self.client.wait_for_workers(1, timeout=self.timeout)
+            except TimeoutError as error:
+                raise SchedulerError(
+                    f"the scheduler {self.name} has lost all its workers, and none came back within scheduler.timeout="
+                    f"{self.timeout:g} s. Start workers, or raise scheduler.timeout, and run the same command again"
+                ) from error
+            found = self.client.scheduler_info(n_workers=-1)["workers"]
+        return sorted(found)
 
 
 def choose(name: str) -> tuple[str, str]:
@@ -167,7 +185,7 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
             if name != "threads":  # there the worker's log is this process's
                 client.forward_logging("gpuclust", level=log.getEffectiveLevel())
             device, allowed = ("cpu", None) if name in ("local", "threads") else _gpus(client, name, memory)
-            yield Scheduler(client, name, reason, device, allowed)
+            yield Scheduler(client, name, reason, device, allowed, config.timeout)
     finally:
         if cluster is not None:
             cluster.close()

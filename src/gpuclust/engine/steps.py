@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema, stage_table
+from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
 from gpuclust.engine import gram_pass, quality_task, tasks
+from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
 from gpuclust.extraction import extract_shard
@@ -193,15 +195,29 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
             log.info("neighbors: the sketch is computed on the host")
         facts = x.submit(tasks.sketch_task, x.out, kept, c, plan)
     else:
-        groups = gram_pass.halves(x.n_prompts, c.seed) if c.halved else None
-        facts = _exact(x, kept, plan, groups)
+        if c.halved:
+            groups = gram_pass.PromptGroups(half_of(x.n_prompts, c.seed), 2)
+            weights = dict(zip((schema.WHOLE, *schema.HALVES), ([1, 1], [1, 0], [0, 1]), strict=True))
+        else:
+            groups, weights = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1), {schema.WHOLE: [1]}
+        facts = _exact(x, kept, plan, groups, weights)
     return {"method": method, "metric": c.metric, **facts}, plan
 
 
-def _exact(x: Context, kept: Any, plan: budget.Plan, groups: gram_pass.PromptGroups | None) -> Facts:
-    on = x.scheduler
+def _exact(
+    x: Context, kept: Any, plan: budget.Plan, groups: gram_pass.PromptGroups, weights: Mapping[str, list[int]]
+) -> Facts:
+    """Neighbours of views by name: the run's own, or in the folder of views; without UMAP their trees."""
+    c, on = x.config, x.scheduler
+
+    def view(name: str) -> gram_pass.View:
+        tree = {} if c.umap.enabled else {c.hdbscan.min_samples: view_path(x.out, name, schema.SPANNING_TREE)}
+        near = view_path(x.out, name, schema.NEIGHBORS)
+        return gram_pass.View(np.array(weights[name]), near, c.metric, c.n_neighbors, trees=tree)
+
+    views = [view(name) for name in weights]
     return gram_pass.exact_neighbors(
-        on.client, on.workers, x.out, kept, x.config, plan, x.progress, groups, device=on.device
+        on.client, on.workers, x.out, kept, groups, views, plan, x.progress, device=on.device
     )  # fmt: skip
 
 
@@ -211,7 +227,7 @@ def embed_step(x: Context) -> tuple[Facts, budget.Plan | None]:
 
 
 def cluster_step(x: Context) -> tuple[Facts, budget.Plan | None]:
-    jobs = [(x.out, x.config, gram_pass.WHOLE, x.n_prompts, number) for number in range(1, x.config.n_members)]
+    jobs = [(x.out, x.config, schema.WHOLE, x.n_prompts, number) for number in range(1, x.config.n_members)]
     plan = x.plan(x.done["prompts"], len(x.kept()))
     return dict(x.submit(tasks.cluster_task, x.out, x.config, x.members(jobs), plan.budget, x.on)), plan
 
@@ -221,22 +237,22 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     views: list[tuple[str, Config, str, int]] = []
     skipped: list[str] = []
     if c.halved:
-        sizes = np.bincount(gram_pass.halves(rows, c.seed).groups, minlength=2)
-        views += [(half, c, half, int(size)) for half, size in zip(gram_pass.HALVES, sizes, strict=True)]
+        sizes = np.bincount(half_of(rows, c.seed), minlength=2)
+        views += [(half, c, half, int(size)) for half, size in zip(schema.HALVES, sizes, strict=True)]
     plan = x.plan(x.done["prompts"], len(kept))
     if c.permuted:
-        groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), {gram_pass.NULL: np.ones(1)}, permute=c.seed)
-        _exact(x, kept, plan, groups)
-        views.append((gram_pass.NULL, c, gram_pass.NULL, rows))
+        groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, permute=c.seed)
+        _exact(x, kept, plan, groups, {schema.NULL: [1]})
+        views.append((schema.NULL, c, schema.NULL, rows))
     if c.umap.enabled:
         for seed in range(1, c.quality.seeds + 1):
             umap = c.umap.model_copy(update={"random_state": c.umap.random_state + 1000 * seed})
-            views.append((f"seed{seed}", c.model_copy(update={"umap": umap}), gram_pass.WHOLE, rows))
+            views.append((f"seed{seed}", c.model_copy(update={"umap": umap}), schema.WHOLE, rows))
     elif c.quality.seeds:
         skipped.append("seeds: nothing is random without UMAP")
     if c.neighbors.method == "sketch" and (c.quality.halves or c.quality.null):
         skipped.append("halves and null: neighbors.method=sketch has no Gram matrix")
-    members = [1 if name == gram_pass.NULL else c.n_members for name, *_ in views]  # see checks.quality_task
+    members = [1 if name == schema.NULL else c.n_members for name, *_ in views]  # see checks.quality_task
     jobs = [
         (x.out, config, view, n, m)
         for (_, config, view, n), count in zip(views, members, strict=True)

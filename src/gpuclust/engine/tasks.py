@@ -18,8 +18,7 @@ from gpuclust.compute import duplicates, neighbors
 from gpuclust.compute.clustering import Clustering
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.config import Config, SelectConfig
-from gpuclust.engine import gram_pass
-from gpuclust.engine.gram_pass import read_neighbors, write_neighbors
+from gpuclust.engine.gram_pass import read_neighbors, view_path, write_neighbors
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve
@@ -124,8 +123,7 @@ def reduce_task(
     if read_again:
         log.info("reduce: moments of %d of %d shards recomputed from the store: no states for threshold %g",
                  read_again, len(ranges), threshold)  # fmt: skip
-    (out / schema.MOMENTS).parent.mkdir(exist_ok=True)
-    np.savez(out / schema.MOMENTS, allow_pickle=False, **moments)
+    store.write_arrays(out / schema.MOMENTS, **moments)
     store.write_table(out / schema.EXAMPLES, pd.DataFrame(EXAMPLES.finalize(examples)))
     nonzero = int(moments["n_nonzero"].sum())
     density = float(nonzero / max(int(moments["n"]) * len(moments["sum"]), 1))
@@ -190,7 +188,7 @@ def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]
     from gpuclust.compute.embedding import embed
 
     backend = resolve(device).name
-    kept, indices, distances = read_neighbors(out)
+    kept, indices, distances = read_neighbors(out / schema.NEIGHBORS)
     notes: tuple[str, ...] = ()
     flat = None
     if config.umap.enabled:
@@ -205,8 +203,7 @@ def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]
     if flat is None:
         flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
         notes = tuple(dict.fromkeys((*notes, *more)))
-    (out / schema.MAP).parent.mkdir(exist_ok=True)
-    np.save(out / schema.MAP, flat)
+    store.write_array(out / schema.MAP, flat)
     facts = {"rows": len(kept), "components": config.umap.n_components, "method": METHODS[backend]}
     return facts | {"warnings": list(notes)}
 
@@ -216,8 +213,8 @@ def member_task(out: Path, config: Config, view: str, n_prompts: int, number: in
     from gpuclust.compute import consensus
 
     if not config.umap.enabled:
-        return _cluster_tree(gram_pass.view_path(out, view, schema.SPANNING_TREE), config).labels
-    _, indices, distances = read_neighbors(out, view)
+        return _cluster_tree(view_path(out, view, schema.SPANNING_TREE), config).labels
+    _, indices, distances = read_neighbors(view_path(out, view, schema.NEIGHBORS))
     return consensus.member(indices, distances, n_prompts, config, number, resolve(device).name)
 
 
@@ -254,13 +251,13 @@ def cluster_task(
     if members:
         members = [result.labels, *members]
         result = consensus.combine(members, config, allowed)
-        np.save(out / schema.MEMBERS, np.stack(members))
+        store.write_array(out / schema.MEMBERS, np.stack(members))
     features = pd.read_parquet(out / schema.SELECTED)
     features = feature_table.with_clusters(features, result, np.load(out / schema.MAP))
     mask = features["kept"].to_numpy()
     store.write_table(out / schema.FEATURES, features)
     store.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(result.condensed_tree))
-    np.save(out / schema.PERSISTENCE, result.persistence)
+    store.write_array(out / schema.PERSISTENCE, result.persistence)
     facts: dict[str, Any] = {
         "rows": int(mask.sum()),
         "clusters": len(result.persistence),

@@ -143,21 +143,21 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     store = shapes.n_prompts * shapes.n_features * item
     base = PROCESS + _weights(shapes)  # the encoder stays loaded
     per_row = shapes.n_features * item * 2 + kept * (item + 8)
-    rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(allowed - base, 0), per_row, 8, _gram_extra)
+    dense = _dense(shapes) if config.neighbors.method != "sketch" and not config.umap.enabled else 0
+    rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(allowed - base - dense, 0), per_row, 8, _gram_extra)
     shard = min(config.store.shard_prompts, shapes.n_prompts) * shapes.n_features
     examples = shapes.n_features * config.extract.top_examples * 16 * 2
     extract = base + _forward(config, shapes, 4) + ENCODE + BACK // 2 + SLABS + shard * (4 + 4 + 2 * item) + examples
     peaks = {
         "extract": extract,
         "reduce": base + SLABS + rows * shapes.n_features * (2 * item + 4) + _merged(config, shapes),
-        "neighbors": base + rows * per_row + per_pass * shapes.n_groups * tile * tile * 8 + _gram_extra(tile, shapes),
-    }
+        "neighbors": base + dense + rows * per_row + per_pass * shapes.n_groups * tile * tile * 8
+        + _gram_extra(tile, shapes),
+    }  # fmt: skip
     if config.neighbors.method == "sketch":
         peaks["neighbors"] = (
             base + rows * per_row + kept * config.neighbors.sketch_size * 24 + _gram_extra(tile, shapes)
         )
-    elif not config.umap.enabled:
-        peaks["neighbors"] += _dense(shapes)
     peaks |= _host_of_clusters(config, shapes, base)
     peaks["quality"] = _quality(config, shapes, rows, base, peaks)
     peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _directions(config, shapes)

@@ -316,6 +316,24 @@ def write_dataset(
     partial.rename(path)
 
 
+def write_array(path: Path, array: Any) -> None:
+    """Write an array as ``.npy`` so that readers see either the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    partial.replace(path)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write arrays as ``.npz`` so that readers see either the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    partial.replace(path)
+
+
 def write_table(path: Path, table: Any) -> None:
     """Write a DataFrame as Parquet so that readers see either the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """What a sweep computes, as Dask tasks: each thing that settings share once, then every setting with every seed.
 
-- moments and Gram matrices, of all subsets of prompts and their halves, in one pass over the store;
-- neighbours, by subset, kept features and metric, for the largest number of neighbours that is asked for;
+- moments of all subsets of prompts and their halves, in one pass over the store;
+- neighbours, by subset, kept features and metric, for the largest number of neighbours that is asked for, by the pass
+  that a run has, in as many passes as memory asks for;
 - embeddings, by neighbours and UMAP's settings; spanning trees, by embedding and min_samples.
 
 The driver submits and waits. A task that fails makes every trial that needs it a row with its error.
@@ -10,7 +11,7 @@ The driver submits and waits. A task that fails makes every trial that needs it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,19 @@ import numpy as np
 
 from gpuclust import schema
 from gpuclust.compute.halves import half_of
+from gpuclust.engine.gram_pass import PromptGroups, View, exact_neighbors, neighbors_held
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
-from gpuclust.errors import MemoryBudgetError
 from gpuclust.hardware import budget
 from gpuclust.storage import store
 from gpuclust.storage.keys import content_key
 from gpuclust.sweep import trials
 from gpuclust.sweep.sharing import (
+    TREE,
     Counts,
     Extraction,
     Request,
     Trial,
-    fewest_active,
     member_names,
     moments_name,
     n_features,
@@ -38,15 +39,13 @@ from gpuclust.sweep.sharing import (
     tree_name,
     trial_name,
 )
-from gpuclust.sweep.subsets import Layer, layers
+from gpuclust.sweep.subsets import Layer, Subset, layers
 
 log = logging.getLogger("gpuclust")
 
 Array = np.ndarray[Any, Any]
 
 CACHE, TRIALS = "cache", "trials"
-TILE = 1024  # of the Gram matrices: the upper triangle in small tiles wastes little
-WORKSPACE = 6  # matrices of all features that the task of neighbours holds at once
 
 
 class Computation:
@@ -65,20 +64,20 @@ class Computation:
     def __init__(self, scheduler: Scheduler, progress: Progress, out: Path, counts: Counts) -> None:
         self.client = scheduler.client
         self.workers = scheduler.workers
-        self.device = scheduler.device
+        self.device, self.memory = scheduler.device, scheduler.memory
         self.progress = progress
         self.out = out
         self.counts = counts
-        self._near: dict[str, Any] = {}
         if self.device != "cpu":
-            log.warning(
-                "sweep: only extraction uses %s; Gram matrices, embeddings and clusters of a sweep are computed on the "
-                "host in this version", self.device,
-            )  # fmt: skip
+            log.info("sweep: moments, spanning trees and clusters of settings are computed on the host")
 
     def path(self, name: str) -> Path:
         """File of a shared thing."""
         return self.out / CACHE / f"{name}.npz"
+
+    def near_path(self, name: str) -> Path:
+        """Neighbours, or a spanning tree that came with them."""
+        return self.out / CACHE / (f"{name}.npy" if TREE in name else f"{name}.zarr")
 
     def trial_path(self, trial: Trial) -> Path:
         """File of a trial."""
@@ -101,95 +100,93 @@ class Computation:
         thresholds = sorted({trial.config.extract.activation_threshold for trial in own})
         for trial in own:
             trial.moments = moments_name(trial, thresholds)
-        known = all(self.path(trial.moments).exists() for trial in own)
-        requests = self._requests(own) if known else []
-        if known and not requests:
-            return
         cut: list[Layer] = []
         for pattern in sorted({trial.pattern for trial in own}):
             used = {t.subset for t in own if t.pattern == pattern and t.subset}
             cut += layers(used, extraction.prompts, pattern, extraction.config.seed)
-        ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
-        fewest = min(fewest_active(trial) for trial in own)
-        universe = self._submit(trials.universe_task, extraction.run, len(ranges), fewest).result()
-        for batch in self._batches(extraction, cut, len(universe)):
-            subsets = {subset for layer in batch for subset in layer.members}
-            members = [trial for trial in own if trial.subset in subsets]
-            wanted = [request for request in requests if request.subset in subsets]
-            if wanted or not known:
-                self._read(extraction, batch, members, universe, thresholds, wanted if known else None)
-                self.client.run(trials.release_memory)
+        missing = {t.moments: t.subset for t in own if t.subset and not self.path(t.moments).exists()}
+        if missing:
+            self._moments(extraction, cut, missing, thresholds)
+        if requests := self._requests(own):
+            self._neighbors(extraction, cut, requests)
 
-    def _batches(self, extraction: Extraction, cut: Sequence[Layer], n: int) -> list[list[Layer]]:
-        """Layers to accumulate together: all, if memory allows."""
-        allowed = budget.budget(extraction.config, len(self.workers), self.device)
-        blocks = -(-n // TILE)
-        one = TILE * TILE * 8 * blocks * (blocks + 1) // 2
-        room = allowed - budget.PROCESS - WORKSPACE * n * n * 8
-        batches: list[list[Layer]] = [[]]
-        for layer in cut:
-            needed = layer.n_atoms * one
-            if needed > room:
-                raise MemoryBudgetError(
-                    f"Gram matrices of {layer.n_atoms} groups of prompts over {n} features need "
-                    f"{budget.gigabytes(needed + allowed - room)} in a worker, but device.memory allows "
-                    f"{budget.gigabytes(allowed)}. Raise device.memory, lower scheduler.n_workers, or vary fewer "
-                    "numbers of prompts, sources or lengths"
-                )
-            if sum(other.n_atoms for other in batches[-1]) * one + needed > room:
-                batches.append([])
-            batches[-1].append(layer)
-        if len(batches) > 1:
-            log.warning(
-                "sweep: the store is read %d times: Gram matrices of %d groups of prompts over %d features need %s, "
-                "and device.memory allows a worker %s", len(batches), sum(layer.n_atoms for layer in cut), n,
-                budget.gigabytes(sum(layer.n_atoms for layer in cut) * one), budget.gigabytes(allowed),
-            )  # fmt: skip
-        return batches
-
-    def _read(
-        self, extraction: Extraction, batch: Sequence[Layer], members: Sequence[Trial], universe: Array,
-        thresholds: Sequence[float], requests: Sequence[Request] | None,
-    ) -> None:  # fmt: skip
-        """One pass over the store, and the neighbours; returns when these are done and the Gram matrices can go."""
-        from distributed import wait
-
+    def _moments(
+        self, extraction: Extraction, cut: Sequence[Layer], missing: Mapping[str, Subset], thresholds: Sequence[float]
+    ) -> None:
+        """Write the moments of subsets, by the name of their file, from one pass over the store."""
         self.counts.store_reads += 1
         rows = max(1, min(budget.MAX_ROWS, (256 << 20) // (extraction.d_sae * 16)))
         ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
         shares = [share for share in np.array_split(np.asarray(ranges), len(self.workers)) if len(share)]
         partials = [
             self._submit(
-                trials.pass_task, extraction.run, universe, int(share[0][0]), int(share[-1][1]), rows,
-                min(TILE, len(universe)), [layer.codes for layer in batch], [layer.n_atoms for layer in batch],
-                thresholds, workers=[worker], allow_other_workers=True,
+                trials.pass_task, extraction.run, int(share[0][0]), int(share[-1][1]), rows,
+                [layer.codes for layer in cut], [layer.n_atoms for layer in cut], thresholds,
+                workers=[worker], allow_other_workers=True,
             )
             for worker, share in zip(self.workers, shares, strict=False)
         ]  # fmt: skip
-        places = {
-            subset: (number, halves) for number, layer in enumerate(batch) for subset, halves in layer.members.items()
-        }
-        missing = {t.moments: t.subset for t in members if t.subset and not self.path(t.moments).exists()}
+        places = _places(cut)
         written = []
         for name, subset in missing.items():
             number, (first, second) = places[subset]
             parts = [self._submit(trials.partial_moments, partial, number, [*first, *second]) for partial in partials]
             written.append(self._submit(trials.moments_task, self.path(name), thresholds, *parts))
         self.client.gather(written)
-        wanted = self._requests(members) if requests is None else requests
-        for request in wanted:
+
+    def _neighbors(self, extraction: Extraction, cut: Sequence[Layer], requests: Sequence[Request]) -> None:
+        """Write the neighbours of subsets and of their halves, by the pass that runs have."""
+        places = _places(cut)
+        used = sorted({places[request.subset][0] for request in requests})
+        first_group = dict(zip(used, np.cumsum([0, *(cut[number].n_atoms for number in used)]).tolist(), strict=False))
+        n_groups = sum(cut[number].n_atoms for number in used)
+        codes = np.stack([np.where(cut[n].codes < 0, -1, cut[n].codes + first_group[n]) for n in used])
+        views = []
+        for request in requests:
             number, halves = places[request.subset]
-            grams = [
-                self._submit(trials.partial_grams, partial, number, atoms) for atoms in halves for partial in partials
-            ]
-            trees = {m: [self.path(tree_name(near, m)) for near in request.near] for m in sorted(request.min_samples)}
-            done = self._submit(
-                trials.neighbors_task, [self.path(near) for near in request.near], universe, request.kept,
-                request.metric, request.k, trees, *grams,
+            chosen = [[first_group[number] + atom for atom in atoms] for atoms in halves]
+            for near, groups in zip(request.near, ([*chosen[0], *chosen[1]], *chosen), strict=True):
+                weights = np.zeros(n_groups, dtype=np.int64)
+                weights[groups] = 1
+                trees = {m: self.near_path(tree_name(near, m)) for m in sorted(request.min_samples)}
+                views.append(View(weights, self.near_path(near), request.metric, request.k, request.kept, trees))
+        features = np.unique(np.concatenate([request.kept for request in requests]))
+        dense = sum(bool(view.trees) for view in views)
+        plan = self._plan(extraction, len(features), n_groups, dense)
+        facts = exact_neighbors(
+            self.client, self.workers, extraction.run, features, PromptGroups(codes, n_groups), views, plan,
+            self.progress, self.device,
+        )  # fmt: skip
+        if facts["passes"] > 1:
+            log.warning(
+                "sweep: the store is read %d times: Gram matrices of %d groups of prompts over %d features do not fit "
+                "into what device.memory allows a worker, %s, at once", facts["passes"], n_groups, len(features),
+                budget.gigabytes(plan.budget if plan.device_budget is None else plan.device_budget),
             )  # fmt: skip
-            self._near |= dict.fromkeys(request.near, done)
-            self.counts.neighbors += 1
-        wait([self._near[request.near[0]] for request in wanted])
+        self.counts.store_reads += facts["passes"]
+        self.counts.neighbors += len(requests)
+        self.client.run(trials.release_memory)
+
+    def _plan(self, extraction: Extraction, n_features: int, n_groups: int, dense: int) -> budget.Plan:
+        """Plan the pass as a run's is planned; `dense` views have distances of all pairs.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If not even one tile of every group fits.
+        """
+        c = extraction.config
+        planned = c.model_copy(
+            update={
+                "umap": c.umap.model_copy(update={"enabled": not dense}),
+                "neighbors": c.neighbors.model_copy(update={"method": "exact"}),
+            }
+        )
+        shapes = budget.Shapes(
+            len(extraction.prompts), extraction.d_sae, n_features, n_groups=n_groups, n_views=max(dense, 1)
+        )
+        allowed = budget.budget(c, len(self.workers), self.device)
+        return budget.plan(planned, shapes, allowed, ("neighbors",), self.memory)
 
     def _keep(self, members: Sequence[Trial]) -> None:
         """Find the kept features of trials; a filter that keeps too few is their error."""
@@ -230,13 +227,12 @@ class Computation:
         return [request for request in requests.values() if not self._have(request)]
 
     def _have(self, request: Request) -> bool:
-        for near in request.near:
-            if not self.path(near).exists():
-                return False
-            with np.load(self.path(near)) as file:
-                if file["indices"].shape[1] < request.k:
-                    return False
-        return all(self.path(tree_name(near, m)).exists() for near in request.near for m in request.min_samples)
+        if not all(self.near_path(near).exists() for near in request.near):
+            return False
+        if any(neighbors_held(self.near_path(near)) < request.k for near in request.near):
+            return False
+        trees = [tree_name(near, m) for near in request.near for m in request.min_samples]
+        return all(self.near_path(tree).exists() for tree in trees)
 
     # ------------------------------------------------------------ embeddings, trees, trials
 
@@ -261,7 +257,7 @@ class Computation:
                     for part, names in enumerate(parts)
                 ]
                 futures[trial.key] = self._submit(
-                    trials.trial_task, self.trial_path(trial), self.path(trial.near[0]), self.path(trial.moments),
+                    trials.trial_task, self.trial_path(trial), self.near_path(trial.near[0]), self.path(trial.moments),
                     threshold, c, budget.budget(c, len(self.workers), self.device), trial.kept, trial.point, edges,
                 )  # fmt: skip
             waiting.setdefault(trial.key, []).append(trial)
@@ -292,7 +288,7 @@ class Computation:
             return trees[key]
         if not c.umap.enabled:
             chord = c.hdbscan.metric == "euclidean"
-            trees[key] = self._submit(trials.saved_tree, self.path(name), chord, self._near.get(near))
+            trees[key] = self._submit(trials.saved_tree, self.near_path(name), chord)
             return trees[key]
         after = embeddings.get(name)
         if after is None and not self.path(name).exists():
@@ -300,7 +296,7 @@ class Computation:
             n = trial.subset.n
             n_prompts = int((half_of(n, c.seed) == part - 1).sum()) if part else n
             after = self._submit(
-                trials.embed_task, self.path(near), self.path(name), c, n_prompts, number, self._near.get(near)
+                trials.embed_task, self.near_path(near), self.path(name), c, n_prompts, number, self.device
             )
             embeddings[name] = after
         trees[key] = self._submit(trials.tree_task, self.path(name), c.hdbscan.min_samples, after)
@@ -344,3 +340,8 @@ class Computation:
 
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _places(cut: Sequence[Layer]) -> dict[Subset, tuple[int, tuple[list[int], list[int]]]]:
+    """The layer of every subset, and the atoms of its halves."""
+    return {subset: (number, halves) for number, layer in enumerate(cut) for subset, halves in layer.members.items()}

@@ -24,6 +24,7 @@ from gpuclust.sweep.subsets import Subset
 Array = np.ndarray[Any, Any]
 
 PARTS = ("all", "half0", "half1")
+TREE = "-tree-"  # in the names of spanning trees
 # What a sweep makes: the version of its own algorithm, raised by hand when its numbers change, and the stages of a run
 # whose code it calls, whose versions count too.
 ALGORITHMS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -134,7 +135,7 @@ def near_names(trial: Trial) -> tuple[str, ...]:
 
 def tree_name(near: str, min_samples: int) -> str:
     """Name of the exact cosine spanning tree of some neighbours' features."""
-    return f"{near}-tree-{min_samples}"
+    return f"{near}{TREE}{min_samples}"
 
 
 def member_names(config: Config, near: str) -> list[str]:
@@ -161,13 +162,6 @@ def trial_name(trial: Trial) -> str:
 
 def _digest(*arrays: Array) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-
-
-def fewest_active(trial: Trial) -> int:
-    """The fewest prompts that a feature fires on in any subset, if a filter keeps it there."""
-    assert trial.subset is not None
-    select = trial.config.select
-    return max(select.min_active_prompts, int(np.floor(select.sparsity_min * trial.subset.n)))
 
 
 def n_features(trial: Trial) -> int:

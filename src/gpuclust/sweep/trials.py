@@ -1,4 +1,4 @@
-"""The tasks of a sweep: moments and Gram matrices of all subsets in one pass, neighbours, embeddings, trees, trials.
+"""The tasks of a sweep: moments of all subsets in one pass, embeddings, trees, trials.
 
 Each reads what earlier ones wrote under a name that says what it depends on, and writes its own file atomically, so
 that settings share what they can and a killed sweep goes on. A *trial* is a setting with a seed: the clusters of all
@@ -12,20 +12,21 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute import agreement, consensus, duplicates, gram, neighbors
+from gpuclust.compute import agreement, consensus, duplicates, neighbors
 from gpuclust.compute.clustering import Clustering, cluster_tree, embedding_tree
 from gpuclust.compute.feature_filter import select
 from gpuclust.compute.reductions import MOMENTS, State, moments_empty
-from gpuclust.compute.spanning_tree import chord_edges, mutual_reachability_tree
+from gpuclust.compute.spanning_tree import chord_edges
 from gpuclust.config import Config, SelectConfig
+from gpuclust.engine.gram_pass import read_neighbors
+from gpuclust.hardware.backend import resolve
 from gpuclust.storage import store
 from gpuclust.storage.run_folder import versions
 from gpuclust.sweep.sharing import PARTS
@@ -36,62 +37,44 @@ PURITY_NEIGHBORS = 10  # neighbours that the purity of a clustering looks at
 SHARED = ("entropy", "sparsity", "mean")  # statistics that features of a cluster may have in common
 
 
-@dataclass(frozen=True, eq=False)
-class Partial:
-    """What one worker's share of the prompts gives: a Gram and moments of every atom of every layer.
-
-    Attributes
-    ----------
-    grams : list of list of Gram
-        By layer and atom, over the features of the pass.
-    moments : list of list of dict
-        By layer and atom, over all features, with ``n_active`` by threshold, (threshold, feature), and the ``sketch``
-        by which duplicates are found, (feature, `duplicates.SIZE`).
-    """
-
-    grams: list[list[gram.Gram]]
-    moments: list[list[State]]
-
-
 def pass_task(
-    run: Path, universe: Array, first: int, stop: int, rows: int, tile: int, codes: Sequence[Array],
-    n_atoms: Sequence[int], thresholds: Sequence[float],
-) -> Partial:  # fmt: skip
-    """Read a range of prompts once; accumulate moments and Gram matrices of every atom.
+    run: Path, first: int, stop: int, rows: int, codes: Sequence[Array], n_atoms: Sequence[int],
+    thresholds: Sequence[float],
+) -> list[list[State]]:  # fmt: skip
+    """Read a range of prompts once, and accumulate the moments of every atom.
 
     Parameters
     ----------
     run : Path
         Folder with the store.
-    universe : array, (kept,), int
-        Features of the Gram matrices.
     first, stop : int
         Prompts of this share.
-    rows, tile : int
-        Prompts read at a time, and features of a Gram tile.
+    rows : int
+        Prompts read at a time.
     codes : sequence of array, (prompt,), int
         Atom of every prompt of the store by layer, -1 none.
     n_atoms : sequence of int
         By layer.
     thresholds : sequence of float
         Activation thresholds for which ``n_active`` is counted.
+
+    Returns
+    -------
+    list of list of dict
+        By layer and atom, over all features, with ``n_active`` by threshold, (threshold, feature), and the ``sketch``
+        by which duplicates are found, (feature, `duplicates.SIZE`).
     """
-    (tiles,) = gram.plan_passes(len(universe), tile, 1 << 62)
-    grams = [[gram.accumulate([], len(universe), tiles, tile) for _ in range(count)] for count in n_atoms]
     moments: list[list[State]] = []
     for start, block in store.read_rows(run / schema.ACTIVATIONS, rows, first, stop):
-        kept = block[:, universe]
         sketched = neighbors.sketch_rows(start, start + len(block), duplicates.SIZE, duplicates.SEED)
         moments = moments or [[_no_moments(block.shape[1], len(thresholds))] * count for count in n_atoms]
         for layer, code in enumerate(codes):
             own = code[start : start + len(block)]
             for atom in np.unique(own[own >= 0]):
                 member = own == atom
-                new = gram.accumulate([kept[member]], len(universe), tiles, tile)
-                grams[layer][atom] = gram.combine([grams[layer][atom], new])
                 state = moments_of(block[member], thresholds, sketched[member])
                 moments[layer][atom] = _combined([moments[layer][atom], state])
-    return Partial(grams, moments)
+    return moments
 
 
 def _no_moments(n_features: int, n_thresholds: int) -> State:
@@ -122,21 +105,9 @@ def moments_of(block: Array, thresholds: Sequence[float], projection: Array) -> 
     return state
 
 
-def partial_moments(partial: Partial, layer: int, atoms: Sequence[int]) -> list[State]:
+def partial_moments(partial: list[list[State]], layer: int, atoms: Sequence[int]) -> list[State]:
     """Moments of some atoms, where the partial is: small enough to travel."""
-    return [partial.moments[layer][atom] for atom in atoms]
-
-
-def partial_grams(partial: Partial, layer: int, atoms: Sequence[int]) -> list[gram.Gram]:
-    """Grams of some atoms, where the partial is."""
-    return [partial.grams[layer][atom] for atom in atoms]
-
-
-def universe_task(run: Path, n_shards: int, fewest: int) -> Array:
-    """Features that fire on at least `fewest` prompts, by the shards' states: those that any filter can keep."""
-    states = [store.read_states(run / schema.SHARDS, index) for index in range(n_shards)]
-    counts = np.sum([state["moments.n_nonzero"] for state in states if state is not None], axis=0)
-    return np.flatnonzero(counts >= fewest)
+    return [partial[layer][atom] for atom in atoms]
 
 
 def moments_task(path: Path, thresholds: Sequence[float], *parts: list[State]) -> None:
@@ -169,57 +140,12 @@ def kept_task(
     return kept, point
 
 
-def neighbors_task(
-    paths: Sequence[Path], universe: Array, kept: Array, metric: str, k: int, trees: Mapping[int, Sequence[Path]],
-    *halves: Sequence[gram.Gram],
-) -> None:  # fmt: skip
-    """Exact neighbours of the kept features over a subset and over its halves, and spanning trees where wanted.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        Files to write, in the order of `PARTS`.
-    universe, kept : array, (feature,), int
-        Features of the Gram matrices, and those wanted.
-    metric : str
-    k : int
-        Neighbours, the feature itself included.
-    trees : mapping of int to sequence of Path
-        ``min_samples`` to the files of exact cosine spanning trees, in the order of `PARTS`.
-    halves : sequence of Gram
-        Of every worker, the atoms of the first half, then of every worker those of the second.
-    """
-    place = np.searchsorted(universe, kept)
-    per_half = len(halves) // 2
-    sums = [
-        _chosen([part for share in shares for part in share], place)
-        for shares in (halves[:per_half], halves[per_half:])
-    ]
-    both = gram.weighted(sums, [1, 1])
-    for number, whole in enumerate((both, *sums)):
-        indices, distances = neighbors.exact(whole, k, metric)
-        write_arrays(paths[number], kept=kept, indices=indices, distances=distances)
-        if trees:
-            sides = {"sums": whole.sums, "squares": whole.squares}
-            cosine = neighbors.distances("cosine", whole.tiles[0, 0], whole.n_prompts, sides, sides, 0.0)
-            np.fill_diagonal(cosine, 0)
-            for min_samples, files in trees.items():
-                write_arrays(files[number], edges=mutual_reachability_tree(cosine, min_samples))
-
-
-def _chosen(parts: Sequence[gram.Gram], place: Array) -> gram.Gram:
-    """Sum Grams and take some features: one tile."""
-    whole = gram.weighted(parts, np.ones(len(parts)))
-    tile = whole.dense()[np.ix_(place, place)]
-    n = len(place)
-    return gram.Gram(n, n, {(0, 0): tile}, whole.sums[place], whole.squares[place], whole.n_prompts, whole.routes)
-
-
-def embed_task(source: Path, target: Path, config: Config, n_prompts: int, number: int, after: Any) -> None:
-    """Embed the features of one part of a subset, for one member of the consensus. `after` is what writes `source`."""
-    with np.load(source) as file:
-        indices, distances = (file[name][:, : config.n_neighbors] for name in ("indices", "distances"))
-    write_arrays(target, embedding=consensus.member_embedding(indices, distances, n_prompts, config, number))
+def embed_task(source: Path, target: Path, config: Config, n_prompts: int, number: int, device: str) -> None:
+    """Embed the features of one part of a subset, for one member of the consensus."""
+    _, indices, distances = (values[..., : config.n_neighbors] for values in read_neighbors(source))
+    backend = resolve(device).name
+    embedding = consensus.member_embedding(indices, distances, n_prompts, config, number, backend)
+    write_arrays(target, embedding=embedding)
 
 
 def tree_task(source: Path, min_samples: int, after: Any) -> Array:
@@ -228,10 +154,9 @@ def tree_task(source: Path, min_samples: int, after: Any) -> Array:
         return embedding_tree(file["embedding"], min_samples)
 
 
-def saved_tree(source: Path, chord: bool, after: Any) -> Array:
-    """Exact cosine spanning tree that the neighbours' task wrote, with euclidean weights if `chord`."""
-    with np.load(source) as file:
-        edges: Array = file["edges"]
+def saved_tree(source: Path, chord: bool) -> Array:
+    """Exact cosine spanning tree that came with the neighbours, with euclidean weights if `chord`."""
+    edges: Array = np.load(source)
     return chord_edges(edges) if chord else edges
 
 
@@ -259,8 +184,7 @@ def trial_task(
     """
     found = [_clustered(members, config, allowed) for members in trees]
     labels = [np.asarray(result.labels, dtype=np.int64) for result in found]
-    with np.load(near) as file:
-        kept, indices = file["kept"], file["indices"]
+    kept, indices, _ = read_neighbors(near)
     statistics = read_statistics(moments, threshold)
     facts = {
         "n_kept": len(features),
@@ -415,9 +339,5 @@ def labels_task(target: Path, trials: Sequence[Path], numbers: Sequence[tuple[in
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write arrays, and the packages that made them, so that readers see either no file or the whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, made_by=np.array(json.dumps(versions())), **arrays)
-    partial.replace(path)
+    """Write arrays, and the packages that made them."""
+    store.write_arrays(path, made_by=np.array(json.dumps(versions())), **arrays)
