@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+import gpuclust
 from gpuclust import schema
 from gpuclust.compute import embedding
 from gpuclust.compute.clustering import cluster_embedding, embedding_tree
 from gpuclust.config import HdbscanConfig, UmapConfig
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget
+from gpuclust.sweep import __main__ as sweep
 from tests import cuda_stub, tiny
 from tests.test_run import go, results
 
@@ -97,3 +100,31 @@ def test_both_optimisers_start_from_one_layout(monkeypatch: pytest.MonkeyPatch) 
     (start,) = started
     np.testing.assert_allclose(start.min(axis=0), 0)
     np.testing.assert_allclose(start.max(axis=0), 10)  # as umap-learn scales any start
+
+
+def test_a_sweep_on_a_gpu_equals_one_on_the_cpu(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "_umap_learn", lambda indices, distances, start, config: start)
+    monkeypatch.setattr(budget, "budget", lambda *args: 40 * 10**9)
+    file = tmp_path / "sweep.yaml"
+    vary = {"umap.enabled": [False, True], "n_prompts": [30, 60]}
+    file.write_text(yaml.safe_dump({"base": settings, "vary": vary, "seeds": 1}))
+
+    def swept(name: str) -> gpuclust.Sweep:
+        scheduler = {"cpu": "threads", "gpu": "local-cuda"}[name]
+        assert sweep.main([str(file), "--out", str(tmp_path / name), "--scheduler", scheduler, "--quiet"]) == 0
+        return gpuclust.open_sweep(tmp_path / name)
+
+    cpu = swept("cpu")
+    load = encoders.load_encoder
+    monkeypatch.setattr(encoders, "load_encoder", lambda config, device: load(config, "cpu"))
+    with cuda_stub.installed() as calls:
+        gpu = swept("gpu")
+        called = {name for name, _, _ in calls}
+    assert "cupy.cuda.cublas.gemmEx" in called
+    assert any(name.startswith("cuml.") and "UMAP" in name for name in called), sorted(called)
+    assert gpu.table["error"].isna().all()
+    exact = (cpu.table["umap.enabled"] == False).to_numpy()  # noqa: E712  # a column
+    np.testing.assert_array_equal(cpu.labels[exact], gpu.labels[exact])
+    assert cpu.table["n_kept"].tolist() == gpu.table["n_kept"].tolist()

@@ -12,6 +12,7 @@ import pytest
 import yaml
 import zarr
 
+import gpuclust
 from gpuclust import cluster_features, run, schema
 from gpuclust.compute import agreement, consensus, validity
 from gpuclust.compute.halves import half_of
@@ -270,6 +271,46 @@ def test_memory_decides_how_often_the_store_is_read(
     said = " ".join(capsys.readouterr().err.split())
     assert "stage neighbors needs" in said
     assert "but device.memory allows" in said
+
+
+def test_any_setting_opens_as_a_run(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    questions = {
+        "prompts": {"vary": {"n_prompts": [30, 60]}}, "dataset": {"vary": {"source": ["a", "b"]}},
+        "umap": {"vary": {"umap.enabled": [True, False]}}, "members": {"vary": {"consensus.members": [1, 2]}},
+    }  # fmt: skip
+    table = go(tmp_path, {"base": base, "questions": questions, "seeds": 2}, finished)
+    sweep = gpuclust.open_sweep(tmp_path / "out")
+    pd.testing.assert_frame_equal(sweep.table, table)
+    assert repr(sweep).endswith(f"{table['setting'].nunique()} settings, 2 seeds)")
+    labels = dict(zip(zip(table["setting"], table["seed"], strict=True), sweep.labels.to_numpy(), strict=True))
+    prompts = pd.read_parquet(finished / schema.PROMPTS)
+    seed = int(table["seed"].max())
+    chosen = [
+        ({"n_prompts": 60, "umap.enabled": True}, prompts["text"]), ({"n_prompts": 30}, prompts["text"][:30]),
+        ({"source": "b"}, prompts.loc[prompts["source"] == "b", "text"]), ({"umap.enabled": False}, prompts["text"]),
+        ({"consensus.members": 1}, prompts["text"]),
+    ]  # fmt: skip
+    for levels, texts in chosen:
+        rows = table[np.logical_and.reduce([table[name] == value for name, value in levels.items()])]
+        row = rows[rows["seed"] == seed].iloc[0]
+        run = sweep.run(int(row["setting"]), seed, "threads")
+        assert run.prompts["text"].tolist() == texts.tolist()
+        kept = run.features["label"].fillna(agreement.ABSENT).to_numpy(dtype=np.int64)
+        np.testing.assert_array_equal(kept, labels[row["setting"], seed][0], err_msg=str(levels))
+        assert int(run.features["kept"].sum()) == row["n_kept"]
+        assert len(run.clusters) - 1 == row["clusters"]
+        halves = run.record["stages"]["quality"]["halves"]
+        assert halves["ari"] == pytest.approx(row["ari_halves"], nan_ok=True) or np.isnan(row["ari_halves"])
+        assert len(run.map().data) > 0
+    times = (run.path / schema.RECORD).stat().st_mtime_ns
+    assert sweep.run(int(row["setting"]), seed, "threads").path == run.path
+    assert (run.path / schema.RECORD).stat().st_mtime_ns == times  # opened, not computed
+    with pytest.raises(gpuclust.GpuclustError, match=r"setting 99 is not in .*: it has 0 to"):
+        sweep.run(99)
+    with pytest.raises(gpuclust.GpuclustError, match=r"seed 7 is not in"):
+        sweep.run(0, 7)
+    with pytest.raises(gpuclust.GpuclustError, match=r"is no finished gpuclust sweep: it has no sweep.yaml"):
+        gpuclust.open_sweep(finished)
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, -1], [-1, -1, -1, -1, -1]])

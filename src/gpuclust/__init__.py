@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gpuclust.results.run import Run as Run
     from gpuclust.results.run import cluster_features as cluster_features
     from gpuclust.results.run import open_run as open_run
+    from gpuclust.sweep.opened import Sweep as Sweep
+    from gpuclust.sweep.opened import open_sweep as open_sweep
 
 __version__ = "0.1.0"
 
@@ -31,10 +33,12 @@ _HOMES = {
     "cluster_features": "results.run",
     "import_cache": "notebook_cache",
     "open_run": "results.run",
+    "Sweep": "sweep.opened",
+    "open_sweep": "sweep.opened",
 }
 __all__ = [
-    "Config", "FeatureClusterer", "FeatureClusters", "GpuclustError", "Run", "cluster_features", "import_cache",
-    "open_run",
+    "Config", "FeatureClusterer", "FeatureClusters", "GpuclustError", "Run", "Sweep", "cluster_features",
+    "import_cache", "open_run", "open_sweep",
 ]  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class Computation:
         self.out = out
         self.counts = counts
         if self.device != "cpu":
-            log.info("sweep: moments, spanning trees and clusters of settings are computed on the host")
+            log.info("sweep: moments of settings are read, and their clusters cut out of the trees, on the host")
 
     def path(self, name: str) -> Path:
         """File of a shared thing."""
@@ -299,7 +299,7 @@ class Computation:
                 trials.embed_task, self.near_path(near), self.path(name), c, n_prompts, number, self.device
             )
             embeddings[name] = after
-        trees[key] = self._submit(trials.tree_task, self.path(name), c.hdbscan.min_samples, after)
+        trees[key] = self._submit(trials.tree_task, self.path(name), c.hdbscan.min_samples, self.device, after)
         return trees[key]
 
     # ------------------------------------------------------------ what the tables need

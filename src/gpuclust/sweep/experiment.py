@@ -19,16 +19,15 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.engine.pipeline import Pipeline
 from gpuclust.engine.progress import Progress
+from gpuclust.engine.reuse import link
 from gpuclust.engine.scheduler import Scheduler, start
 from gpuclust.errors import GpuclustError, StoreError
 from gpuclust.hardware import process
 from gpuclust.results.run import Run
 from gpuclust.storage import store
-from gpuclust.storage.keys import content_key
 from gpuclust.storage.run_folder import (
     RECORD_VERSION,
     Folder,
@@ -38,16 +37,15 @@ from gpuclust.storage.run_folder import (
     refuse_other_version,
     versions,
 )
-from gpuclust.sweep import subsets
 from gpuclust.sweep.computation import Computation
 from gpuclust.sweep.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
 from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name, texts
+from gpuclust.sweep.trial_list import extractions_wanted, identity, read_extraction, trials_of
 
 log = logging.getLogger("gpuclust")
 
 SWEEP, TABLE, PAIRS, LABELS, RECORD = "sweep.yaml", "sweep.parquet", "pairs.parquet", "labels.zarr", "sweep.json"
 EXTRACTIONS = "extractions"
-APART = 1000  # between the seeds of a consensus, whose members count on from there
 
 
 @dataclass(eq=False)
@@ -95,7 +93,7 @@ class Experiment:
         self._begin_folder()
         settings = expand(self.sweep, self.base)
         extractions = self._extract(settings)
-        found = self._trials(settings, extractions)
+        found = trials_of(self.sweep, self.base, settings, extractions)
         progress = Progress(self.console, self.quiet)
         with self._workers() as started, progress.stage("sweep"):
             work = Computation(started, progress, self.out, self.counts)
@@ -107,7 +105,7 @@ class Experiment:
                 work.gather_labels(self.out / LABELS, done)
         store.write_table(self.out / TABLE, table)
         store.write_table(self.out / PAIRS, pairs)
-        first = extractions[_identity(settings[0])]
+        first = extractions[identity(settings[0])]
         assert isinstance(first, Extraction)
         record = {
             "record_version": RECORD_VERSION, "versions": versions(),
@@ -151,22 +149,17 @@ class Experiment:
 
     def _extract(self, settings: Sequence[Setting]) -> dict[str, Extraction | str]:
         """Activations by what they depend on; the text of the error where a setting other than the base fails."""
-        wanted: dict[str, Config] = {}
-        for setting in settings:
-            if setting.config is not None:
-                known = wanted.get(_identity(setting))
-                if known is None or known.n_prompts < setting.config.n_prompts:
-                    wanted[_identity(setting)] = setting.config
+        wanted = extractions_wanted(settings)
         self._check_reuse(list(wanted.values()))
         found: dict[str, Extraction | str] = {}
-        for identity, config in wanted.items():
+        for name, config in wanted.items():
             try:
-                found[identity] = self._extraction(config)
+                found[name] = self._extraction(config)
             except GpuclustError as error:
-                if identity == _identity(settings[0]):
+                if name == identity(settings[0]):
                     raise
                 log.warning("a setting has no activations: %s", error)
-                found[identity] = str(error)
+                found[name] = str(error)
         return found
 
     def _extraction(self, config: Config) -> Extraction:
@@ -184,9 +177,7 @@ class Experiment:
             before = folder.record["stages"].get("extract", {}).get("key")
             key = pipeline.activations()
         self.counts.extractions += key != before
-        facts = folder.record["stages"]["prompts"]
-        prompts = pd.read_parquet(path / schema.PROMPTS, columns=["source", "n_tokens"])
-        return Extraction(key, config, path, prompts, facts["d_sae"], facts["attributes"])
+        return read_extraction(path, config, key, folder.record["stages"]["prompts"])
 
     def _check_reuse(self, wanted: Sequence[Config]) -> None:
         if self.reuse is None:
@@ -201,68 +192,6 @@ class Experiment:
             f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(texts(there.config), texts(wanted[0]))
         ]
         raise StoreError(f"--reuse {self.reuse} has other activations than the sweep needs: {'; '.join(other[:4])}")
-
-    # ------------------------------------------------------------ trials
-
-    def _trials(self, settings: Sequence[Setting], extractions: dict[str, Extraction | str]) -> list[Trial]:
-        """Every setting with every seed, and the prompts that it uses."""
-        sizes = self._group_sizes(settings, extractions)
-        first = Config.model_validate(self.base).umap.random_state
-        found = []
-        for setting in settings:
-            for seed in range(first, first + self.sweep.seeds):
-                trial = Trial(setting, seed)
-                found.append(trial)
-                used = self._prompts_of(setting, extractions, sizes)
-                if setting.config is None or isinstance(used, str):
-                    trial.error = str(used)
-                    continue
-                trial.extraction, trial.subset = used
-                trial.pattern = self.sweep.source_pattern if setting.source is not None else ""
-                apart = APART if setting.config.n_members > 1 else 1
-                umap = setting.config.umap.model_copy(update={"random_state": first + apart * (seed - first)})
-                trial.config = setting.config.model_copy(update={"umap": umap})
-        return found
-
-    def _prompts_of(
-        self, setting: Setting, extractions: dict[str, Extraction | str], sizes: dict[Any, dict[Any, int | str]]
-    ) -> tuple[Extraction, subsets.Subset] | str:
-        """The activations and the prompts of a setting, or why it has none."""
-        if setting.config is None:
-            return str(setting.error)
-        extraction = extractions[_identity(setting)]
-        if isinstance(extraction, str):
-            return extraction
-        n = min(setting.config.n_prompts, len(extraction.prompts))
-        if _kind(setting) != (False, False):
-            own = sizes[_kind(setting)]
-            size = own[setting.source, setting.length]
-            if isinstance(size, str):
-                return size
-            n = min(n, *(value for value in own.values() if isinstance(value, int)))
-        return extraction, subsets.Subset(setting.source, setting.length, n)
-
-    def _group_sizes(
-        self, settings: Sequence[Setting], extractions: dict[str, Extraction | str]
-    ) -> dict[Any, dict[Any, int | str]]:
-        """Prompts of every group, or why it cannot be used, by kind of group: groups of a kind are cut to one size."""
-        sizes: dict[Any, dict[Any, int | str]] = {}
-        for setting in settings:
-            extraction = extractions.get(_identity(setting)) if setting.config is not None else None
-            if _kind(setting) == (False, False) or not isinstance(extraction, Extraction):
-                continue
-            pattern, prompts = self.sweep.source_pattern, extraction.prompts
-            size = len(subsets.group_members(prompts, pattern, setting.source, setting.length))
-            own = sizes.setdefault(_kind(setting), {})
-            group = setting.source, setting.length
-            try:
-                subsets.refuse_small(size, subsets.Subset(*group, size), prompts, pattern)
-            except GpuclustError as error:
-                own[group] = str(error)
-            else:
-                before = own.get(group, size)  # the same group may be of several extractions
-                own[group] = min(size, before) if isinstance(before, int) else before
-        return sizes
 
     # ------------------------------------------------------------ tables
 
@@ -322,27 +251,8 @@ def _differ_in(a: Setting, b: Setting) -> list[str]:
     return [key for key in a.values if a.values[key] != b.values[key]]
 
 
-def _kind(setting: Setting) -> tuple[bool, bool]:
-    return setting.source is not None, setting.length is not None
-
-
-def _identity(setting: Setting) -> str:
-    return "" if setting.config is None else content_key(texts(setting.config))
-
-
 def _same_texts(a: Config, b: Config) -> bool:
     return texts(a) == texts(b) and a.n_prompts == b.n_prompts
-
-
-def link(run: Path, path: Path) -> None:
-    """Make a folder whose activations are those of another run, and whose record says no more; the run is only read."""
-    path.mkdir(parents=True)
-    for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS):
-        (path / name).symlink_to((run / name).resolve())
-    store.write_text(path / schema.CONFIG, (run / schema.CONFIG).read_text(encoding="utf8"))
-    record = json.loads((run / schema.RECORD).read_text(encoding="utf8"))
-    stages = {name: record["stages"][name] for name in ("prompts", "extract")}
-    store.write_json(path / schema.RECORD, {**record, "stages": stages})
 
 
 def _once(make: Callable[[], Scheduler]) -> Callable[[], Scheduler]:

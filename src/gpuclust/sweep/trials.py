@@ -148,10 +148,10 @@ def embed_task(source: Path, target: Path, config: Config, n_prompts: int, numbe
     write_arrays(target, embedding=embedding)
 
 
-def tree_task(source: Path, min_samples: int, after: Any) -> Array:
+def tree_task(source: Path, min_samples: int, device: str, after: Any) -> Array:
     """Spanning tree of mutual reachability on an embedding; settings that differ further on share it."""
     with np.load(source) as file:
-        return embedding_tree(file["embedding"], min_samples)
+        return embedding_tree(file["embedding"], min_samples, backend=resolve(device).name)
 
 
 def saved_tree(source: Path, chord: bool) -> Array:

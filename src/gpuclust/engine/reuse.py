@@ -1,0 +1,101 @@
+"""A run on activations that another folder has: all of them as links, or those of some prompts as a copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from gpuclust import schema, stage_table
+from gpuclust.config import Config
+from gpuclust.storage import store
+
+Array = np.ndarray[Any, Any]
+
+
+def link(source: Path, target: Path, config: Config | None = None) -> None:
+    """Make a folder whose activations are those of another, and whose record says no more; the other is only read.
+
+    Parameters
+    ----------
+    source, target : Path
+        Folders of runs; the second must not exist.
+    config : Config, optional
+        Of the new run, default the other's; as long as what activations depend on is the same.
+    """
+    with _whole(target) as folder:
+        for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS):
+            (folder / name).symlink_to((source / name).resolve())
+        _record(source, folder, config, {})
+
+
+def take(source: Path, target: Path, config: Config, prompts: Array) -> None:
+    """Make a folder with the activations of some of another's prompts, renumbered from 0; the other is only read.
+
+    Where in its prompt a feature peaks is not kept with activations, so the new run's examples have no positions.
+
+    Parameters
+    ----------
+    source, target : Path
+        Folders of runs; the second must not exist.
+    config : Config
+        Of the new run.
+    prompts : array, (chosen,), int
+        Ascending.
+    """
+    table = pd.read_parquet(source / schema.PROMPTS).iloc[prompts].reset_index(drop=True)
+    table["prompt"] = np.arange(len(table))
+    with _whole(target) as folder:
+        store.write_table(folder / schema.PROMPTS, table)
+        path, array = folder / schema.ACTIVATIONS, store.open_array(source / schema.ACTIVATIONS)
+        attributes = store.attributes(source / schema.ACTIVATIONS)
+        store.create(path, len(prompts), array.shape[1], config.store, attributes)
+        ranges = store.shard_ranges(path)
+        rows = _rows(source / schema.ACTIVATIONS, prompts, ranges[0][1])
+        held = np.zeros((0, array.shape[1]), array.dtype)
+        for index, (first, stop) in enumerate(ranges):
+            while len(held) < stop - first:
+                held = np.concatenate([held, next(rows)])
+            store.write_rows(path, index, first, held[: stop - first])
+            held = held[stop - first :]
+        tokens = int(table["n_tokens"].clip(lower=0).sum())
+        _record(source, folder, config, {"rows": len(table), "tokens": tokens})
+
+
+def _rows(path: Path, prompts: Array, rows: int) -> Iterator[Array]:
+    """Yield the activations of some prompts, block by block."""
+    for first, block in store.read_rows(path, rows):
+        own = prompts[(prompts >= first) & (prompts < first + len(block))]
+        if len(own):
+            yield block[own - first]
+
+
+def _record(source: Path, folder: Path, config: Config | None, facts: dict[str, Any]) -> None:
+    text = (source / schema.CONFIG).read_text(encoding="utf8")
+    if config is not None:
+        text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
+    store.write_text(folder / schema.CONFIG, text)
+    record = json.loads((source / schema.RECORD).read_text(encoding="utf8"))
+    stages = {name: record["stages"][name] | facts for name in stage_table.ACTIVATIONS}
+    store.write_json(folder / schema.RECORD, {**record, "stages": stages})
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder that has its name only once all is in it."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
