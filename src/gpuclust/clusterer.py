@@ -10,6 +10,7 @@ import numpy as np
 from gpuclust import schema
 from gpuclust.errors import InputError
 from gpuclust.results.run import cluster_features
+from gpuclust.types import Array
 
 
 class FeatureClusterer:
@@ -101,6 +102,6 @@ class FeatureClusterer:
         self.result_ = result
         return self
 
-    def fit_predict(self, X: Any, y: None = None) -> np.ndarray[Any, Any]:
+    def fit_predict(self, X: Any, y: None = None) -> Array:
         """Fit, and return `labels_`."""
         return self.fit(X).labels_

@@ -22,6 +22,7 @@ from gpuclust.results.run import Run, open_run
 from gpuclust.storage import store
 from gpuclust.storage.keys import content_key
 from gpuclust.storage.run_folder import Folder, claim
+from gpuclust.types import Array
 
 
 def import_cache(
@@ -93,7 +94,7 @@ def prompts_digest(texts: list[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def read_cache(path: Path) -> tuple[np.ndarray[Any, Any], list[str]]:
+def read_cache(path: Path) -> tuple[Array, list[str]]:
     """Read ``{'acts', 'prompts'}`` without running anything that the file holds.
 
     Returns

@@ -17,14 +17,12 @@ filter. Rules, as shares of features:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gpuclust.schema import NOISE
-
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 ABSENT = -2
 HALF, TENTH = 0.5, 0.1

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuclust.compute.spanning_tree import chord_edges, mutual_reachability_tree, sort_edges
 from gpuclust.config import HdbscanConfig
 from gpuclust.errors import ConfigError, InputError, SelectionError
-
-Array = NDArray[Any]
+from gpuclust.types import Array
 
 CUML_SAMPLES = 1023
 

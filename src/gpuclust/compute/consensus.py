@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuclust import schema
 from gpuclust.compute.clustering import Clustering, cluster_embedding
@@ -23,8 +22,7 @@ from gpuclust.compute.embedding import embed
 from gpuclust.config import Config
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.hardware import budget
-
-Array = NDArray[Any]
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 

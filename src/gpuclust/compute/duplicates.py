@@ -16,7 +16,6 @@ projection adds up over prompts: 32 bytes a feature, however many prompts there 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,7 @@ import pandas as pd
 from gpuclust.compute import neighbors
 from gpuclust.compute.reductions import State
 from gpuclust.errors import SelectionError
-
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 SIZE, SEED = 4, 0  # of the sketch: two columns that are no copies agree in all four once in 1e20 pairs
 SAME = 1e-6  # in every dimension, of unit columns

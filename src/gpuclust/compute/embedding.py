@@ -11,13 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuclust.config import UmapConfig
 from gpuclust.errors import ConfigError, InputError, SelectionError
 from gpuclust.hardware import jit
-
-Array = NDArray[Any]
+from gpuclust.types import Array
 
 OVERSAMPLE = 10  # vectors iterated beyond those wanted
 ROUNDS, DEGREE = 3, 20  # restarts of the subspace iteration, and the degree of its polynomial

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from gpuclust.errors import InputError
+from gpuclust.types import AnyArray, Array
 
 CUDA_R_32F, CUDA_R_16F = 0, 2  # cudaDataType
 
-Array = Any
 Tile = tuple[int, int]
 
 log = logging.getLogger("gpuclust")
@@ -52,9 +52,9 @@ class Gram:
     """
 
     edges: tuple[int, ...]
-    tiles: dict[Tile, Array]
-    sums: Array
-    squares: Array
+    tiles: dict[Tile, AnyArray]
+    sums: AnyArray
+    squares: AnyArray
     n_prompts: int = 0
     routes: dict[str, int] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ class Gram:
         """Features of a block row or column."""
         return slice(self.edges[index], self.edges[index + 1])
 
-    def dense(self) -> Array:
+    def dense(self) -> AnyArray:
         """Return the whole symmetric matrix, (feature, feature); all tiles must be held."""
         whole = np.empty((self.edges[-1], self.edges[-1]))
         for (i, j), tile in self.tiles.items():
@@ -86,7 +86,12 @@ def plan_passes(n_features: int, tile: int, budget: int) -> list[list[Tile]]:
 
 
 def accumulate(
-    chunks: Iterable[Array], n_features: int, tiles: Sequence[Tile], tile: int, xp: Any = np, sparse: bool | None = None
+    chunks: Iterable[AnyArray],
+    n_features: int,
+    tiles: Sequence[Tile],
+    tile: int,
+    xp: Any = np,
+    sparse: bool | None = None,
 ) -> Gram:
     """Add chunks of prompts into tiles, in place.
 
@@ -117,8 +122,8 @@ def accumulate(
 
 
 def accumulate_groups(
-    chunks: Iterable[Array],
-    groups: np.ndarray[Any, Any],
+    chunks: Iterable[AnyArray],
+    groups: Array,
     n_groups: int,
     n_features: int,
     tiles: Sequence[Tile],
@@ -188,7 +193,7 @@ def _empty(n_features: int, tiles: Sequence[Tile], tile: int, xp: Any) -> Gram:
     return gram
 
 
-def _add(gram: Gram, chunk: Array, xp: Any, sparse: bool | None) -> None:
+def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None) -> None:
     """Add one chunk in place."""
     use_sparse = sparse
     if use_sparse is None:
@@ -207,7 +212,7 @@ def _add(gram: Gram, chunk: Array, xp: Any, sparse: bool | None) -> None:
             add_product(held, wide[:, gram.block(i)], wide[:, gram.block(j)], xp)
 
 
-def add_product(held: Array, a: Array, b: Array, xp: Any = np) -> None:
+def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
     """Add AᵀB to a tile in place: float64 on the host, one GEMM with float32 accumulation on a GPU.
 
     Parameters
@@ -232,7 +237,7 @@ def add_product(held: Array, a: Array, b: Array, xp: Any = np) -> None:
     )  # fmt: skip
 
 
-def _add_sums(gram: Gram, wide: Array, xp: Any) -> None:
+def _add_sums(gram: Gram, wide: AnyArray, xp: Any) -> None:
     """Add a chunk's column sums, in float64; on a GPU, where the chunk is not, a slab of rows at a time."""
     if xp is np:
         gram.sums += wide.sum(axis=0)
@@ -246,7 +251,7 @@ def _add_sums(gram: Gram, wide: Array, xp: Any) -> None:
         gram.squares += slab.sum(axis=0)
 
 
-def _add_sparse(gram: Gram, wide: Array) -> None:
+def _add_sparse(gram: Gram, wide: AnyArray) -> None:
     from scipy import sparse
 
     columns = sparse.csc_array(wide)
@@ -272,7 +277,7 @@ def combine(grams: Sequence[Gram]) -> Gram:
     return first
 
 
-def weighted(grams: Sequence[Gram], weights: Sequence[float] | Array) -> Gram:
+def weighted(grams: Sequence[Gram], weights: Sequence[float] | AnyArray) -> Gram:
     """Return Σ w G over groups of prompts, as a new Gram; whole-number weights stay exact.
 
     Weights of 0 and 1 give the Gram of a union of groups, other whole numbers that of a bootstrap over groups.
@@ -300,7 +305,7 @@ def weighted(grams: Sequence[Gram], weights: Sequence[float] | Array) -> Gram:
     return whole
 
 
-def chosen(gram: Gram, place: np.ndarray[Any, Any], xp: Any = np) -> Gram:
+def chosen(gram: Gram, place: Array, xp: Any = np) -> Gram:
     """Return the Gram of some of the features, as a new one: the same tiles, each with fewer features.
 
     Parameters

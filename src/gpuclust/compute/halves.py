@@ -8,11 +8,9 @@ any set has halves of equal size, but for a last prompt without a partner, and w
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 RULE = "pairs"  # named in the keys of what depends on it: another definition must not find old files
 

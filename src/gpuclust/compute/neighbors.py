@@ -14,8 +14,7 @@ import numpy as np
 
 from gpuclust.compute import gram, topk
 from gpuclust.compute.gram import Gram
-
-Array = Any
+from gpuclust.types import AnyArray, Array
 
 # Cosine and correlation distances, and relative squared euclidean ones, below this are rounding of exact duplicates, by
 # the precision of the tile
@@ -25,8 +24,8 @@ DISTANCE_ROWS = 256
 
 
 def distances(
-    metric: str, tile: Array, n: int, a: dict[str, Array], b: dict[str, Array], largest: float, xp: Any = np
-) -> Array:
+    metric: str, tile: AnyArray, n: int, a: dict[str, AnyArray], b: dict[str, AnyArray], largest: float, xp: Any = np
+) -> AnyArray:
     """Turn a tile of G into distances.
 
     - cosine: 1 - G_ij / sqrt(G_ii G_jj); a feature of zeros is at distance 1 from all others
@@ -58,8 +57,8 @@ def distances(
 
 
 def _distances(
-    metric: str, tile: Array, n: int, a: dict[str, Array], b: dict[str, Array], largest: float, xp: Any
-) -> Array:
+    metric: str, tile: AnyArray, n: int, a: dict[str, AnyArray], b: dict[str, AnyArray], largest: float, xp: Any
+) -> AnyArray:
     zero = ZERO[tile.dtype.char]
     squares_a, squares_b = a["squares"][:, None], b["squares"][None, :]
     if metric == "dot":
@@ -78,7 +77,7 @@ def _distances(
     return (xp.maximum(result, 0) + 0.0).astype(xp.float32)
 
 
-def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: Any = np) -> Array:
+def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: Any = np) -> AnyArray:
     """Return the distances of one tile that `gram` holds: (block i, block j), float32."""
     sides = []
     for index in (i, j):
@@ -87,7 +86,7 @@ def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: 
     return distances(metric, gram.tiles[i, j], gram.n_prompts, sides[0], sides[1], largest, xp)
 
 
-def candidates(gram: Gram, i: int, j: int, metric: str, k: int, largest: float, xp: Any = np) -> dict[int, Array]:
+def candidates(gram: Gram, i: int, j: int, metric: str, k: int, largest: float, xp: Any = np) -> dict[int, AnyArray]:
     """Return the k nearest of each feature within one tile, itself left out.
 
     Returns
@@ -102,7 +101,7 @@ def candidates(gram: Gram, i: int, j: int, metric: str, k: int, largest: float, 
     return found
 
 
-def _nearest(distance: Array, first_row: int, first_column: int, k: int, xp: Any) -> Array:
+def _nearest(distance: AnyArray, first_row: int, first_column: int, k: int, xp: Any) -> AnyArray:
     n_rows, n_columns = distance.shape
     column = xp.arange(first_column, first_column + n_columns)[None, :]
     best = xp.empty((n_rows, k), dtype=xp.uint64)
@@ -115,12 +114,12 @@ def _nearest(distance: Array, first_row: int, first_column: int, k: int, xp: Any
     return best
 
 
-def merge(parts: Iterable[Array], k: int, xp: Any = np) -> Array:
+def merge(parts: Iterable[AnyArray], k: int, xp: Any = np) -> AnyArray:
     """Merge candidates of the same features from several tiles: (feature, k) keys."""
     return topk.smallest(xp.concatenate(list(parts), axis=1), k, xp)
 
 
-def finish(keys: Array, k: int, xp: Any = np) -> tuple[Array, Array]:
+def finish(keys: AnyArray, k: int, xp: Any = np) -> tuple[AnyArray, AnyArray]:
     """Turn merged keys of all features into the contract.
 
     Parameters
@@ -140,7 +139,7 @@ def finish(keys: Array, k: int, xp: Any = np) -> tuple[Array, Array]:
     return indices, xp.concatenate([xp.zeros((len(keys), 1), xp.float32), distance], axis=1)
 
 
-def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[Array, Array]:
+def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[AnyArray, AnyArray]:
     """Return the neighbours from a Gram that holds all its tiles.
 
     Parameters
@@ -151,7 +150,7 @@ def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[Array, Array]:
     metric : {"cosine", "correlation", "euclidean", "dot"}
     """
     largest = float(gram.squares.max())
-    per_block: dict[int, list[Array]] = {}
+    per_block: dict[int, list[AnyArray]] = {}
     for i, j in gram.tiles:
         for block, keys in candidates(gram, i, j, metric, k - 1, largest, xp).items():
             per_block.setdefault(block, []).append(keys)
@@ -159,7 +158,7 @@ def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[Array, Array]:
     return finish(keys, k, xp)
 
 
-def of_vectors(vectors: Array, k: int, metric: str, tile: int) -> tuple[Array, Array]:
+def of_vectors(vectors: AnyArray, k: int, metric: str, tile: int) -> tuple[AnyArray, AnyArray]:
     """Return the neighbours of vectors in hand, with one tile of their Gram matrix in memory at a time.
 
     Parameters
@@ -177,7 +176,7 @@ def of_vectors(vectors: Array, k: int, metric: str, tile: int) -> tuple[Array, A
         As `finish`.
     """
     n_blocks = -(-len(vectors) // tile)
-    found: dict[int, Array] = {}
+    found: dict[int, AnyArray] = {}
     for i in range(n_blocks):
         for j in range(i, n_blocks):
             part = gram.accumulate([vectors.T], len(vectors), [(i, j)], tile, sparse=False)
@@ -189,7 +188,7 @@ def of_vectors(vectors: Array, k: int, metric: str, tile: int) -> tuple[Array, A
 # ---------------------------------------------------------------- sketch
 
 
-def sketch_rows(first: int, stop: int, size: int, seed: int) -> np.ndarray[Any, Any]:
+def sketch_rows(first: int, stop: int, size: int, seed: int) -> Array:
     """Return rows of the random projection, (prompt, size), float64, of variance 1/size.
 
     A row depends on the prompt's number and the seed only, so the sketch does not depend on how prompts are cut.
@@ -197,11 +196,11 @@ def sketch_rows(first: int, stop: int, size: int, seed: int) -> np.ndarray[Any, 
     rows: list[Any] = [
         np.random.Generator(np.random.Philox(key=[seed, p])).standard_normal(size) for p in range(first, stop)
     ]
-    stacked: np.ndarray[Any, Any] = np.stack(rows) / np.sqrt(size)
+    stacked: Array = np.stack(rows) / np.sqrt(size)
     return stacked
 
 
-def sketch(chunks: Iterable[tuple[int, Array]], n_features: int, size: int, seed: int) -> np.ndarray[Any, Any]:
+def sketch(chunks: Iterable[tuple[int, AnyArray]], n_features: int, size: int, seed: int) -> Array:
     """Project the prompt axis at random: Y = AᵀR, (feature, size), float32 of float64 sums.
 
     Inner products of rows of Y estimate those of A's columns with a standard error of about 1/sqrt(size) of the

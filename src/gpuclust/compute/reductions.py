@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from gpuclust.compute import topk
+from gpuclust.types import AnyArray
 
-Array = Any
-State = dict[str, Array]
+State = dict[str, AnyArray]
 
 SLAB = 1 << 20  # elements of |a| that are in float64 at a time
 DEVICE_SLAB = 1 << 22  # the same on a GPU, where few large kernels beat many small ones
@@ -37,7 +37,7 @@ class Reduction:
     fields: Mapping[str, str]
     chunk: Callable[..., State]
     combine: Callable[[State, State], State]
-    finalize: Callable[..., dict[str, Array]]
+    finalize: Callable[..., dict[str, AnyArray]]
 
     def merge(self, states: Iterable[State]) -> State:
         """Combine any number of states (at least one)."""
@@ -54,7 +54,7 @@ class Reduction:
 ADDITIVE = ("n", "n_active", "n_nonzero", "sum", "sum_log", "u0", "u1", "u2")
 
 
-def moments_chunk(activations: Array, threshold: float = 0.0, xp: Any = np) -> State:
+def moments_chunk(activations: AnyArray, threshold: float = 0.0, xp: Any = np) -> State:
     """Reduce a chunk of prompts to the moments of every feature.
 
     With m = abs(a): sum = S = Σ m, sum_log = T = Σ m ln m, u_j = Σ m² lnʲ m, m2 = Σ (m - mean)².
@@ -123,7 +123,7 @@ def moments_combine(a: State, b: State) -> State:
     return merged
 
 
-def moments_finalize(state: State) -> dict[str, Array]:
+def moments_finalize(state: State) -> dict[str, AnyArray]:
     """Turn a state into statistics of every feature.
 
     With S, T, u_j as in `moments_chunk`, p = m/S, e = -p ln p, over n prompts:
@@ -157,7 +157,7 @@ def moments_finalize(state: State) -> dict[str, Array]:
     }
 
 
-def _module(array: Array) -> Any:
+def _module(array: AnyArray) -> Any:
     """numpy for host arrays, cupy for device arrays."""
     if not hasattr(array, "get"):
         return np
@@ -184,7 +184,7 @@ MOMENTS = Reduction("moments", MOMENT_FIELDS, moments_chunk, moments_combine, mo
 # ---------------------------------------------------------------- top examples
 
 
-def examples_chunk(activations: Array, positions: Array, first_prompt: int, k: int, xp: Any = np) -> State:
+def examples_chunk(activations: AnyArray, positions: AnyArray, first_prompt: int, k: int, xp: Any = np) -> State:
     """Keep, for every feature, its k strongest prompts.
 
     Parameters
@@ -231,7 +231,7 @@ def examples_combine(a: State, b: State) -> State:
     return {name: np.take_along_axis(array, order, axis=1) for name, array in both.items()}
 
 
-def examples_finalize(state: State) -> dict[str, Array]:
+def examples_finalize(state: State) -> dict[str, AnyArray]:
     """Return the examples as a long table: `feature, rank, prompt, value, position`, empty places left out."""
     feature, rank = np.nonzero(state["prompt"] >= 0)
     return {

@@ -13,12 +13,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuclust.errors import InputError, SelectionError
 from gpuclust.hardware import jit
-
-Array = NDArray[Any]
+from gpuclust.types import Array
 
 
 def core_distances(distances: Array, min_samples: int) -> Array:

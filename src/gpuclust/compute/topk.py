@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
+from gpuclust.types import AnyArray
 
 NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)  # sorts behind every pair
 
 
-def pack(values: Array, indices: Array, xp: Any = np) -> Array:
+def pack(values: AnyArray, indices: AnyArray, xp: Any = np) -> AnyArray:
     """Pack values and indices into sortable keys.
 
     Parameters
@@ -33,14 +33,14 @@ def pack(values: Array, indices: Array, xp: Any = np) -> Array:
     return bits
 
 
-def unpack(keys: Array, xp: Any = np) -> tuple[Array, Array]:
+def unpack(keys: AnyArray, xp: Any = np) -> tuple[AnyArray, AnyArray]:
     """Return the values (float32) and indices (int64) of keys; NOTHING gives (nan, 4294967295)."""
     indices = (keys & xp.uint64(0xFFFFFFFF)).astype(xp.int64)
     values = (keys >> xp.uint64(32)).astype(xp.uint32).view(xp.float32)
     return values, indices
 
 
-def smallest(keys: Array, k: int, xp: Any = np) -> Array:
+def smallest(keys: AnyArray, k: int, xp: Any = np) -> AnyArray:
     """Return the k smallest keys of every row, sorted; rows shorter than k are filled with NOTHING.
 
     Parameters

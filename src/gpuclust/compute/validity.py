@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuclust.schema import NOISE
-
-Array = NDArray[Any]
+from gpuclust.types import Array
 
 STRATA = 20  # of the number of active prompts, for degree-matched random sets
 Z_MIN = 3.0  # standard deviations above a null

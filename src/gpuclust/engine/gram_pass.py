@@ -23,8 +23,7 @@ from gpuclust.hardware.device import guarded
 from gpuclust.stage_table import view_file
 from gpuclust.storage import row_blocks, store
 from gpuclust.storage.run_folder import versions
-
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,10 @@ from gpuclust.extraction import encoders
 from gpuclust.hardware import budget
 from gpuclust.storage import store
 from gpuclust.tables import feature_table
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
-Array = np.ndarray[Any, Any]
 
 CHANCE_DRAWS = 200  # random relabellings of the halves
 

@@ -17,8 +17,7 @@ import yaml
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.storage import store
-
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 
 def link(source: Path, target: Path, config: Config | None = None) -> None:

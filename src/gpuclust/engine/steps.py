@@ -27,6 +27,7 @@ from gpuclust.extraction import extract_shard
 from gpuclust.hardware import budget, device
 from gpuclust.storage import store
 from gpuclust.tables import feature_table
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
@@ -76,10 +77,10 @@ class Context:
         """Clusters that were found, at least 1."""
         return max(1, int(self.done["cluster"]["clusters"]))
 
-    def kept(self) -> np.ndarray[Any, Any]:
+    def kept(self) -> Array:
         """Numbers of the features that are clustered, sorted: the kept ones, of copies the first."""
         table = pd.read_parquet(self.out / schema.SELECTED, columns=["feature", "kept", "duplicate_of"])
-        kept: np.ndarray[Any, Any] = table.loc[feature_table.is_point(table), "feature"].to_numpy()
+        kept: Array = table.loc[feature_table.is_point(table), "feature"].to_numpy()
         return kept
 
     def plan(self, facts: Mapping[str, Any], n_kept: int = 0, n_clusters: int = 0) -> budget.Plan:

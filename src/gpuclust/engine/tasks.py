@@ -24,13 +24,13 @@ from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve
 from gpuclust.storage import row_blocks, store
 from gpuclust.tables import feature_table
+from gpuclust.types import Array
 
 if TYPE_CHECKING:
     from gpuclust.tables.profiles import Members, Profile
 
 log = logging.getLogger("gpuclust")
 
-Array = np.ndarray[Any, Any]
 METHODS = {"cpu": "umap-learn", "cuda": "cuml"}
 
 

@@ -15,18 +15,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.errors import ModelError
 from gpuclust.extraction import weights
+from gpuclust.types import Array
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("gpuclust")
 
-Array = np.ndarray[Any, Any]
 
 # Hooks whose values are added to the residual stream, or are it
 RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")

@@ -20,6 +20,7 @@ from gpuclust.errors import ActivationError, ModelError
 from gpuclust.hardware import device as gpu
 from gpuclust.hardware.backend import Backend, on_host, resolve
 from gpuclust.storage import store
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
@@ -30,7 +31,7 @@ SLICE_BYTES = 128 << 20  # stored activations that are on the GPU at a time for 
 
 
 def run_shard(
-    config: Config, out: Path, index: int, first: int, tokens: list[np.ndarray[Any, Any]], key: str, device: str
+    config: Config, out: Path, index: int, first: int, tokens: list[Array], key: str, device: str
 ) -> dict[str, int]:
     """Compute one shard of prompts and write it, with its moments and top examples.
 
@@ -87,9 +88,7 @@ def _same_weights(commits: Mapping[str, str | None], begun: Mapping[str, Any], c
             )
 
 
-def aggregate_prompts(
-    encoder: Any, tokens: list[np.ndarray[Any, Any]], config: Config, where: str = "extract"
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def aggregate_prompts(encoder: Any, tokens: list[Array], config: Config, where: str = "extract") -> tuple[Array, Array]:
     """Run prompts through model and SAE and aggregate every feature over the tokens of its prompt.
 
     Parameters
@@ -152,7 +151,7 @@ def aggregate_prompts(
 
 
 def _run_batch(
-    encoder: Any, tokens: list[np.ndarray[Any, Any]], batch: list[int], n_bos: int, step: int, config: Config
+    encoder: Any, tokens: list[Array], batch: list[int], n_bos: int, step: int, config: Config
 ) -> tuple[Any, Any]:
     """Values and positions of a batch of prompts, (prompt, feature), float32 and int32, on the device."""
     import torch
@@ -220,9 +219,7 @@ class _Back:
             target[batch] = result.numpy()
 
 
-def _states(
-    data: np.ndarray[Any, Any], positions: np.ndarray[Any, Any], first: int, config: Config, backend: Backend
-) -> State:
+def _states(data: Array, positions: Array, first: int, config: Config, backend: Backend) -> State:
     """Moments and top examples of a shard; on a GPU a slice of prompts at a time, halved when memory runs out."""
     options = config.extract
 

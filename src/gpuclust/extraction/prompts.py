@@ -18,6 +18,7 @@ import pandas as pd
 
 from gpuclust.config import DEMO, Config, PromptSource
 from gpuclust.errors import PromptsError
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
@@ -82,7 +83,7 @@ def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
         label_of = dict(zip(reversed(texts), reversed(sources), strict=True))
         sources = [label_of[text] for text in keep]
     order = np.random.default_rng(config.seed).permutation(len(keep))
-    rows: list[tuple[str, int, str, np.ndarray[Any, Any]]] = []
+    rows: list[tuple[str, int, str, Array]] = []
     short = cut = looked_at = 0
     for start in range(0, len(order), 1000):
         batch = [int(i) for i in order[start : start + 1000]]
@@ -117,11 +118,11 @@ def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
             + (more if streamed else "")
         )
         log.warning(warnings[-1])
-    text, n_tokens, source_names, tokens_list = zip(*rows, strict=True)
+    texts_list, n_tokens, source_names, tokens_list = zip(*rows, strict=True)
     table = pd.DataFrame(
         {
             "prompt": np.arange(len(rows), dtype=np.int64),
-            "text": text,
+            "text": texts_list,
             "n_tokens": np.asarray(n_tokens, dtype=np.int64),
             "source": source_names,
             "tokens": list(tokens_list),

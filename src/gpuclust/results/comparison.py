@@ -26,6 +26,7 @@ from gpuclust.results.run import Run
 from gpuclust.storage import store
 from gpuclust.storage.keys import fingerprint
 from gpuclust.storage.run_folder import differences
+from gpuclust.types import Array
 
 PAIRS, CLUSTERS, FEATURES, PAGE = "pairs", "clusters", "features", "compare.html"
 SHOWN = 200  # features listed on the page
@@ -100,7 +101,7 @@ def compare(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
     }
 
 
-def read_labels(run: Run) -> np.ndarray[Any, Any]:
+def read_labels(run: Run) -> Array:
     """Return the labels of all features of a run: a cluster, noise (-1), or not kept (-2); (feature,), int64."""
     if "label" not in run.features:
         raise StoreError(f"{run.path} has no labels in {schema.FEATURES}; finish the run first")

@@ -18,6 +18,7 @@ from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, InputError, StoreError
 from gpuclust.storage import store
 from gpuclust.storage.run_folder import read_record
+from gpuclust.types import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -244,12 +245,12 @@ class FeatureClusters:
     """
 
     features: pd.DataFrame
-    labels: np.ndarray[Any, Any]
-    probabilities: np.ndarray[Any, Any]
-    persistence: np.ndarray[Any, Any]
-    embedding: np.ndarray[Any, Any] | None
-    indices: np.ndarray[Any, Any]
-    distances: np.ndarray[Any, Any]
+    labels: Array
+    probabilities: Array
+    persistence: Array
+    embedding: Array | None
+    indices: Array
+    distances: Array
     notes: tuple[str, ...]
 
 

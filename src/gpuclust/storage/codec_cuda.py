@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
+from gpuclust.types import AnyArray
+
 THREADS = 256
 
 # A thread an element. `ends` counts the non-zero elements up to the end of each word, so an element's place among the
@@ -39,7 +40,7 @@ def kernel(itemsize: int) -> Any:
     return cupy.RawKernel(SOURCE.replace("VALUE", VALUES[itemsize]), "expand")
 
 
-def expand(words: Array, packed: Array, columns: int, out: Array) -> None:
+def expand(words: AnyArray, packed: AnyArray, columns: int, out: AnyArray) -> None:
     """Expand one chunk on the device into a part of a block.
 
     Parameters
@@ -68,7 +69,7 @@ def expand(words: Array, packed: Array, columns: int, out: Array) -> None:
     kernel(out.itemsize)((-(-count // THREADS),), (THREADS,), arguments)
 
 
-def expand_host(words: Array, packed: Array, columns: int, out: Array) -> None:
+def expand_host(words: AnyArray, packed: AnyArray, columns: int, out: AnyArray) -> None:
     """Do what `expand` does, on the host, by the kernel's own arithmetic: its plain twin for tests."""
     ends = np.cumsum(np.bitwise_count(words), dtype=np.int64)
     i = np.arange(out.shape[0] * columns, dtype=np.int64)

@@ -17,18 +17,18 @@ import numpy as np
 
 from gpuclust.hardware.backend import Backend
 from gpuclust.storage import codec_cuda, shards, store
+from gpuclust.types import AnyArray, Array
 
 log = logging.getLogger("gpuclust")
 
-Array = Any
-Item = tuple[Any, list[np.ndarray[Any, Any]]]
+Item = tuple[Any, list[Array]]
 ALIGN = 256  # bytes: where each array of an item begins
 SLOTS = 2  # one is computed on while the other is filled
 
 
 def rows(
-    path: Path, n_rows: int, backend: Backend, first: int = 0, stop: int | None = None, columns: Array | None = None
-) -> Iterator[tuple[int, Array]]:
+    path: Path, n_rows: int, backend: Backend, first: int = 0, stop: int | None = None, columns: AnyArray | None = None
+) -> Iterator[tuple[int, AnyArray]]:
     """Yield (first prompt, activations) for blocks of prompts, in order, where `backend` computes.
 
     Parameters
@@ -85,7 +85,7 @@ def _packed(array: Any, path: Path, n_rows: int, first: int, stop: int) -> shard
     return shards.of(array, path / "activations")
 
 
-def _decoded(path: Path, n_rows: int, first: int, stop: int, array: Any) -> Iterator[tuple[int, Array]]:
+def _decoded(path: Path, n_rows: int, first: int, stop: int, array: Any) -> Iterator[tuple[int, AnyArray]]:
     whole = max(n_rows, array.chunks[0])  # a chunk is decoded once, however few of its rows the GPU takes
     items = (
         (start + at, [block[at : at + n_rows]])
@@ -97,7 +97,7 @@ def _decoded(path: Path, n_rows: int, first: int, stop: int, array: Any) -> Iter
         yield start, block
 
 
-def _expanded(first: int, stop: int, source: shards.Shards) -> Iterator[tuple[int, Array]]:
+def _expanded(first: int, stop: int, source: shards.Shards) -> Iterator[tuple[int, AnyArray]]:
     import cupy
 
     def items() -> Iterator[Item]:
@@ -117,7 +117,7 @@ def _expanded(first: int, stop: int, source: shards.Shards) -> Iterator[tuple[in
         yield start, block
 
 
-def to_device(items: Iterator[Item], capacity: int) -> Iterator[tuple[Any, list[Array]]]:
+def to_device(items: Iterator[Item], capacity: int) -> Iterator[tuple[Any, list[AnyArray]]]:
     """Copy arrays to the GPU one item ahead: read, packed into pinned memory, and sent on a stream of their own.
 
     Parameters

@@ -24,6 +24,7 @@ import pandas as pd
 from gpuclust.config import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
 from gpuclust.hardware import process
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
@@ -112,7 +113,7 @@ def shard_ranges(path: Path) -> list[tuple[int, int]]:
     return [(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def to_stored(activations: np.ndarray[Any, Any], dtype: str, where: str) -> np.ndarray[Any, Any]:
+def to_stored(activations: Array, dtype: str, where: str) -> Array:
     """Cast activations to the stored dtype.
 
     Raises
@@ -138,7 +139,7 @@ def to_stored(activations: np.ndarray[Any, Any], dtype: str, where: str) -> np.n
 
 
 def write_shard(
-    path: Path, shards: Path, index: int, first: int, data: np.ndarray[Any, Any], states: Mapping[str, Any], key: str
+    path: Path, shards: Path, index: int, first: int, data: Array, states: Mapping[str, Any], key: str
 ) -> None:
     """Write one whole shard, its states, and last its marker.
 
@@ -166,7 +167,7 @@ def write_shard(
     write_json(shards / f"{index:05d}.json", marker)
 
 
-def write_rows(path: Path, index: int, first: int, data: np.ndarray[Any, Any]) -> None:
+def write_rows(path: Path, index: int, first: int, data: Array) -> None:
     """Write the activations of one whole shard: its file is there afterwards, even if all of them are zero.
 
     Parameters
@@ -222,7 +223,7 @@ def shard_done(path: Path, shards: Path, index: int, key: str) -> str | None:
     return None
 
 
-def read_states(shards: Path, index: int) -> dict[str, np.ndarray[Any, Any]] | None:
+def read_states(shards: Path, index: int) -> dict[str, Array] | None:
     """Return the states of one shard, or None when it has none."""
     file = shards / f"{index:05d}.npz"
     if not file.exists():
@@ -274,7 +275,7 @@ class Stream:
     """A float64 array that is written block by block: `blocks` gives its rows in order; a chunk has `rows` of them."""
 
     shape: tuple[int, int]
-    blocks: Iterable[np.ndarray[Any, Any]]
+    blocks: Iterable[Array]
     rows: int
 
 

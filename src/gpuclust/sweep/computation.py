@@ -43,7 +43,6 @@ from gpuclust.sweep.subsets import Layer, Subset, layers
 
 log = logging.getLogger("gpuclust")
 
-Array = np.ndarray[Any, Any]
 
 CACHE, TRIALS = "cache", "trials"
 

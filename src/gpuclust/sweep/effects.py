@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 OUTCOME = "ari_halves"
 LEVEL = 0.95

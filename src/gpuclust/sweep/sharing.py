@@ -20,8 +20,7 @@ from gpuclust.stage_table import get, values
 from gpuclust.storage.keys import content_key
 from gpuclust.sweep.grid import Setting
 from gpuclust.sweep.subsets import Subset
-
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 PARTS = ("all", "half0", "half1")
 TREE = "-tree-"  # in the names of spanning trees

@@ -19,8 +19,7 @@ import pandas as pd
 
 from gpuclust.compute.halves import half_of
 from gpuclust.errors import SelectionError
-
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 FEWEST = 20  # prompts of a subset
 

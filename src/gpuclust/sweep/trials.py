@@ -30,8 +30,7 @@ from gpuclust.hardware.backend import resolve
 from gpuclust.storage import store
 from gpuclust.storage.run_folder import versions
 from gpuclust.sweep.sharing import PARTS
-
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 PURITY_NEIGHBORS = 10  # neighbours that the purity of a clustering looks at
 SHARED = ("entropy", "sparsity", "mean")  # statistics that features of a cluster may have in common

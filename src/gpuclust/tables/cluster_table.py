@@ -14,6 +14,7 @@ from gpuclust.schema import CLUSTER_COLUMNS, NOISE, text_dtype
 from gpuclust.tables.keywords import keywords
 from gpuclust.tables.profiles import Profile
 from gpuclust.tables.prompt_text import show
+from gpuclust.types import Array
 
 # Peak tokens in prompts: (cluster, prompt) -> (start, stop) in the prompt's text -> features that peak there
 Marks = dict[tuple[int, int], dict[tuple[int, int], int]]
@@ -23,7 +24,7 @@ def cluster_table(
     features: pd.DataFrame,
     prompts: pd.DataFrame,
     profile: Profile,
-    persistence: np.ndarray[Any, Any],
+    persistence: Array,
     config: AnalyseConfig,
     marks: Marks | None = None,
     more: Mapping[str, Sequence[Any]] | None = None,
@@ -97,7 +98,7 @@ def cluster_table(
 
 
 def describe_prompts(
-    prompts: pd.DataFrame, chosen: np.ndarray[Any, Any], activation: np.ndarray[Any, Any], cluster: int, marks: Marks
+    prompts: pd.DataFrame, chosen: Array, activation: Array, cluster: int, marks: Marks
 ) -> list[dict[str, Any]]:
     """Return the chosen prompts as they are shown, without those where the cluster is silent.
 
@@ -157,7 +158,7 @@ def source_shares(sources: pd.Series[str], overall: pd.Series[float]) -> list[di
     return [{"source": name, "share": share, "overall": float(overall[name])} for share, name in ordered]
 
 
-def tree_nodes(condensed: pd.DataFrame, labels: np.ndarray[Any, Any]) -> list[int]:
+def tree_nodes(condensed: pd.DataFrame, labels: Array) -> list[int]:
     """Find each cluster's node in the condensed tree: the smallest that holds all its features.
 
     Parameters
@@ -185,7 +186,7 @@ def tree_nodes(condensed: pd.DataFrame, labels: np.ndarray[Any, Any]) -> list[in
     return nodes
 
 
-def similarity_order(correlation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def similarity_order(correlation: Array) -> Array:
     """Rank the clusters so that correlated ones are neighbours: leaves of average linkage on 1 - r, int (cluster,)."""
     rank = np.arange(len(correlation))
     if len(rank) > 2:
@@ -196,7 +197,7 @@ def similarity_order(correlation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return rank
 
 
-def similarity(correlation: np.ndarray[Any, Any]) -> pd.DataFrame:
+def similarity(correlation: Array) -> pd.DataFrame:
     """Write the correlations of the clusters over prompts as a table: one row a pair, `cluster_a < cluster_b`."""
     a, b = np.triu_indices(len(correlation), 1)
     return pd.DataFrame({"cluster_a": a, "cluster_b": b, "correlation": correlation[a, b]})

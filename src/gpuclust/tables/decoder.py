@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 N_SETS = 200  # random sets of each size
 BLOCK = 1 << 24  # values gathered at a time

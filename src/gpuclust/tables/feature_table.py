@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 
 def is_point(table: pd.DataFrame) -> Array:

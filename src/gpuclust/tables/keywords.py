@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gpuclust.types import Array
+
 WORD_STARTS = ("Ġ", "▁")  # how byte-level BPE and SentencePiece mark a token that begins a word
 
 
@@ -32,7 +34,7 @@ def class_tf_idf(counts: Any) -> Any:
     return (diags_array(1 / np.where(total > 0, total, 1)) @ counts @ diags_array(rarity)).tocsr()
 
 
-def keywords(texts: pd.Series[str], top: np.ndarray[Any, Any], n: int) -> list[list[str]]:
+def keywords(texts: pd.Series[str], top: Array, n: int) -> list[list[str]]:
     """Find the words that mark the prompts of each cluster.
 
     A cluster's document is its most distinctive prompts; the words of all documents are weighed by `class_tf_idf`.

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from gpuclust.schema import NOISE
+from gpuclust.types import Array
 
-Array = np.ndarray[Any, Any]
 Blocks = Callable[[], Iterable[Array]]
 
 N_MARKING = 30  # most distinctive prompts, whose words and sources describe a cluster

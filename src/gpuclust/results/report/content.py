@@ -14,8 +14,7 @@ from gpuclust.results import palette
 from gpuclust.results.report import contexts, tree
 from gpuclust.schema import NOISE
 from gpuclust.tables import feature_table
-
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 NEIGHBORS = 10  # a feature card
 HEAT_CLUSTERS = 400  # the largest, in the heat map

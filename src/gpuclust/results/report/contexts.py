@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gpuclust.tables.prompt_text import show
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
-Array = np.ndarray[Any, Any]
 
 # Examples a feature, and characters on either side of the peak (None: whole prompts). The first that fits is taken.
 STEPS = ((5, None), (5, 300), (5, 150), (3, 150), (2, 100), (1, 100), (1, 60))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from gpuclust.types import Array
 
 DTYPES = ("uint8", "int8", "int32", "float32")  # what a browser has typed arrays for, and the page uses
 

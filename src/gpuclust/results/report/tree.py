@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
+from gpuclust.types import Array
 
-def layout(condensed: pd.DataFrame, nodes: dict[int, int]) -> dict[str, np.ndarray[Any, Any]]:
+
+def layout(condensed: pd.DataFrame, nodes: dict[int, int]) -> dict[str, Array]:
     """Place the nodes of HDBSCAN's condensed tree as rectangles: a width for its features, a height for distances.
 
     Parameters
