@@ -23,7 +23,7 @@ from gpuclust import schema
 from gpuclust.configfile import load
 from gpuclust.hardware import process
 from gpuclust.results import report
-from gpuclust.storage import store
+from gpuclust.storage import atomic, store
 from gpuclust.tables import cluster_table, profiles
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +54,7 @@ def make(out: Path, n_features: int, n_prompts: int) -> int:
         rng.normal(0, 10, (n_features - n_features * 3 // 5, 2)),
     ])  # fmt: skip
     model = hdbscan.HDBSCAN(min_cluster_size=10, min_samples=5, approx_min_span_tree=True).fit(points)
-    store.write_table(out / schema.CONDENSED_TREE, model.condensed_tree_.to_pandas())
+    atomic.write_table(out / schema.CONDENSED_TREE, model.condensed_tree_.to_pandas())
     features = pd.DataFrame({"feature": np.arange(n_features)})
     for name, scale in (
         ("entropy", 7),
@@ -72,19 +72,19 @@ def make(out: Path, n_features: int, n_prompts: int) -> int:
     features["label"] = pd.array(model.labels_, dtype="Int64")
     features["probability"] = model.probabilities_
     features[["x", "y"]] = points
-    store.write_table(out / schema.FEATURES, features)
+    atomic.write_table(out / schema.FEATURES, features)
     texts, spans = prompts(n_prompts, rng)
-    store.write_table(out / schema.PROMPTS, texts)
+    atomic.write_table(out / schema.PROMPTS, texts)
     examples = pd.DataFrame(
         {"feature": np.repeat(np.arange(n_features), 20), "rank": np.tile(np.arange(20), n_features)}
     )
     examples["prompt"] = rng.integers(0, n_prompts, len(examples))
     examples["value"] = rng.random(len(examples))
     examples["position"] = [rng.integers(len(spans[p])) for p in examples["prompt"]]
-    store.write_table(out / schema.EXAMPLES, examples)
+    atomic.write_table(out / schema.EXAMPLES, examples)
     found = np.array([spans[p][i] for p, i in zip(examples["prompt"], examples["position"], strict=True)])
     marks = examples[["feature", "rank"]].assign(start=found[:, 0], stop=found[:, 1])
-    store.write_table(out / schema.EXAMPLE_SPANS, marks)
+    atomic.write_table(out / schema.EXAMPLE_SPANS, marks)
     n_clusters = int(model.labels_.max()) + 1
     activations = rng.random((n_prompts, n_clusters))
     profile = profiles.profile(lambda: [activations], n_clusters, 5)
@@ -96,8 +96,8 @@ def make(out: Path, n_features: int, n_prompts: int) -> int:
         features, texts, profile, model.cluster_persistence_, settings.analyse,
         cluster_table.peak_marks(features, examples, marks), more,
     )  # fmt: skip
-    store.write_table(out / schema.CLUSTERS, clusters)
-    store.write_table(out / schema.CLUSTER_SIMILARITY, cluster_table.similarity(profile.correlation))
+    atomic.write_table(out / schema.CLUSTERS, clusters)
+    atomic.write_table(out / schema.CLUSTER_SIMILARITY, cluster_table.similarity(profile.correlation))
     nearest = rng.integers(0, n_features, (n_features, 15))
     variables = {
         "indices": (("feature", "k"), nearest),
@@ -110,8 +110,8 @@ def make(out: Path, n_features: int, n_prompts: int) -> int:
         "reduce": {"rows": n_features, "density": 0.1, "dead_features": 0}, "select": {"removed": {}},
         "neighbors": {"method": "exact", "metric": "cosine"}, "cluster": {}, "analyse": {},
     }  # fmt: skip
-    store.write_json(out / schema.RECORD, {"stages": stages})
-    store.write_text(out / schema.CONFIG, json.dumps(settings.resolved()))
+    atomic.write_json(out / schema.RECORD, {"stages": stages})
+    atomic.write_text(out / schema.CONFIG, json.dumps(settings.resolved()))
     return n_clusters
 
 

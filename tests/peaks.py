@@ -99,7 +99,7 @@ def write_clusters(case: Case, out: Path) -> Array:
 
     from gpuclust import schema
     from gpuclust.compute.clustering import cluster_tree
-    from gpuclust.storage import store
+    from gpuclust.storage import atomic
 
     shapes = case.shapes
     kept, size = shapes.n_kept, shapes.n_kept // shapes.n_clusters
@@ -116,13 +116,13 @@ def write_clusters(case: Case, out: Path) -> Array:
     features["kept"] = features["feature"] < kept
     features["label"] = pd.array([*found.labels, *[pd.NA] * (len(features) - kept)], dtype="Int64")
     features["duplicate_of"] = pd.array([pd.NA] * len(features), dtype="Int64")
-    store.write_table(out / schema.FEATURES, features)
-    store.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(found.condensed_tree))
+    atomic.write_table(out / schema.FEATURES, features)
+    atomic.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(found.condensed_tree))
     (out / schema.PERSISTENCE).parent.mkdir(exist_ok=True)
     np.save(out / schema.PERSISTENCE, found.persistence)
     number = np.arange(shapes.n_prompts)
     texts = [f"the word{i % 97} of a prompt" for i in number]
-    store.write_table(
+    atomic.write_table(
         out / schema.PROMPTS, pd.DataFrame({"prompt": number, "text": texts, "n_tokens": 2, "source": "a"})
     )
     return found.labels.astype(np.int64)
@@ -278,7 +278,7 @@ def analyse(case: Case, out: Path) -> Callable[[], Any]:
     from gpuclust import schema
     from gpuclust.engine import tasks
     from gpuclust.extraction import encoders
-    from gpuclust.storage import store
+    from gpuclust.storage import atomic
 
     make_store(case, out)
     write_clusters(case, out)
@@ -288,14 +288,14 @@ def analyse(case: Case, out: Path) -> Callable[[], Any]:
         tasks.decoder_columns = lambda *_: ({}, [])
         prompts = pd.read_parquet(out / schema.PROMPTS)
         ids = [np.asarray(tokenizer(text)["input_ids"], np.int32) for text in prompts["text"]]
-        store.write_table(out / schema.PROMPTS, prompts.assign(tokens=ids))
+        atomic.write_table(out / schema.PROMPTS, prompts.assign(tokens=ids))
     n, k = case.shapes.n_clusters, case.config.extract.top_examples
     checked = pd.DataFrame({"verdict": ["stable"] * n, "stability": 0.5, "silhouette": 0.1})
-    store.write_table(out / schema.QUALITY, checked)
+    atomic.write_table(out / schema.QUALITY, checked)
     features = np.repeat(np.arange(case.shapes.n_features), k)
     rank = np.tile(np.arange(k), case.shapes.n_features)
     examples = {"feature": features, "rank": rank, "prompt": rank, "value": 1.0 / (1 + rank), "position": rank % 3}
-    store.write_table(out / schema.EXAMPLES, pd.DataFrame(examples))
+    atomic.write_table(out / schema.EXAMPLES, pd.DataFrame(examples))
     return lambda: tasks.analyse_task(out, case.config, case.plan.rows)
 
 

@@ -12,7 +12,7 @@ from gpuclust import schema
 from gpuclust.compute import validity
 from gpuclust.compute.halves import half_of
 from gpuclust.engine import gram_pass, quality_task
-from gpuclust.storage import store
+from gpuclust.storage import atomic, store
 from tests import peaks
 
 SHAPES = peaks.of(90, 80, 60, n_clusters=5, n_groups=2, n_views=3)
@@ -39,7 +39,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     values = values.astype(np.float64)
     features.loc[features["kept"], "mean"] = values.mean(axis=0)
     features.loc[features["kept"], "std"] = values.std(axis=0)
-    store.write_table(out / schema.FEATURES, features)
+    atomic.write_table(out / schema.FEATURES, features)
     rng = np.random.default_rng(0)
     others = [np.where(rng.random(60) < share, labels, rng.permutation(labels)) for share in (0.8, 0.4)]
     null = rng.permutation(labels)

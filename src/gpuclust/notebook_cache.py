@@ -19,7 +19,7 @@ from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, StoreError
 from gpuclust.results.run import Run, open_run
-from gpuclust.storage import store
+from gpuclust.storage import atomic, store
 from gpuclust.storage.keys import content_key
 from gpuclust.storage.run_folder import Folder, claim
 from gpuclust.types import Array
@@ -76,7 +76,7 @@ def import_cache(
             table = pd.DataFrame(
                 {"prompt": np.arange(len(texts), dtype=np.int64), "text": texts, "n_tokens": -1, "source": path.name}
             )
-            store.write_table(target / schema.PROMPTS, table)
+            atomic.write_table(target / schema.PROMPTS, table)
             attributes = {"model": "imported", "sae": path.name, "hook_name": "unknown", "aggregate": "unknown"}
             shutil.rmtree(target / schema.ACTIVATIONS, ignore_errors=True)
             store.create(target / schema.ACTIVATIONS, data.shape[0], data.shape[1], c.store, attributes)

@@ -21,7 +21,7 @@ from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve, to_host
 from gpuclust.hardware.device import guarded
 from gpuclust.stage_table import view_file
-from gpuclust.storage import row_blocks, store
+from gpuclust.storage import atomic, row_blocks, store
 from gpuclust.storage.run_folder import versions
 from gpuclust.types import Array
 
@@ -179,7 +179,7 @@ def tree_task(paths: Mapping[int, Path], edges: Sequence[int], keys: list[gram.T
         matrix[columns, rows] = part.T
     np.fill_diagonal(matrix, 0)
     for min_samples, path in paths.items():
-        store.write_array(path, mutual_reachability_tree(matrix, min_samples))
+        atomic.write_array(path, mutual_reachability_tree(matrix, min_samples))
 
 
 def exact_neighbors(

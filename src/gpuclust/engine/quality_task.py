@@ -15,7 +15,7 @@ from gpuclust.config import Config
 from gpuclust.engine import gram_pass
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget
-from gpuclust.storage import store
+from gpuclust.storage import atomic
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -87,7 +87,7 @@ def quality_task(
     if q.decoder:
         facts["decoder"], why = _decoder_agreement(out, config, labels)
         skipped += [why] if why else []
-    store.write_table(
+    atomic.write_table(
         out / schema.QUALITY,
         pd.DataFrame({"cluster": np.arange(len(size)), "size": size + copies} | table)[list(schema.QUALITY_COLUMNS)]
         .astype({"verdict": "string"}),

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import yaml
 
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
-from gpuclust.storage import store
+from gpuclust.storage import atomic, store
 from gpuclust.types import Array
 
 
@@ -30,7 +27,7 @@ def link(source: Path, target: Path, config: Config | None = None) -> None:
     config : Config, optional
         Of the new run, default the other's; as long as what activations depend on is the same.
     """
-    with _whole(target) as folder:
+    with atomic.replacing(target) as folder:
         for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS):
             (folder / name).symlink_to((source / name).resolve())
         _record(source, folder, config, {})
@@ -52,8 +49,8 @@ def take(source: Path, target: Path, config: Config, prompts: Array) -> None:
     """
     table = pd.read_parquet(source / schema.PROMPTS).iloc[prompts].reset_index(drop=True)
     table["prompt"] = np.arange(len(table))
-    with _whole(target) as folder:
-        store.write_table(folder / schema.PROMPTS, table)
+    with atomic.replacing(target) as folder:
+        atomic.write_table(folder / schema.PROMPTS, table)
         path, array = folder / schema.ACTIVATIONS, store.open_array(source / schema.ACTIVATIONS)
         attributes = store.attributes(source / schema.ACTIVATIONS)
         store.create(path, len(prompts), array.shape[1], config.store, attributes)
@@ -81,20 +78,7 @@ def _record(source: Path, folder: Path, config: Config | None, facts: dict[str, 
     text = (source / schema.CONFIG).read_text(encoding="utf8")
     if config is not None:
         text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
-    store.write_text(folder / schema.CONFIG, text)
+    atomic.write_text(folder / schema.CONFIG, text)
     record = json.loads((source / schema.RECORD).read_text(encoding="utf8"))
     stages = {name: record["stages"][name] | facts for name in stage_table.ACTIVATIONS}
-    store.write_json(folder / schema.RECORD, {**record, "stages": stages})
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder that has its name only once all is in it."""
-    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    atomic.write_json(folder / schema.RECORD, {**record, "stages": stages})

@@ -22,7 +22,7 @@ from gpuclust.engine.gram_pass import read_neighbors, view_path, write_neighbors
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve
-from gpuclust.storage import row_blocks, store
+from gpuclust.storage import atomic, row_blocks, store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -63,7 +63,7 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         log.warning(warnings[-1])
         config = config.model_copy(update={"max_tokens": longest})
     table, more = prompts.build(config, encoder.tokenizer)
-    store.write_table(out / schema.PROMPTS, table)
+    atomic.write_table(out / schema.PROMPTS, table)
     attributes = {
         "model": config.model.name,
         "loader": encoder.loader,
@@ -123,8 +123,8 @@ def reduce_task(
     if read_again:
         log.info("reduce: moments of %d of %d shards recomputed from the store: no states for threshold %g",
                  read_again, len(ranges), threshold)  # fmt: skip
-    store.write_arrays(out / schema.MOMENTS, **moments)
-    store.write_table(out / schema.EXAMPLES, pd.DataFrame(EXAMPLES.finalize(examples)))
+    atomic.write_arrays(out / schema.MOMENTS, moments)
+    atomic.write_table(out / schema.EXAMPLES, pd.DataFrame(EXAMPLES.finalize(examples)))
     nonzero = int(moments["n_nonzero"].sum())
     density = float(nonzero / max(int(moments["n"]) * len(moments["sum"]), 1))
     dead = int((moments["n_nonzero"] == 0).sum())
@@ -162,7 +162,7 @@ def select_task(out: Path, config: SelectConfig, needed: int, copies_by: str | N
     features = table.loc[table["kept"], "feature"].to_numpy()
     point = duplicates.find(store.read_rows(path, rows), moments, features, copies_by)
     table, n_copies = duplicates.mark(table, point, needed)
-    store.write_table(out / schema.SELECTED, table)
+    atomic.write_table(out / schema.SELECTED, table)
     kept = removed.pop("kept")
     return {"rows": len(table), "kept": kept, "removed": removed, "duplicates": n_copies}
 
@@ -203,7 +203,7 @@ def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]
     if flat is None:
         flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
         notes = tuple(dict.fromkeys((*notes, *more)))
-    store.write_array(out / schema.MAP, flat)
+    atomic.write_array(out / schema.MAP, flat)
     facts = {"rows": len(kept), "components": config.umap.n_components, "method": METHODS[backend]}
     return facts | {"warnings": list(notes)}
 
@@ -251,13 +251,13 @@ def cluster_task(
     if members:
         members = [result.labels, *members]
         result = consensus.combine(members, config, allowed)
-        store.write_array(out / schema.MEMBERS, np.stack(members))
+        atomic.write_array(out / schema.MEMBERS, np.stack(members))
     features = pd.read_parquet(out / schema.SELECTED)
     features = feature_table.with_clusters(features, result, np.load(out / schema.MAP))
     mask = features["kept"].to_numpy()
-    store.write_table(out / schema.FEATURES, features)
-    store.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(result.condensed_tree))
-    store.write_array(out / schema.PERSISTENCE, result.persistence)
+    atomic.write_table(out / schema.FEATURES, features)
+    atomic.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(result.condensed_tree))
+    atomic.write_array(out / schema.PERSISTENCE, result.persistence)
     facts: dict[str, Any] = {
         "rows": int(mask.sum()),
         "clusters": len(result.persistence),
@@ -296,16 +296,16 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
         spans = prompt_text.peak_spans(examples, prompts, tokenizer)
         columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
         more |= columns
-    store.write_table(out / schema.EXAMPLE_SPANS, spans)
+    atomic.write_table(out / schema.EXAMPLE_SPANS, spans)
     marks = cluster_table.peak_marks(features, examples, spans)
     clusters = cluster_table.cluster_table(
         features, prompts, profile, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
     )
-    store.write_table(out / schema.CLUSTER_SIMILARITY, cluster_table.similarity(profile.correlation))
+    atomic.write_table(out / schema.CLUSTER_SIMILARITY, cluster_table.similarity(profile.correlation))
     if config.analyse.labeller is not None:
         real = clusters["cluster"] != schema.NOISE
         clusters.loc[real, "name"] = labeller.apply(config.analyse.labeller, clusters[real].reset_index(drop=True))
-    store.write_table(out / schema.CLUSTERS, clusters)
+    atomic.write_table(out / schema.CLUSTERS, clusters)
     return {"rows": len(profile.correlation), "notes": notes}
 
 

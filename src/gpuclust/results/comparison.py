@@ -23,7 +23,7 @@ from gpuclust.config import DEMO
 from gpuclust.errors import InputError, StoreError
 from gpuclust.results import html_page
 from gpuclust.results.run import Run
-from gpuclust.storage import store
+from gpuclust.storage import atomic, store
 from gpuclust.storage.keys import fingerprint
 from gpuclust.storage.run_folder import differences
 from gpuclust.types import Array
@@ -191,10 +191,10 @@ def write(tables: dict[str, pd.DataFrame], out: Path, paths: Sequence[Path], kin
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         if kind == "csv":
-            store.write_text(out / f"{name}.csv", table.to_csv(index=False))
+            atomic.write_text(out / f"{name}.csv", table.to_csv(index=False))
         else:
-            store.write_table(out / f"{name}.parquet", table)
-    store.write_text(out / PAGE, _page(tables, paths))
+            atomic.write_table(out / f"{name}.parquet", table)
+    atomic.write_text(out / PAGE, _page(tables, paths))
 
 
 def _page(tables: dict[str, pd.DataFrame], paths: Sequence[Path]) -> str:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from gpuclust import schema
 from gpuclust.config import StoreConfig
-from gpuclust.storage import store
+from gpuclust.errors import StoreError
+from gpuclust.storage import atomic, store
 
 
 def export(run: Path, target: Path, codec: str = "zstd") -> None:
-    """Copy ``activations.zarr`` of a run with another codec, shard by shard.
+    """Copy ``activations.zarr`` of a run with another codec, shard by shard; it has its name when it is whole.
 
     Parameters
     ----------
@@ -33,7 +34,10 @@ def export(run: Path, target: Path, codec: str = "zstd") -> None:
             "chunk_prompts": array.chunks[0], "chunk_features": array.chunks[1],
         }
     )  # fmt: skip
-    store.create(target, array.shape[0], array.shape[1], config, store.attributes(source))
-    step = store.shard_ranges(target)[0][1]
-    for index, (first, block) in enumerate(store.read_rows(source, step)):
-        store.write_rows(target, index, first, block)
+    if target.exists():
+        raise StoreError(f"{target} exists already; give a path that does not, or delete it")
+    with atomic.replacing(target) as partial:
+        store.create(partial, array.shape[0], array.shape[1], config, store.attributes(source))
+        step = store.shard_ranges(partial)[0][1]
+        for index, (first, block) in enumerate(store.read_rows(source, step)):
+            store.write_rows(partial, index, first, block)

@@ -22,7 +22,7 @@ import yaml
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
-from gpuclust.storage.store import write_json, write_text
+from gpuclust.storage.atomic import write_json, write_text
 
 PACKAGES = (
     "gpuclust", "dask", "datasets", "hdbscan", "numpy", "sae-lens", "torch", "transformer-lens", "transformers",

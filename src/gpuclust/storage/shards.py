@@ -14,7 +14,6 @@ writes one for a shard of zeros too (zarr may leave it out, whatever it is told)
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from gpuclust import schema
 from gpuclust.errors import CorruptDataError
-from gpuclust.storage import codec
+from gpuclust.storage import atomic, codec
 
 MISSING = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -88,11 +87,8 @@ def write(shards: Shards, index: int, data: NDArray[Any]) -> None:
         All of its rows that the array has.
     """
     at = np.full((*shards.grid, 2), MISSING)
-    file = shards.file(index)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     end = 0
-    with partial.open("wb") as out:
+    with atomic.replacing(shards.file(index)) as partial, partial.open("wb") as out:
         for row, column in np.ndindex(*shards.grid):
             top, left = row * shards.chunk[0], column * shards.chunk[1]
             part = data[top : top + shards.chunk[0], left : left + shards.chunk[1]]
@@ -105,14 +101,12 @@ def write(shards: Shards, index: int, data: NDArray[Any]) -> None:
             at[row, column] = end, encoded.size
             end += encoded.size
         out.write(_index(at))
-    partial.replace(file)
 
 
 def write_empty(shards: Path, index: int, grid: tuple[int, int]) -> None:
     """Write the file of a shard without chunks, which is zeros, where zarr wrote none."""
-    file = shards / "c" / str(index) / "0"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(_index(np.full((*grid, 2), MISSING)))
+    with atomic.replacing(shards / "c" / str(index) / "0") as partial:
+        partial.write_bytes(_index(np.full((*grid, 2), MISSING)))
 
 
 def _index(at: NDArray[np.uint64]) -> bytes:

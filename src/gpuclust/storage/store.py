@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ import pandas as pd
 from gpuclust.config import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
 from gpuclust.hardware import process
+from gpuclust.storage import atomic
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -48,26 +47,24 @@ def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, att
     if path.exists():
         raise StoreError(f"{path} exists already; give a path that does not, or delete it")
     chunks, shards = layout(n_prompts, n_features, config)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    group = zarr.create_group(partial, attributes=dict(attributes))
-    bitmap = config.codec == "bitmap"
-    group.create_array(
-        "activations",
-        shape=(n_prompts, n_features),
-        dtype=config.dtype,
-        chunks=chunks,
-        shards=shards,
-        serializer=BitmapCodec() if bitmap else BytesCodec(),
-        compressors=None if bitmap else (ZstdCodec(level=1), Crc32cCodec()),
-        fill_value=0,
-        dimension_names=("prompt", "feature"),
-        config=WRITE,
-    )
-    for name, size in (("prompt", n_prompts), ("feature", n_features)):
-        group.create_array(name, data=np.arange(size, dtype=np.int64), dimension_names=(name,))
-    _consolidate(partial)
-    partial.rename(path)
+    with atomic.replacing(path) as partial:
+        group = zarr.create_group(partial, attributes=dict(attributes))
+        bitmap = config.codec == "bitmap"
+        group.create_array(
+            "activations",
+            shape=(n_prompts, n_features),
+            dtype=config.dtype,
+            chunks=chunks,
+            shards=shards,
+            serializer=BitmapCodec() if bitmap else BytesCodec(),
+            compressors=None if bitmap else (ZstdCodec(level=1), Crc32cCodec()),
+            fill_value=0,
+            dimension_names=("prompt", "feature"),
+            config=WRITE,
+        )
+        for name, size in (("prompt", n_prompts), ("feature", n_features)):
+            group.create_array(name, data=np.arange(size, dtype=np.int64), dimension_names=(name,))
+        _consolidate(partial)
 
 
 def layout(n_prompts: int, n_features: int, config: StoreConfig) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -159,12 +156,9 @@ def write_shard(
     write_rows(path, index, first, data)
     shards.mkdir(parents=True, exist_ok=True)
     state_file = shards / f"{index:05d}.npz"
-    partial = state_file.with_suffix(f".{os.getpid()}.tmp")
-    with partial.open("wb") as out:
-        np.savez_compressed(out, allow_pickle=False, **dict(states))
-    partial.replace(state_file)
+    atomic.write_arrays(state_file, states)
     marker = {"key": key, "files": {name: _fingerprint(file) for name, file in _files(path, shards, index).items()}}
-    write_json(shards / f"{index:05d}.json", marker)
+    atomic.write_json(shards / f"{index:05d}.json", marker)
 
 
 def write_rows(path: Path, index: int, first: int, data: Array) -> None:
@@ -292,55 +286,28 @@ def write_dataset(
     """
     import zarr
 
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    group = zarr.create_group(partial, attributes=dict(attributes))
-    for name, (dimensions, data) in variables.items():
-        if isinstance(data, Stream):
-            chunks = (min(data.rows, max(data.shape[0], 1)), max(data.shape[1], 1))
+    with atomic.replacing(path) as partial:
+        group = zarr.create_group(partial, attributes=dict(attributes))
+        for name, (dimensions, data) in variables.items():
+            if isinstance(data, Stream):
+                chunks = (min(data.rows, max(data.shape[0], 1)), max(data.shape[1], 1))
+                target = group.create_array(
+                    name, shape=data.shape, dtype="float64", chunks=chunks, dimension_names=dimensions
+                )
+                first = 0
+                for block in data.blocks:
+                    if block.size:
+                        target[first : first + len(block)] = block
+                    first += len(block)
+                continue
+            data = np.asarray(data)
+            chunks = tuple(max(1, min(size, 1 << 20)) for size in data.shape)
             target = group.create_array(
-                name, shape=data.shape, dtype="float64", chunks=chunks, dimension_names=dimensions
+                name, shape=data.shape, dtype=data.dtype, chunks=chunks, dimension_names=dimensions
             )
-            first = 0
-            for block in data.blocks:
-                if block.size:
-                    target[first : first + len(block)] = block
-                first += len(block)
-            continue
-        data = np.asarray(data)
-        chunks = tuple(max(1, min(size, 1 << 20)) for size in data.shape)
-        target = group.create_array(name, shape=data.shape, dtype=data.dtype, chunks=chunks, dimension_names=dimensions)
-        if data.size:
-            target[...] = data
-    _consolidate(partial)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
-
-
-def write_array(path: Path, array: Any) -> None:
-    """Write an array as ``.npy`` so that readers see either the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    partial.replace(path)
-
-
-def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write arrays as ``.npz`` so that readers see either the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    partial.replace(path)
-
-
-def write_table(path: Path, table: Any) -> None:
-    """Write a DataFrame as Parquet so that readers see either the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    table.to_parquet(partial, index=False)
-    partial.replace(path)
+            if data.size:
+                target[...] = data
+        _consolidate(partial)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -359,18 +326,6 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         raise StoreError(
             f"{path} is damaged ({str(error)[:200]}). Delete it and run the same command again, which makes it anew"
         ) from error
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that readers see either the old file or the whole new one."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text so that readers see either the old file or the whole new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf8")
-    partial.replace(path)
 
 
 def _consolidate(path: Path) -> None:

@@ -27,7 +27,7 @@ from gpuclust.engine.scheduler import Scheduler, start
 from gpuclust.errors import GpuclustError, StoreError
 from gpuclust.hardware import process
 from gpuclust.results.run import Run
-from gpuclust.storage import store
+from gpuclust.storage import atomic
 from gpuclust.storage.run_folder import (
     RECORD_VERSION,
     Folder,
@@ -103,8 +103,8 @@ class Experiment:
             done = [trial for trial in found if trial.error is None]
             if done:
                 work.gather_labels(self.out / LABELS, done)
-        store.write_table(self.out / TABLE, table)
-        store.write_table(self.out / PAIRS, pairs)
+        atomic.write_table(self.out / TABLE, table)
+        atomic.write_table(self.out / PAIRS, pairs)
         first = extractions[identity(settings[0])]
         assert isinstance(first, Extraction)
         record = {
@@ -115,7 +115,7 @@ class Experiment:
             "prompts": len(first.prompts), "d_sae": first.d_sae, "attributes": first.attributes,
             "questions": {name: [grid.vary for grid in grids] for name, grids in self.sweep.questions.items()},
         }  # fmt: skip
-        store.write_json(self.out / RECORD, record)
+        atomic.write_json(self.out / RECORD, record)
         return table
 
     def _begin_folder(self) -> None:
@@ -133,7 +133,7 @@ class Experiment:
             **self.sweep.model_dump(mode="json"),
             "base": self.base,
         }
-        store.write_text(self.out / SWEEP, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+        atomic.write_text(self.out / SWEEP, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
     @contextlib.contextmanager
     def _workers(self) -> Iterator[Scheduler]:

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from gpuclust.storage import store
+from gpuclust.storage import atomic
 from gpuclust.sweep import answers_page
 from gpuclust.sweep.answers import answers
 from gpuclust.sweep.experiment import PAIRS, RECORD, TABLE
@@ -36,8 +36,8 @@ def report(out: Path, markdown: Path | None, console: Console, quiet: bool) -> N
     written = answers_page.markdown(found, record)
     for path in filter(None, (out / MARKDOWN, markdown)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_text(path, written)
-    store.write_text(out / PAGE, answers_page.html(found, table, record))
+        atomic.write_text(path, written)
+    atomic.write_text(out / PAGE, answers_page.html(found, table, record))
     if quiet:
         return
     for answer in found:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from gpuclust.compute.spanning_tree import chord_edges
 from gpuclust.config import Config, SelectConfig
 from gpuclust.engine.gram_pass import read_neighbors
 from gpuclust.hardware.backend import resolve
-from gpuclust.storage import store
+from gpuclust.storage import atomic, store
 from gpuclust.storage.run_folder import versions
 from gpuclust.sweep.sharing import PARTS
 from gpuclust.types import Array
@@ -321,22 +319,19 @@ def labels_task(target: Path, trials: Sequence[Path], numbers: Sequence[tuple[in
     """Gather the labels of all trials in one Zarr group: labels(trial, part, feature), int32."""
     import zarr
 
-    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    group = zarr.create_group(partial, attributes={"parts": list(PARTS), "absent": agreement.ABSENT})
-    array = group.create_array(
-        "labels", shape=(len(trials), len(PARTS), d_sae), dtype="int32", chunks=(1, len(PARTS), d_sae),
-        dimension_names=("trial", "part", "feature"),
-    )  # fmt: skip
-    for row, path in enumerate(trials):
-        array[row] = read_trial(path, d_sae)[1]
-    for index, name in enumerate(("setting", "seed")):
-        values = np.asarray([pair[index] for pair in numbers], dtype=np.int64)
-        group.create_array(name, data=values, dimension_names=("trial",))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with atomic.replacing(target) as partial:
+        group = zarr.create_group(partial, attributes={"parts": list(PARTS), "absent": agreement.ABSENT})
+        array = group.create_array(
+            "labels", shape=(len(trials), len(PARTS), d_sae), dtype="int32", chunks=(1, len(PARTS), d_sae),
+            dimension_names=("trial", "part", "feature"),
+        )  # fmt: skip
+        for row, path in enumerate(trials):
+            array[row] = read_trial(path, d_sae)[1]
+        for index, name in enumerate(("setting", "seed")):
+            values = np.asarray([pair[index] for pair in numbers], dtype=np.int64)
+            group.create_array(name, data=values, dimension_names=("trial",))
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Write arrays, and the packages that made them."""
-    store.write_arrays(path, made_by=np.array(json.dumps(versions())), **arrays)
+    atomic.write_arrays(path, {"made_by": np.array(json.dumps(versions())), **arrays})

@@ -16,6 +16,7 @@ from pathlib import Path
 from gpuclust import schema
 from gpuclust.errors import StoreError
 from gpuclust.results.report import content, pack
+from gpuclust.storage import atomic
 from gpuclust.storage.run_folder import read_record
 
 log = logging.getLogger("gpuclust")
@@ -79,11 +80,9 @@ def write(out: Path) -> int:
     }
     text = (page / "index.html").read_text(encoding="utf8")
     target = out / schema.REPORT
-    partial = target.with_suffix(".tmp")
-    with partial.open("w", encoding="utf8") as file:
+    with atomic.replacing(target) as partial, partial.open("w", encoding="utf8") as file:
         for index, part in enumerate(text.split("@@")):  # name and text in turn
             file.write(parts[part] if index % 2 else part)
-    partial.replace(target)
     size = target.stat().st_size
     log.info("report: %s, %.1f MB, of them %.1f MB of data", target, size / 1e6, len(parts["data"]) / 1e6)
     return size

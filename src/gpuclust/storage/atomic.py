@@ -1,0 +1,73 @@
+"""Writing files and folders so that readers see either what was there before or all that is new.
+
+Whatever gpuclust leaves on a disk, but for the shards of a store that is being made, is written through `replacing`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place beside `path` for a file or a folder, which takes its name when all is written.
+
+    After an error nothing is left of it. What a killed process leaves ends in ``.tmp``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    remove(partial)
+    try:
+        yield partial
+        if partial.is_dir():
+            remove(path)
+            partial.rename(path)
+        else:
+            partial.replace(path)
+    finally:
+        remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, table: Any) -> None:
+    """Write a DataFrame as Parquet."""
+    with replacing(path) as partial:
+        table.to_parquet(partial, index=False)
+
+
+def write_array(path: Path, array: Any) -> None:
+    """Write an array as ``.npy``."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name as ``.npz``."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
