@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -258,3 +260,50 @@ def test_another_sae_before_the_extraction_is_another_size(
     shutil.rmtree(finished / schema.SHARDS)
     go(tmp_path, changed, "--no-report")
     assert store.open_array(finished / schema.ACTIVATIONS).shape[1] == tiny.D_SAE
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_a_run_that_is_stopped_at_once_is_gone_on_with(
+    after: int, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before or in the middle of the first files that it writes, whichever; also what was half written."""
+
+    class Killed(BaseException):
+        pass
+
+    replace, calls = Path.replace, []
+
+    def killed(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == after + 1:
+            left = self.with_name(self.name.replace(str(os.getpid()), "1"))  # of another process
+            left.write_bytes(self.read_bytes()[:-1])
+            raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with contextlib.suppress(Killed):
+        go(tmp_path, settings)
+    monkeypatch.undo()
+    assert len(calls) > after
+    go(tmp_path, settings)
+    assert [path.name for path in (tmp_path / "out").rglob("*.tmp")] == []
+    assert gpuclust.open_run(tmp_path / "out").record["stages"].keys() == set(NAMES)
+
+
+def test_a_configuration_alone_is_not_taken_for_a_run(
+    tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text("# mine")
+    go(tmp_path, settings, code=2)
+    assert "holds no run (it has config.yaml)" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "out" / "config.yaml").read_text() == "# mine"
+
+
+def test_a_run_without_its_configuration_says_so(
+    finished: Path, tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "config.yaml").unlink()
+    go(tmp_path, settings, code=2)
+    assert "holds a run without its config.yaml" in " ".join(capsys.readouterr().err.split())

@@ -78,7 +78,8 @@ class FeatureClusterer:
 
         Parameters
         ----------
-        X : array, (prompt, feature), float16, float32 or float64
+        X : array, (prompt, feature)
+            As `cluster_features` takes it.
         y : ignored
 
         Raises

@@ -16,6 +16,7 @@ from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, InputError, StoreError
+from gpuclust.results.inputs import as_activations
 from gpuclust.storage import store
 from gpuclust.storage.run_folder import read_record
 from gpuclust.types import Array
@@ -259,7 +260,9 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
 
     Parameters
     ----------
-    activations : array or xarray.DataArray, (prompt, feature), float16, float32 or float64
+    activations : array, (prompt, feature)
+        Of NumPy, PyTorch, CuPy or SciPy, a DataFrame or a DataArray; names of axes go before order
+        (`inputs.as_activations`).
     config : Config or mapping, optional
         Sections extract.activation_threshold, select, neighbors, umap, hdbscan and consensus apply, and
         quality.duplicates.
@@ -271,7 +274,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     Raises
     ------
     ActivationError
-        If the array is not two-dimensional, or holds NaN or infinity.
+        If it is no array of numbers (prompt, feature), or holds NaN or infinity.
     SelectionError
         If the filter keeps too few features.
 
@@ -291,15 +294,8 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     c = config if isinstance(config, Config) else validate(config or {}, where="config")
     if c.neighbors.method == "sketch":
         raise ActivationError("cluster_features computes exact neighbours; set neighbors.method=exact or auto")
-    data = np.asarray(activations.detach() if hasattr(activations, "detach") else activations)  # a torch tensor's
-    if data.ndim != 2 or data.dtype.kind != "f" or not data.size:
-        raise ActivationError(
-            f"activations have shape {data.shape} and dtype {data.dtype}; (prompt, feature) floats are expected, at "
-            "least one of each"
-        )
+    data = as_activations(activations)
     blocks = [data[start : start + budget.MAX_ROWS] for start in range(0, len(data), budget.MAX_ROWS)]
-    if not all(np.isfinite(block).all() for block in blocks):
-        raise ActivationError("activations hold NaN or infinity; clean them first")
     moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
     table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features, len(data))
     starts = range(0, len(data), budget.MAX_ROWS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,18 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a killed process left this."""
+    return re.search(r"\.\d+\.tmp$", path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder and in those in it; whoever calls this holds it alone."""
+    for path in [*folder.glob("*.tmp"), *folder.glob("*/*.tmp")]:
+        if is_leftover(path):
+            remove(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ import yaml
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
+from gpuclust.storage import atomic
 from gpuclust.storage.atomic import write_json, write_text
 
 PACKAGES = (
@@ -36,6 +37,7 @@ AFTER_EXTRACTION = (
     "extract.activation_threshold", "select", "neighbors", "umap", "hdbscan", "consensus", "quality", "analyse",
 )  # fmt: skip
 EXTRACTION = ("extract", "store", "sae")
+LEFT_IN = (".", "state", schema.VIEWS, schema.SHARDS, f"{schema.ACTIVATIONS}/activations/c")  # where leftovers may lie
 
 
 @contextmanager
@@ -97,21 +99,26 @@ class Folder:
             raise StoreError(f"--out {path} is a file; give a folder")
         existing, record = path / schema.CONFIG, path / schema.RECORD
         self.record: dict[str, Any] = {"stages": {}}
-        if record.exists() and existing.exists():
+        if record.exists():
             self.record = read_record(record)
             refuse_other_version(self.record, f"--out {path}", "run")
+        if existing.exists() and record.exists():
             stored = yaml.safe_load(existing.read_text(encoding="utf8"))
             if not isinstance(stored, dict):
                 raise StoreError(f"{existing} is damaged: it holds no configuration. Restore it, or give another --out")
             self._refuse_other_run(stored, resolved)
-        elif there := others(path):
+        elif self.record["stages"]:
+            raise StoreError(f"--out {path} holds a run without its {schema.CONFIG}. Restore it, or give another --out")
+        elif not record.exists() and (there := others(path)):
             some = ", ".join(there[:3])
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
+        for name in LEFT_IN:
+            atomic.remove_leftovers(path / name)
         self.record |= {"record_version": RECORD_VERSION, "versions": versions(), "python": platform.python_version()}
-        write_text(existing, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-        if not record.exists():
+        if not record.exists():  # before the configuration, which alone would be anybody's
             self.save()
+        write_text(existing, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
 
     def _refuse_other_run(self, stored: Any, resolved: Mapping[str, Any]) -> None:
         """Refuse settings that what is there was made with; an unfinished run may be set otherwise further on."""
@@ -231,8 +238,10 @@ def refuse_other_version(record: Mapping[str, Any], where: str, what: str) -> No
 
 
 def others(path: Path) -> list[str]:
-    """Names of what is in a folder beside its lock, sorted; none for a folder that does not exist."""
-    return sorted(p.name for p in path.iterdir() if p.name != schema.LOCK) if path.exists() else []
+    """Names of what is in a folder beside its lock and leftovers, sorted; none for a folder that does not exist."""
+    if not path.exists():
+        return []
+    return sorted(p.name for p in path.iterdir() if p.name != schema.LOCK and not atomic.is_leftover(p))
 
 
 def _within(key: str, sections: Sequence[str]) -> bool:

@@ -127,6 +127,7 @@ class Experiment:
             there = yaml.safe_load((self.out / SWEEP).read_text(encoding="utf8"))
             refuse_other_version(there if isinstance(there, dict) else {}, f"--out {self.out}", "sweep")
         self.out.mkdir(parents=True, exist_ok=True)
+        atomic.remove_leftovers(self.out)
         data = {
             "record_version": RECORD_VERSION,
             "versions": versions(),

@@ -1,0 +1,109 @@
+"""What callers have in hand is taken as it is meant, or refused with the fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from scipy import sparse
+
+import gpuclust
+from gpuclust.errors import ActivationError
+from gpuclust.results.inputs import as_activations
+
+VALUES = np.array([[1, 0, 2], [0, 3, -4]], np.float32)
+TAKEN: dict[str, tuple[Any, str]] = {
+    "numpy": (VALUES, "float32"),
+    "float16": (VALUES.astype(np.float16), "float16"),
+    "long double": (VALUES.astype(np.longdouble), "float64"),
+    "lists": (VALUES.tolist(), "float64"),
+    "small integers": (VALUES.astype(np.int8), "float32"),
+    "integers": (VALUES.astype(np.int64), "float64"),
+    "fortran": (np.asfortranarray(VALUES), "float32"),
+    "masked, nothing": (np.ma.masked_less(VALUES, -100), "float32"),
+    "torch": (torch.tensor(VALUES), "float32"),
+    "torch with a gradient": (torch.tensor(VALUES, requires_grad=True), "float32"),
+    "torch bfloat16": (torch.tensor(VALUES, dtype=torch.bfloat16), "float32"),
+    "torch sparse": (torch.tensor(VALUES).to_sparse(), "float32"),
+    "scipy csr": (sparse.csr_array(VALUES), "float32"),
+    "scipy coo": (sparse.coo_matrix(VALUES), "float32"),
+    "frame": (pd.DataFrame(VALUES), "float32"),
+    "frame of features": (pd.DataFrame(VALUES.T, index=pd.Index(range(3), name="feature")), "float32"),
+    "frame of prompts": (pd.DataFrame(VALUES, index=pd.Index(range(2), name="prompt")), "float32"),
+    "named": (xr.DataArray(VALUES, dims=("prompt", "feature")), "float32"),
+    "named, turned": (xr.DataArray(VALUES.T, dims=("feature", "prompt")), "float32"),
+    "one name": (xr.DataArray(VALUES, dims=("prompt", "latent")), "float32"),
+    "one name, turned": (xr.DataArray(VALUES.T, dims=("latent", "prompt")), "float32"),
+    "the other name, turned": (xr.DataArray(VALUES.T, dims=("feature", "text")), "float32"),
+    "no names": (xr.DataArray(VALUES), "float32"),
+}
+REFUSED: dict[str, tuple[Any, str]] = {
+    "other names": (xr.DataArray(VALUES, dims=("latent", "text")), r"dimensions 'latent' and 'text'.*\.rename\(\{'lat"),
+    "names at odds": (pd.DataFrame(VALUES).rename_axis("feature").rename_axis("feature", axis=1), "'feature' and 'fea"),
+    "a dataset": (xr.Dataset({"acts": xr.DataArray(VALUES)}), "Dataset of acts: give one of them"),
+    "ragged": ([[1.0, 2.0], [3.0]], "are no array"),
+    "masked": (np.ma.masked_less(VALUES, 0), r"1 masked entries: fill them"),
+    "texts": ([["a", "b"]], "dtype <U1"),
+    "objects": (np.array([[1.0, None]], dtype=object), "hold float, not numbers"),
+    "missing": (pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), "not numbers|NaN"),
+    "complex": (VALUES.astype(complex), "dtype complex128"),
+    "bools": (VALUES > 0, "dtype bool"),
+    "one axis": (VALUES[0], r"shape \(3,\)"),
+    "three axes": (VALUES[None], r"shape \(1, 2, 3\)"),
+    "nothing": (np.zeros((0, 3)), r"shape \(0, 3\)"),
+    "a number": (3.0, r"shape \(\)"),
+    "a text": ("activations.npy", r"shape \(\) and dtype <U15"),
+    "none": (None, "hold NoneType, not numbers"),
+    "nan": (np.where(VALUES == 3, np.nan, VALUES), "first for prompt 1 and feature 1"),
+    "infinity": (np.where(VALUES == -4, -np.inf, VALUES), "first for prompt 1 and feature 2"),
+    "tiny": (VALUES.astype(np.float64) * 1e-200, r"of feature 0 is 1e-200, and 3 features .*power of two"),
+    "huge": (VALUES.astype(np.float64) * 1e200, r"of feature 0 is 1e\+200"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_taken(name: str) -> None:
+    given, dtype = TAKEN[name]
+    got = as_activations(given)
+    assert type(got) is np.ndarray
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, VALUES)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    given, words = REFUSED[name]
+    with pytest.raises(ActivationError, match=words):
+        as_activations(given)
+
+
+def test_an_anndata_says_which_way_round_it_may_be() -> None:
+    anndata = pytest.importorskip("anndata")
+    with pytest.raises(ActivationError, match=r"adata\.X\.T if they are features"):
+        as_activations(anndata.AnnData(VALUES))
+
+
+def test_a_turned_array_has_the_clusters_of_the_array() -> None:
+    values = np.random.default_rng(0).random((80, 40)).astype(np.float32)
+    config = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    config |= {"select": {"sparsity_max": 2.0}, "consensus": {"members": 1}}
+    plain = gpuclust.cluster_features(values, config)
+    turned = gpuclust.cluster_features(xr.DataArray(values.T, dims=("feature", "prompt")), config)
+    assert len(turned.features) == 40
+    pd.testing.assert_frame_equal(plain.features, turned.features)
+
+
+def test_what_is_near_the_bounds_has_finite_statistics() -> None:
+    values = np.random.default_rng(0).random((60, 30)) + 0.01
+    config = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    config |= {"select": {"sparsity_max": 2.0, "entropy_high": 99.0}, "consensus": {"members": 1}}
+    expected = gpuclust.cluster_features(values, config).features
+    for scale in (2.0**-230, 2.0**230):
+        got = gpuclust.cluster_features(values * scale, config | {"extract": {"activation_threshold": 0.0}}).features
+        np.testing.assert_allclose(got["entropy"], expected["entropy"], rtol=1e-9)
+        np.testing.assert_allclose(got["varentropy"], expected["varentropy"], rtol=1e-6, atol=1e-12)
+        assert got["label"].tolist() == expected["label"].tolist()
