@@ -10,10 +10,9 @@ import pytest
 from rich.console import Console
 
 import gpuclust
-from gpuclust import schema
+from gpuclust import schema, terminal
 from gpuclust.errors import InputError
 from gpuclust.results import cards
-from gpuclust.tables import prompt_text
 from tests import tiny
 
 
@@ -33,7 +32,7 @@ def test_a_cluster_card_holds_the_cluster(run: gpuclust.Run) -> None:
     card = run.cluster(1)
     text = printed(card)
     for word in [*row["tokens"], *row["keywords"], *map(str.strip, row["promoted_tokens"])]:
-        assert prompt_text.visible(word) in text
+        assert terminal.visible(word) in text
     assert f"{row['persistence']:.3g}" in text
     assert card.tables[0][1]["feature"].isin(row["features"]).all()
     assert len(card.prompts) == len(row["distinctive_prompts"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import logging
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -83,3 +85,36 @@ def test_codes_of_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert ended(PermissionError(13, "Permission denied", str(tmp_path))) == 1
     with pytest.raises(OSError, match="unforeseen"):
         ended(OSError("unforeseen"))
+
+
+HOSTILE = "a\x1b]52;c;cm0gLXJm\x07b\x1b[2Jc\x9b31md\x00e\rf\u202eg :heart: [red]h[/red]"
+
+
+def test_texts_are_data_on_every_line_that_a_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    def work(args: argparse.Namespace) -> None:
+        console = terminal.console(quiet=False)
+        console.print(escape(HOSTILE), soft_wrap=True)
+        grid = Table(box=None)
+        grid.add_column("words")
+        grid.add_row(escape(HOSTILE))
+        console.print(grid, width=300)
+        logging.getLogger("gpuclust").warning("logged %s", HOSTILE)
+        raise ConfigError(HOSTILE)
+
+    logging.getLogger().handlers.clear()
+    assert terminal.command("m", "about", lambda parser: None, work, []) == 2
+    out, err = capsys.readouterr()
+    written = out + err
+    assert not any(character in written for character in "\x1b\x07\x9b\x00\r\u202e")
+    joined = "".join(written.split())  # lines end at 80 columns
+    assert joined.count(r"\x1b]52;c;cm0gLXJm") == 4
+    assert joined.count(":heart:[red]h[/red]") == 4
+
+
+def test_colours_still_go_out() -> None:
+    console = terminal.safe_console(force_terminal=True, color_system="standard", record=True, file=io.StringIO())
+    console.print("[bold red]hot[/bold red] \x1b[2J")
+    assert console.file.getvalue() == "\x1b[1;31mhot\x1b[0m \\x1b[2J\n"

@@ -22,7 +22,7 @@ def work(args: argparse.Namespace) -> None:
     from gpuclust.results.report import write
 
     size = write(args.run)
-    print(f"wrote {args.run / schema.REPORT} ({size / 1e6:.1f} MB)")
+    print(f"wrote {terminal.visible(str(args.run / schema.REPORT))} ({size / 1e6:.1f} MB)")
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -6,8 +6,9 @@ import argparse
 import errno
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gpuclust.errors import GpuclustError
 
@@ -44,11 +45,43 @@ def command(
 
 def console(quiet: bool) -> Console:
     """Return where a command prints: log lines go to stderr when `quiet`."""
-    from rich.console import Console
-
-    result = Console(stderr=quiet, highlight=False)
+    result = safe_console(stderr=quiet)
     log_to(result, quiet)
     return result
+
+
+def safe_console(**options: Any) -> Console:
+    """Return a Rich console on which texts are data: what a terminal would act on is written as escapes.
+
+    Prompts, words, paths and messages may hold control sequences that move the cursor, set the clipboard or hide what
+    follows; Rich's own colours and bars go out as they are. ``:heart:`` stays as it stands.
+    """
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Safe(Console):
+        def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+            for segment in super().render(*args, **kwargs):
+                if segment.control is None and not segment.text.isprintable():
+                    segment = Segment(visible(segment.text), segment.style)
+                yield segment
+
+    return Safe(highlight=False, emoji=False, **options)
+
+
+def visible(text: str) -> str:
+    """Write characters that a terminal would act on, or not show at all, as escapes; keep line breaks.
+
+    Examples
+    --------
+    >>> print(visible(f"a{chr(27)}[2Jb{chr(8)}"))
+    a\\x1b[2Jb\\x08
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character if unicodedata.category(character) == "Zs" else character.encode("unicode_escape").decode()
 
 
 def log_to(console: Console, quiet: bool) -> None:
@@ -95,8 +128,6 @@ def exit_code(work: Callable[[], object]) -> int:
 
 
 def _say_error(text: str) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    said = Console(stderr=True, highlight=False)
-    said.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+    safe_console(stderr=True).print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)

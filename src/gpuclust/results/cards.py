@@ -15,7 +15,8 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.errors import InputError
 from gpuclust.results.figures import describe
-from gpuclust.tables.prompt_text import show, visible
+from gpuclust.tables.prompt_text import show
+from gpuclust.terminal import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

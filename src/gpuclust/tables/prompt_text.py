@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import logging
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,21 +93,6 @@ def show(text: str) -> Shown:
             before = "text"
         offset += len(line)
     return Shown("".join(pieces), starts, places)
-
-
-def visible(text: str) -> str:
-    """Write characters that a terminal would act on, or not show at all, as escapes; keep line breaks.
-
-    Examples
-    --------
-    >>> print(visible(f"a{chr(27)}[2Jb{chr(8)}"))
-    a\\x1b[2Jb\\x08
-    """
-    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    return character if unicodedata.category(character) == "Zs" else character.encode("unicode_escape").decode()
 
 
 def peak_spans(examples: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
