@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpuclust.errors import GpuclustError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleRenderable
 
 STOPPED = 130  # as a shell has it for an interrupt
 # What a disk or a system says no with; any other OSError is one that nobody foresaw
@@ -58,8 +58,12 @@ def safe_console(**options: Any) -> Console:
     """
     from rich.console import Console
     from rich.segment import Segment
+    from rich.text import Text
 
     class Safe(Console):
+        def render_str(self, text: str, **kwargs: Any) -> Text:  # before lines are broken
+            return super().render_str(visible(text), **kwargs)
+
         def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
             for segment in super().render(*args, **kwargs):
                 if segment.control is None and not segment.text.isprintable():
@@ -88,7 +92,11 @@ def log_to(console: Console, quiet: bool) -> None:
     """Send log lines to a console: warnings, or when `quiet` leaves out bars and summaries, all that gpuclust does."""
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=console, show_path=False, markup=False, show_level=quiet)
+    class Safe(RichHandler):
+        def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
+            return super().render_message(record, visible(message))
+
+    handler = Safe(console=console, show_path=False, markup=False, show_level=quiet)
     logging.basicConfig(level=logging.INFO if quiet else logging.WARNING, format="%(message)s", handlers=[handler])
     if quiet:
         logging.getLogger("gpuclust").setLevel(logging.INFO)
