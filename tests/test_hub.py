@@ -67,7 +67,8 @@ for name, data in loads.items():
     arrays[name + "/tokens"] = tokens.numpy()
     arrays[name + "/residual"] = encoder.residual(tokens, mask).numpy()
     arrays[name + "/features"] = encoder.encode(tokens, mask).numpy()
-    fields = ("loader", "hook_name", "d_in", "d_sae", "n_ctx", "sae_metadata", "model_bytes", "sae_bytes", "commits")
+    fields = ("loader", "hook_name", "d_in", "d_sae", "n_ctx", "n_ids", "sae_metadata", "model_bytes", "sae_bytes")
+    fields = (*fields, "commits")
     told[name] = {field: getattr(encoder, field) for field in fields} | {"described": encoders.describe(config)}
 numpy.savez(out + "/arrays.npz", **arrays)
 pathlib.Path(out, "told.json").write_text(json.dumps(told))
@@ -250,7 +251,7 @@ def test_true_shapes(tmp_path: Path) -> None:
     build_pythia_sae(tmp_path / "hub")
     with Hub(tmp_path / "hub") as hub:
         told, arrays = run_loads(hub, {"pythia": LOADS["pythia"]}, tmp_path)
-    assert (told["pythia"]["d_in"], told["pythia"]["d_sae"]) == (512, 32768)
+    assert (told["pythia"]["d_in"], told["pythia"]["d_sae"], told["pythia"]["n_ids"]) == (512, 32768, 50304)
     assert told["pythia"]["model_bytes"] == pytest.approx(4 * (50304 * 512 + 4 * 12 * 512**2), rel=0.02)
     assert told["pythia"]["sae_bytes"] == pytest.approx(4 * 512 * 32768, rel=0.01)  # the decoder is let go of
     density = (arrays["pythia/features"] > 0).mean()

@@ -583,6 +583,27 @@ def test_nan_from_a_model_is_refused(
     assert "gives NaN or infinity" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_token_that_the_model_does_not_know_is_refused_before_extraction(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    model = tmp_path / "model"
+    shutil.copytree(settings["model"]["name"], model)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    tokenizer.add_tokens([*(f"unused{i}" for i in range(600 - len(tokenizer))), "brandnew"])
+    tokenizer.save_pretrained(model)
+    changed = settings | {"model": {"name": str(model)}}
+    texts = tmp_path / "texts.jsonl"
+    rows = Path(settings["prompts"][0]["path"]).read_text().splitlines()
+    texts.write_text("\n".join([*rows[:-1], json.dumps({"text": "a brandnew word", "source": "a"})]))
+    prompts = [settings["prompts"][0] | {"path": str(texts)}]
+    assert attempt(tmp_path, changed | {"prompts": prompts}, name="used") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the token 'brandnew' with the id 600, but the model's embedding has 600 rows" in said
+    assert not (tmp_path / "used" / schema.ACTIVATIONS).exists()
+
+
 # ---------------------------------------------------------------- Python, export, cache
 
 

@@ -63,6 +63,7 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         log.warning(warnings[-1])
         config = config.model_copy(update={"max_tokens": longest})
     table, more = prompts.build(config, encoder.tokenizer)
+    prompts.refuse_unknown_ids(table, encoder.n_ids, encoder.tokenizer, config.model.name)
     atomic.write_table(out / schema.PROMPTS, table)
     attributes = {
         "model": config.model.name,

@@ -41,10 +41,11 @@ class Encoder:
     """A language model, cut off at a hook, with the SAE that reads it.
 
     `hook_name` is in TransformerLens's words; `d_in` is the hook's width (for ``hook_z``: heads times head width),
-    `d_sae` the number of features, `n_ctx` the longest row in tokens; `loader` is what loaded the model;
-    `sae_metadata` holds ``model_name``, ``hook_name``, ``neuronpedia_id``, ``context_size``, ``prepend_bos`` … where
-    the SAE has them; `model_bytes` and `sae_bytes` count the weights and buffers that are kept, `whole_bytes` those of
-    the whole language model, and its copies while it is loaded; `commits` are `loading.commits`.
+    `d_sae` the number of features, `n_ctx` the longest row in tokens, `n_ids` the rows of the token embedding;
+    `loader` is what loaded the model; `sae_metadata` holds ``model_name``, ``hook_name``, ``neuronpedia_id``,
+    ``context_size``, ``prepend_bos`` … where the SAE has them; `model_bytes` and `sae_bytes` count the weights and
+    buffers that are kept, `whole_bytes` those of the whole language model, and its copies while it is loaded;
+    `commits` are `weights.commits`.
     """
 
     tokenizer: Any
@@ -52,6 +53,7 @@ class Encoder:
     d_in: int
     d_sae: int
     n_ctx: int
+    n_ids: int
     loader: str
     device: str
     sae_metadata: dict[str, Any]
@@ -244,7 +246,7 @@ def _load(key: str, device: str) -> Encoder:
             f"has {width}: they do not belong together. The SAE names the model {metadata.get('model_name')} and the "
             f"hook {metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
         )
-    sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx)
+    sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx, _embedding_rows(net))
     kept, commits = (_size(net), _size(sae), whole), weights.commits(model, config)
     return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, *kept, commits, net, sae)
 
@@ -287,6 +289,11 @@ def _activation(net: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Ten
     if seen is None:
         raise ModelError("the hook did not fire in a forward pass: set sae.hook_name or model.loader")
     return seen.flatten(2)
+
+
+def _embedding_rows(net: Any) -> int:
+    """How many ids the token embedding knows."""
+    return next(int(t.shape[0]) for t in _tensors(net.embed.modules()) if t.ndim == 2)
 
 
 def _tensors(modules: Iterable[torch.nn.Module]) -> Iterator[torch.Tensor]:

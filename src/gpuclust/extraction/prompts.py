@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.config import DEMO, Config, PromptSource
-from gpuclust.errors import PromptsError
+from gpuclust.errors import ModelError, PromptsError
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -129,6 +129,34 @@ def build(config: Config, tokenizer: Any) -> tuple[pd.DataFrame, list[str]]:
         }
     )
     return table, warnings
+
+
+def refuse_unknown_ids(table: pd.DataFrame, n_ids: int, tokenizer: Any, model: str) -> None:
+    """Refuse tokens that the model has no embedding for: a tokenizer of another model, or one that was added to.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With ``tokens``.
+    n_ids : int
+        Rows of the model's token embedding.
+    tokenizer : Hugging Face tokenizer
+    model : str
+        What the message calls the model.
+
+    Raises
+    ------
+    ModelError
+    """
+    for number, tokens in enumerate(table["tokens"]):
+        unknown = np.asarray(tokens)[np.asarray(tokens) >= n_ids]
+        if len(unknown):
+            token = tokenizer.convert_ids_to_tokens(int(unknown[0]))
+            raise ModelError(
+                f"the tokenizer of {model} gives prompt {number} the token {token!r} with the id {unknown[0]}, but the "
+                f"model's embedding has {n_ids} rows: they do not belong together. Give a model.name whose tokenizer "
+                "and weights do, or enlarge the embedding (transformers' resize_token_embeddings) and train it"
+            )
 
 
 def digest(table: pd.DataFrame) -> str:
