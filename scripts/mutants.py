@@ -245,7 +245,7 @@ MUTANTS = [
     # ------------------------------------------------------------ store, shards, codec
     Mutant("marker-key", "storage/store.py", 'if marker["key"] != key:', "if False:", "test_store.py",
            "a shard of other settings is made anew"),
-    Mutant("marker-checksum", "storage/store.py", 'if _fingerprint(file) != marker["files"][name]:', "if False:",
+    Mutant("marker-checksum", "storage/store.py", 'if checksums.of_file(file) != marker["files"][name]:', "if False:",
            "test_store.py", "a damaged shard is made anew"),
     Mutant("float16-max", "storage/store.py", "if largest > FLOAT16_MAX:", "if largest > 2 * FLOAT16_MAX:",
            "test_store.py",

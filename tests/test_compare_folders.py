@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import xarray
+
+from gpuclust.storage import store
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,15 +33,17 @@ def table(last: float = np.nan, word: str = "b") -> pd.DataFrame:
     )
 
 
+def near(folder: Path, last: float, n: int) -> None:
+    store.write_dataset(folder / "near.zarr", {"distances": (("feature",), np.array([0.5, last]))}, {"n": n})
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     a, b = tmp_path / "a", tmp_path / "b"
     (a / "state").mkdir(parents=True)
     table().to_parquet(a / "clusters.parquet")
     np.save(a / "state" / "map.npy", np.array([1.0, np.nan]))
-    xarray.Dataset({"distances": (("feature",), np.array([0.5, 0.25]))}, attrs={"n": 1}).to_zarr(
-        a / "near.zarr", consolidated=False
-    )
+    near(a, 0.25, 1)
     (a / "run.json").write_text(json.dumps({"stages": {"embed": {"seconds": 1, "rows": 2}}}))
     (a / "page.html").write_text("page")
     shutil.copytree(a, b)
@@ -58,8 +61,7 @@ def test_every_difference_is_told(script: Any, folders: tuple[Path, Path], capsy
     a, b = folders
     table(2.0).to_parquet(b / "clusters.parquet")
     np.save(b / "state" / "map.npy", np.array([1.5, np.nan]))
-    changed = xarray.Dataset({"distances": (("feature",), np.array([0.5, 0.75]))}, attrs={"n": 2})
-    changed.to_zarr(b / "near.zarr", mode="w", consolidated=False)
+    near(b, 0.75, 2)
     (b / "run.json").write_text(json.dumps({"stages": {"embed": {"seconds": 1, "rows": 3}}}))
     (b / "page.html").write_text("other")
     (a / "gone.txt").write_text("")

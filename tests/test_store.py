@@ -77,7 +77,7 @@ def test_a_flipped_byte_is_refused_and_says_where(tmp_path: Path, codec: str) ->
         byte = file.read(1)
         file.seek(60)
         file.write(bytes([byte[0] ^ 0x10]))
-    with pytest.raises(CorruptDataError, match=r"prompts 32 to 39 cannot be read.*Delete the marker"):
+    with pytest.raises(CorruptDataError, match=r"prompts 32 to 39 cannot be read.*gpuclust verify"):
         list(store.read_rows(path, 8))
 
 

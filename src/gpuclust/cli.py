@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from gpuclust import __version__, compare, export, report, run, show, terminal
+from gpuclust import __version__, compare, export, report, run, show, terminal, verify
 from gpuclust.sweep import __main__ as sweep
 
 PLAN = "Print what a run would take, stage by stage: passes, bytes and peak memory. Nothing runs."
@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, Adds, Works]] = {
     "show": (show.DESCRIPTION, show.arguments, show.work),
     "report": (report.DESCRIPTION, report.arguments, report.work),
     "export": (export.DESCRIPTION, export.arguments, export.work),
+    "verify": (verify.DESCRIPTION, verify.arguments, verify.work),
 }
 
 

@@ -16,7 +16,7 @@ from gpuclust.config import Config
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler, check_places
 from gpuclust.engine.steps import STEPS, Context
-from gpuclust.errors import StoreError
+from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget, device, process
 from gpuclust.stage_table import Stage
@@ -51,10 +51,12 @@ class Pipeline:
         self._scheduler = scheduler
         self.progress = progress
         self.report = report
+        self._imported = False
 
     def run(self, imported: bool = False) -> None:
         """Compute what is missing, in order; from the reductions on, where the activations were imported."""
         known: dict[str, str] = {}
+        self._imported = imported
         if imported:
             known = {name: self.folder.record["stages"][name]["key"] for name in stage_table.ACTIVATIONS}
         left_out = set(known) | (set() if self.report else {"report"})
@@ -94,9 +96,7 @@ class Pipeline:
         done = self.folder.record["stages"]
         started = time.perf_counter()
         with self.progress.stage(name):
-            facts, plan = STEPS[name](
-                Context(name, self.config, self.out, key, done, scheduler, self.progress)
-            )  # fmt: skip
+            facts, plan = self._computed(Context(name, self.config, self.out, key, done, scheduler, self.progress))
         peaks = client.run(process.peak_bytes)
         facts |= {
             "seconds": round(time.perf_counter() - started, 3),
@@ -110,6 +110,18 @@ class Pipeline:
         self.folder.record["scheduler"] = {"name": scheduler.name, "reason": scheduler.reason}
         self.folder.record["device"] = scheduler.device
         self.folder.complete(name, key, files, **facts)
+
+    def _computed(self, x: Context) -> tuple[dict[str, Any], budget.Plan | None]:
+        """Run a step; activations that turn out to be damaged are not done any more, so that they are computed anew."""
+        try:
+            return STEPS[x.stage](x)
+        except CorruptDataError as error:
+            if x.stage in stage_table.ACTIVATIONS or self._imported:
+                raise
+            self.folder.begin("extract")
+            raise CorruptDataError(
+                f"{error}. The same command again computes the shards anew that are damaged"
+            ) from error
 
 
 def _projected(plan: budget.Plan | None, name: str, what: str) -> int | None:

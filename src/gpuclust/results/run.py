@@ -15,9 +15,9 @@ import yaml
 from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.configfile import validate
-from gpuclust.errors import ActivationError, InputError, StoreError
+from gpuclust.errors import ActivationError, CorruptDataError, InputError, StoreError
 from gpuclust.results.inputs import as_activations
-from gpuclust.storage import store
+from gpuclust.storage import checksums, store
 from gpuclust.storage.run_folder import read_record
 from gpuclust.types import Array
 
@@ -44,6 +44,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._checked: set[str] = set()  # files
         if not (self.path / schema.CONFIG).exists():
             raise StoreError(
                 f"{self.path} is no gpuclust run: it has no {schema.CONFIG}. Give the --out folder of a run"
@@ -213,7 +214,22 @@ class Run:
         path = self.path / name
         if not path.exists():
             raise StoreError(f"{self.path} has no {name}: the run has not come that far, or was made without it")
+        if name not in self._checked:
+            self._check(name)
+            self._checked.add(name)
         return path
+
+    def _check(self, name: str) -> None:
+        """Refuse a file, or one in a folder, that is not what its stage wrote; done once for each."""
+        stages = read_record(self.path / schema.RECORD)["stages"] if (self.path / schema.RECORD).exists() else {}
+        for stage, entry in stages.items():
+            own = {place: was for place, was in entry.get("checksums", {}).items()
+                   if place == name or place.startswith(f"{name}/")}  # fmt: skip
+            if bad := checksums.damaged(self.path, own):
+                raise CorruptDataError(
+                    f"{self.path / bad[0]} is not what the stage {stage} wrote: it fails its checksum. The run's own "
+                    "command makes it anew"
+                )
 
 
 def open_run(path: str | Path) -> Run:

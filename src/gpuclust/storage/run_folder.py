@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ import yaml
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
-from gpuclust.storage import atomic
+from gpuclust.storage import atomic, checksums
 from gpuclust.storage.atomic import write_json, write_text
+
+log = logging.getLogger("gpuclust")
 
 PACKAGES = (
     "gpuclust", "dask", "datasets", "hdbscan", "numpy", "sae-lens", "torch", "transformer-lens", "transformers",
@@ -150,12 +153,19 @@ class Folder:
         self.save()
 
     def done(self, stage: str, key: str, files: Sequence[str]) -> bool:
-        """Whether a stage was completed under this key and its files are still there, those in its folders counted."""
+        """Whether a stage was completed under this key, and its files are still there and what they were."""
         entry = self.record["stages"].get(stage)
         if entry is None or entry["key"] != key:
             return False
         known = entry.get("files", {})
-        return all((self.path / name).exists() and self._count(name) >= known.get(name, 1) for name in files)
+        if not all((self.path / name).exists() and self._count(name) >= known.get(name, 1) for name in files):
+            return False
+        template = f"{schema.ACTIVATIONS}/"  # which is not made anew while it has shards
+        sums = {name: was for name, was in entry.get("checksums", {}).items() if not name.startswith(template)}
+        bad = checksums.damaged(self.path, sums)
+        if bad:
+            log.warning("%s: %s is not what the stage wrote, so it is made anew", stage, ", ".join(bad[:3]))
+        return not bad
 
     def complete(self, stage: str, key: str, files: Sequence[str], **facts: Any) -> None:
         """Record a completed stage, with the versions that made it and how many files there are of each it wrote."""
@@ -164,6 +174,7 @@ class Folder:
             "version": stage_table.get(stage).version,
             **facts,
             "files": {name: self._count(name) for name in files},
+            "checksums": checksums.of_files(self.path, files),
             "versions": versions(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }

@@ -25,7 +25,6 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuclust import schema
 from gpuclust.errors import CorruptDataError
 from gpuclust.storage import atomic, codec
 
@@ -156,8 +155,8 @@ def damage(path: Path, first: int, stop: int) -> Iterator[None]:
         yield
     except (ValueError, RuntimeError, CorruptDataError) as error:  # zstd's own errors are RuntimeErrors
         raise CorruptDataError(
-            f"{path}: prompts {first} to {stop - 1} cannot be read: {error}. Delete the marker of that shard in "
-            f"{path.parent / schema.SHARDS} and run the same command again to compute it anew"
+            f"{path}: prompts {first} to {stop - 1} cannot be read: {error}. Run `gpuclust verify {path.parent}`, "
+            "and then the run's own command again: it computes anew what is damaged"
         ) from error
 
 

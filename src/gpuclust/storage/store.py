@@ -22,7 +22,7 @@ import pandas as pd
 from gpuclust.config import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
 from gpuclust.hardware import process
-from gpuclust.storage import atomic
+from gpuclust.storage import atomic, checksums
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -157,7 +157,10 @@ def write_shard(
     shards.mkdir(parents=True, exist_ok=True)
     state_file = shards / f"{index:05d}.npz"
     atomic.write_arrays(state_file, states)
-    marker = {"key": key, "files": {name: _fingerprint(file) for name, file in _files(path, shards, index).items()}}
+    marker = {
+        "key": key,
+        "files": {name: checksums.of_file(file) for name, file in _files(path, shards, index).items()},
+    }
     atomic.write_json(shards / f"{index:05d}.json", marker)
 
 
@@ -212,7 +215,7 @@ def shard_done(path: Path, shards: Path, index: int, key: str) -> str | None:
     if marker["key"] != key:
         return "computed with another configuration"
     for name, file in _files(path, shards, index).items():
-        if _fingerprint(file) != marker["files"][name]:
+        if checksums.of_file(file) != marker["files"][name]:
             return f"the {name} file does not match its checksum"
     return None
 
@@ -339,17 +342,3 @@ def _consolidate(path: Path) -> None:
 
 def _files(path: Path, shards: Path, index: int) -> dict[str, Path]:
     return {"activations": path / "activations" / "c" / str(index) / "0", "states": shards / f"{index:05d}.npz"}
-
-
-def _fingerprint(file: Path) -> list[int] | None:
-    """Size and CRC-32C; None where there is no file."""
-    import google_crc32c
-
-    if not file.exists():
-        return None
-    size, crc = 0, 0
-    with file.open("rb") as data:
-        while block := data.read(1 << 24):
-            crc = google_crc32c.extend(crc, block)
-            size += len(block)
-    return [size, crc]

@@ -1,0 +1,45 @@
+"""Checksums of a run's files: made when a stage is done, kept in its record, compared before a file is used.
+
+A file is known by its size and its CRC-32C. Shards of activations are left out: their chunks and their markers have
+checksums of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from gpuclust import schema
+
+OWN = (f"{schema.ACTIVATIONS}/activations/c/", f"{schema.SHARDS}/")  # what has checksums of its own
+
+
+def of_file(file: Path) -> list[int] | None:
+    """Return size and CRC-32C; None where there is no file."""
+    import google_crc32c
+
+    if not file.is_file():
+        return None
+    size, crc = 0, 0
+    with file.open("rb") as data:
+        while block := data.read(1 << 24):
+            crc = google_crc32c.extend(crc, block)
+            size += len(block)
+    return [size, crc]
+
+
+def of_files(folder: Path, names: Iterable[str]) -> dict[str, list[int] | None]:
+    """Return the checksums of files and of all that is in folders, by their place below `folder`."""
+    found = {}
+    for name in names:
+        path = folder / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            place = file.relative_to(folder).as_posix()
+            if file.is_file() and not place.startswith(OWN):
+                found[place] = of_file(file)
+    return found
+
+
+def damaged(folder: Path, known: Mapping[str, list[int] | None]) -> list[str]:
+    """Return the places of files that are missing, or are not what they were."""
+    return [place for place, was in known.items() if of_file(folder / place) != was]

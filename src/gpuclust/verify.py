@@ -1,0 +1,61 @@
+"""The command ``gpuclust verify DIR``: are a run's files what its stages wrote?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpuclust import schema, stage_table, terminal
+
+DESCRIPTION = (
+    "Check every file of a run against its record and its checksums. What is damaged is marked, and the run's own "
+    "command makes it anew. Exit code 0: all is well; 1: something is damaged."
+)
+SHOWN = 20
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+
+
+def work(args: argparse.Namespace) -> None:
+    """Check, say what is damaged, and mark it."""
+    from rich.markup import escape
+
+    from gpuclust.errors import CorruptDataError
+    from gpuclust.results.run import open_run
+    from gpuclust.storage import verifying
+    from gpuclust.storage.run_folder import claim
+
+    console = terminal.console(quiet=False)
+    stages = [name for name in stage_table.NAMES if name in open_run(args.run).record["stages"]]
+    with claim(args.run):
+        found = verifying.damages(args.run)
+        if not found:
+            console.print(f"{escape(str(args.run))}: {len(stages)} stages, nothing is damaged")
+            return
+        for damage in found[:SHOWN]:
+            console.print(f"{damage.stage}: {escape(damage.place)} {escape(damage.what)}", soft_wrap=True)
+        if len(found) > SHOWN:
+            console.print(f"and {len(found) - SHOWN:,} more")
+        first = min((damage.stage for damage in found), key=stage_table.NAMES.index)
+        if first in stage_table.ACTIVATIONS and not (args.run / schema.SHARDS).exists():
+            raise CorruptDataError(f"{args.run}: imported activations are damaged; import them again")
+        verifying.forget(args.run, first)
+    again = [name for name in stage_table.after(first) if name in stages]
+    raise CorruptDataError(
+        f"{args.run}: {len(found):,} files are damaged. The run's own command makes them anew, in the stages "
+        f"{', '.join(again)}"
+    )
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 all is well, 1 something is damaged, 2 bad input."""
+    return terminal.command("gpuclust.verify", DESCRIPTION, arguments, work, given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

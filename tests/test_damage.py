@@ -1,0 +1,156 @@
+"""Flipped bits, cut and lost files: found before they are used, by whoever reads; made anew by the same command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuclust
+from gpuclust import cli, schema, stage_table
+from gpuclust.errors import CorruptDataError
+from gpuclust.storage import checksums, verifying
+from gpuclust.storage.run_folder import Folder
+from tests import tiny
+from tests.test_folder import go
+
+READERS = {
+    schema.FEATURES: "features", schema.CLUSTERS: "clusters", schema.PROMPTS: "prompts", schema.EXAMPLES: "examples",
+    schema.EXAMPLE_SPANS: "example_spans", schema.CLUSTER_SIMILARITY: "cluster_similarity",
+    f"{schema.NEIGHBORS}/indices/c/0/0": "neighbors", f"{schema.EMBEDDING}/embedding/c/0/0": "embedding",
+    f"{schema.CLUSTER_ACTIVATIONS}/activation/c/0/0": "cluster_activations",
+    f"{schema.ACTIVATIONS}/feature/c/0": "activations",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found = tiny.build(tmp_path_factory.mktemp("tiny"))
+    return found | {"quality": {"null": False, "decoder": False, "random_sets": 2}, "consensus": {"members": 1}}
+
+
+@pytest.fixture(scope="module")
+def original(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return go(tmp_path_factory.mktemp("finished"), settings)
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    shutil.copytree(original, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def stages(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / schema.RECORD).read_text())["stages"]
+    return found
+
+
+def test_every_file_but_shards_has_a_checksum_in_the_record(original: Path) -> None:
+    known = {place for entry in stages(original).values() for place in entry["checksums"]}
+    there = {path.relative_to(original).as_posix() for path in original.rglob("*") if path.is_file()}
+    unknown = {place for place in there - known if not place.startswith(checksums.OWN)}
+    assert unknown == {schema.CONFIG, schema.RECORD, schema.LOCK} & there
+    assert known <= there
+
+
+def test_a_stage_with_a_damaged_file_is_not_done(run: Path, original: Path) -> None:
+    folder = Folder(run, gpuclust.open_run(run).config)
+    tried = 0
+    for name, entry in stages(run).items():
+        files = stage_table.get(name).writes(gpuclust.open_run(run).config)
+        assert folder.done(name, entry["key"], files)
+        for place in entry["checksums"]:
+            if place.startswith(f"{schema.ACTIVATIONS}/"):
+                continue
+            flip(run / place)
+            assert not folder.done(name, entry["key"], files), place
+            shutil.copy(original / place, run / place)
+            assert folder.done(name, entry["key"], files), place
+            tried += 1
+    assert tried > 20
+
+
+@pytest.mark.parametrize("place", READERS)
+def test_no_reader_takes_a_damaged_file(place: str, run: Path) -> None:
+    flip(run / place)
+    opened = gpuclust.open_run(run)
+    with pytest.raises(CorruptDataError, match=r"is not what the stage \w+ wrote: it fails its checksum"):
+        getattr(opened, READERS[place])
+
+
+def test_the_same_command_makes_anew_what_is_damaged(run: Path, original: Path, settings: dict[str, Any]) -> None:
+    flip(run / schema.NEIGHBORS / "distances" / "c" / "0" / "0")
+    flip(run / schema.CLUSTERS)
+    go(run.parent, settings)
+    before, after = stages(original), stages(run)
+    assert before["select"] == after["select"]
+    assert before["neighbors"]["finished"] <= after["neighbors"]["finished"]
+    opened, was = gpuclust.open_run(run), gpuclust.open_run(original)
+    np.testing.assert_array_equal(opened.neighbors["distances"], was.neighbors["distances"])
+    assert opened.clusters.equals(was.clusters) or opened.clusters["size"].equals(was.clusters["size"])
+    assert verifying.damages(run) == []
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
+def test_a_damaged_shard_is_found_and_computed_anew(
+    how: str, run: Path, original: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"{schema.ACTIVATIONS}/activations/c/1/0"
+    if how == "flipped":
+        flip(run / place)
+    elif how == "cut":
+        (run / place).write_bytes((run / place).read_bytes()[:-9])
+    else:
+        (run / place).unlink()
+    assert cli.main(["verify", str(run)]) == 1
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert f"extract: {place} the activations file does not match its checksum" in said
+    assert "1 files are damaged. The run's own command makes them anew, in the stages extract, reduce, select" in said
+    go(run.parent, settings)
+    assert (run / place).read_bytes() == (original / place).read_bytes()
+    assert stages(run)["extract"]["shards_computed"] == 1
+    assert cli.main(["verify", str(run)]) == 0
+    assert "10 stages, nothing is damaged" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_stage_that_meets_a_damaged_shard_has_it_computed_anew_next_time(
+    run: Path, original: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"{schema.ACTIVATIONS}/activations/c/0/0"
+    flip(run / place)
+    (run / schema.NEIGHBORS / "zarr.json").unlink()
+    go(run.parent, settings, code=1)
+    assert "computes the shards anew that are damaged" in " ".join(capsys.readouterr().err.split())
+    go(run.parent, settings)
+    assert (run / place).read_bytes() == (original / place).read_bytes()
+    assert list(stages(run)) == list(stage_table.NAMES)
+
+
+def test_imported_activations_that_are_damaged_have_to_be_imported_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    values = torch.rand(80, 40)
+    torch.save({"acts": values, "prompts": [f"prompt {i}" for i in range(80)]}, tmp_path / "cache.pt")
+    config = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    config |= {"select": {"sparsity_max": 2.0}, "consensus": {"members": 1}, "quality": {"random_sets": 2}}
+    run = gpuclust.import_cache(tmp_path / "cache.pt", tmp_path / "run", config, "threads").path
+    assert cli.main(["verify", str(run)]) == 0
+    flip(run / schema.ACTIVATIONS / "activations" / "c" / "0" / "0")
+    assert cli.main(["verify", str(run)]) == 1
+    assert "import them again" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_no_run_cannot_be_verified(tmp_path: Path) -> None:
+    assert cli.main(["verify", str(tmp_path)]) == 2
