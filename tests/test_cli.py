@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -118,3 +119,22 @@ def test_colours_still_go_out() -> None:
     console = terminal.safe_console(force_terminal=True, color_system="standard", record=True, file=io.StringIO())
     console.print("[bold red]hot[/bold red] \x1b[2J")
     assert console.file.getvalue() == "\x1b[1;31mhot\x1b[0m \\x1b[2J\n"
+
+
+@pytest.mark.parametrize("arguments", [["run", "--help"], ["show", "/no/such/folder…"]])
+def test_a_terminal_of_ascii_gets_escapes(arguments: list[str]) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([sys.executable, "-m", "gpuclust", *arguments], capture_output=True, env=environment)
+    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
+    assert rb"\u" in done.stdout + done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_the_output_is_told() -> None:
+    shapes = ["plan.d_in=8", "plan.d_sae=6400", "plan.model_bytes=1MB"]
+    command = [sys.executable, "-m", "gpuclust", "plan", "--scheduler", "local", "--set", *shapes]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "cannot write to the standard output: No space left on device" in " ".join(done.stderr.split())

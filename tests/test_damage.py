@@ -123,6 +123,14 @@ def test_a_damaged_shard_is_found_and_computed_anew(
     assert "10 stages, nothing is damaged" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("how", ["lost", "empty"])
+def test_a_run_whose_shard_is_gone_does_not_read_zeros(how: str, run: Path) -> None:
+    file = run / schema.ACTIVATIONS / "activations" / "c" / "1" / "0"
+    file.unlink() if how == "lost" else file.write_bytes(b"")
+    with pytest.raises(CorruptDataError, match=r"c/1/0 is missing or empty. Run `gpuclust verify"):
+        _ = gpuclust.open_run(run).activations
+
+
 def test_a_stage_that_meets_a_damaged_shard_has_it_computed_anew_next_time(
     run: Path, original: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,9 +14,9 @@ DESCRIPTION = "Copy a run's activations to a Zarr store that needs no gpuclust."
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("target", type=Path, help="new Zarr store")
-    parser.add_argument("--codec", choices=("zstd", "bitmap"), default="zstd")
+    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("target", type=Path, metavar="OUT", help="new Zarr store")
+    parser.add_argument("--codec", choices=("zstd", "bitmap"), default="zstd", help="default zstd, which needs nothing")
 
 
 def work(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import sys
 import unicodedata
@@ -37,10 +38,18 @@ def command(
     given : sequence of str, optional
         The command line; default `sys.argv`.
     """
+    write_anything()
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     arguments(parser)
     args = parser.parse_args(given)
     return exit_code(lambda: work(args))
+
+
+def write_anything() -> None:
+    """Let what a terminal's encoding does not have, such as an ellipsis in ASCII, go out as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def console(quiet: bool) -> Console:
@@ -124,9 +133,10 @@ def exit_code(work: Callable[[], object]) -> int:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
+        where = error.filename or "to the standard output"
         _say_error(
-            f"cannot write {error.filename}: {error.strerror}. What is computed stays; mend that, or give another "
-            "place, and run the same command again"
+            f"cannot write {where}: {error.strerror}. What is computed stays; mend that, or give another place, and "
+            "run the same command again"
         )
         return 1
     except KeyboardInterrupt:

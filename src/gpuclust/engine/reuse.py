@@ -13,7 +13,7 @@ import yaml
 
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
-from gpuclust.storage import atomic, store
+from gpuclust.storage import atomic, checksums, store
 from gpuclust.types import Array
 
 
@@ -28,6 +28,7 @@ def link(source: Path, target: Path, config: Config | None = None) -> None:
         Of the new run, default the other's; as long as what activations depend on is the same.
     """
     with atomic.replacing(target) as folder:
+        folder.mkdir()
         for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS):
             (folder / name).symlink_to((source / name).resolve())
         _record(source, folder, config, {})
@@ -50,6 +51,7 @@ def take(source: Path, target: Path, config: Config, prompts: Array) -> None:
     table = pd.read_parquet(source / schema.PROMPTS).iloc[prompts].reset_index(drop=True)
     table["prompt"] = np.arange(len(table))
     with atomic.replacing(target) as folder:
+        folder.mkdir()
         atomic.write_table(folder / schema.PROMPTS, table)
         path, array = folder / schema.ACTIVATIONS, store.open_array(source / schema.ACTIVATIONS)
         attributes = store.attributes(source / schema.ACTIVATIONS)
@@ -81,4 +83,8 @@ def _record(source: Path, folder: Path, config: Config | None, facts: dict[str, 
     atomic.write_text(folder / schema.CONFIG, text)
     record = json.loads((source / schema.RECORD).read_text(encoding="utf8"))
     stages = {name: record["stages"][name] | facts for name in stage_table.ACTIVATIONS}
+    if facts:  # other files
+        for stage in stages.values():
+            there = {name: n for name, n in stage.get("files", {}).items() if (folder / name).is_file()}
+            stage |= {"files": there, "checksums": checksums.of_files(folder, there)}
     atomic.write_json(folder / schema.RECORD, {**record, "stages": stages})

@@ -221,6 +221,8 @@ class Run:
 
     def _check(self, name: str) -> None:
         """Refuse a file, or one in a folder, that is not what its stage wrote; done once for each."""
+        if name == schema.ACTIVATIONS:  # Zarr would read zeros
+            store.refuse_missing(self.path / name)
         stages = read_record(self.path / schema.RECORD)["stages"] if (self.path / schema.RECORD).exists() else {}
         for stage, entry in stages.items():
             own = {place: was for place, was in entry.get("checksums", {}).items()

@@ -169,7 +169,7 @@ def _crc(chunk: NDArray[np.uint8]) -> int:
 
 
 def _corrupt(what: str) -> CorruptDataError:
-    return CorruptDataError(f"A {NAME} chunk is corrupt: {what}. Delete the shard that holds it and compute it again.")
+    return CorruptDataError(f"a {NAME} chunk is corrupt: {what}; `gpuclust verify` on the run's folder finds its shard")
 
 
 def _check_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -110,6 +110,22 @@ def shard_ranges(path: Path) -> list[tuple[int, int]]:
     return [(start, min(start + step, n)) for start in range(0, n, step)]
 
 
+def refuse_missing(path: Path) -> None:
+    """Refuse a store without the file of a shard, where readers other than `read_rows` find zeros.
+
+    Raises
+    ------
+    CorruptDataError
+    """
+    from gpuclust.storage.shards import damage
+
+    for index, (first, stop) in enumerate(shard_ranges(path)):
+        file = path / "activations" / "c" / str(index) / "0"
+        if not file.is_file() or not file.stat().st_size:
+            with damage(path, first, stop):
+                raise CorruptDataError(f"{file} is missing or empty")
+
+
 def to_stored(activations: Array, dtype: str, where: str) -> Array:
     """Cast activations to the stored dtype.
 

@@ -282,7 +282,8 @@ def common(good: pd.DataFrame) -> Answer:
             continue
         answer.parts.append(Part(name, own.clear, own, "share of rank variance"))
         low, high = np.percentile(known, [10, 90])
-        parts.append(f"{own.value:.0%} of that of {name} [{own.low:.0%}, {own.high:.0%}]")
+        between = "" if np.isnan(own.low) or np.isnan(own.high) else f" [{own.low:.0%}, {own.high:.0%}]"
+        parts.append(f"{own.value:.0%} of that of {name}{between}")
         ranges.append(f"{name} {low:.0%} to {high:.0%}")
     if parts:
         answer.sentences.append(
