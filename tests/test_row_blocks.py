@@ -80,7 +80,10 @@ def test_damage_is_an_error_before_it_reaches_the_device(tmp_path: Path) -> None
     data = bytearray(file.read_bytes())
     data[40] ^= 1
     file.write_bytes(data)
-    with cuda_stub.installed(), pytest.raises(CorruptDataError, match=r"prompts 16 to 23 cannot be read: .*gpuclust verify"):
+    with (
+        cuda_stub.installed(),
+        pytest.raises(CorruptDataError, match=r"prompts 16 to 23 cannot be read: .*gpuclust verify"),
+    ):
         list(row_blocks.rows(path, 100, CUDA))
 
 
