@@ -66,7 +66,10 @@ def test_neighbors_of_one_tile() -> None:
     halves = peaks(ONE, replace(SHAPES, n_groups=2, n_views=3))
     assert halves["neighbors"] == BASE + ROWS + 2 * K * K * 8 + EXTRA + 3 * K * K * 8
     dense = peaks({"umap": {"enabled": False}}, replace(SHAPES, n_groups=2, n_views=3))
-    assert dense["neighbors"] == halves["neighbors"] + K * K * (4 + 2 * 3)
+    assert dense["neighbors"] == halves["neighbors"] + K * K * (4 + 4 * 3)  # one tile, whole
+    three = replace(SHAPES, n_kept=3 * budget.TILE, n_groups=2, n_views=3)  # of 3 by 3 tiles, 6 are made
+    wide, without = (peaks(ONE | {"umap": {"enabled": on}}, three)["neighbors"] for on in (False, True))
+    assert wide - without == (9 + 3 * 6) * budget.TILE**2 * 4
 
 
 def test_neighbors_of_a_sketch() -> None:
@@ -230,4 +233,4 @@ def test_hosts_of_gpu_workers() -> None:
     blocks = pinned + shard * 2 + 1000 * F * 2
     assert got["neighbors"] == GPU_WORKER + blocks + 4 * K * K * 8
     dense = peaks(settings | {"umap": {"enabled": False}}, device_allowed=ROOM)
-    assert dense["neighbors"] == got["neighbors"] + K * K * (4 + 2)
+    assert dense["neighbors"] == got["neighbors"] + K * K * (4 + 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -13,18 +12,14 @@ import pandas as pd
 import pytest
 
 from gpuclust.storage import store
+from tests import scripts
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("compare_folders", ROOT / "scripts" / "compare_folders.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("compare_folders")
 
 
 def table(last: float = np.nan, word: str = "b") -> pd.DataFrame:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import gpuclust
 from gpuclust import cli, schema, stage_table
-from gpuclust.errors import CorruptDataError
+from gpuclust.engine.execute import execute
+from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import checksums, verifying
 from gpuclust.storage.run_folder import Folder
 from tests import tiny
@@ -158,6 +160,15 @@ def test_imported_activations_that_are_damaged_have_to_be_imported_again(
     flip(run / schema.ACTIVATIONS / "activations" / "c" / "0" / "0")
     assert cli.main(["verify", str(run)]) == 1
     assert "import them again" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_on_activations_of_another_that_are_gone_says_so(run: Path) -> None:
+    verifying.forget(run, "extract")
+    config = gpuclust.open_run(run).config
+    with pytest.raises(
+        StoreError, match=r"has lost its activations: its record has no stage extract. Delete that folder"
+    ):
+        execute(config, Folder(run, config), "threads", Console(quiet=True), quiet=True, report=False, imported=True)
 
 
 def test_what_is_no_run_cannot_be_verified(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpuclust import schema, terminal
+from gpuclust import terminal
 
 DESCRIPTION = (
     "Cluster the features of a sparse autoencoder by how they fire over prompts. Without --config, the embedded demo. "
@@ -27,13 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def planned(parser: argparse.ArgumentParser) -> None:
     """Add what ``run`` and ``plan`` both take."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file; see configs/")
-    parser.add_argument(
-        "--scheduler", default="auto", metavar="|".join((*schema.SCHEDULERS, "tcp://…")),
-        help="where it computes; default auto",
-    )  # fmt: skip
-    parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="such as umap.n_components=10"
-    )
+    terminal.computing(parser)
 
 
 def work(args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ class Stage:
     version : int
         Of its algorithm: raise it by hand when its numbers change, and results of older versions are made anew.
     advice : str
-        What to change when memory runs out; ``memory.plan`` names the same settings before it runs.
+        What to change when memory runs out; ``budget.plan`` names the same settings before it runs.
     planned : bool
         Its memory is projected.
     """

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpuclust import schema
 from gpuclust.errors import GpuclustError
 
 if TYPE_CHECKING:
@@ -50,6 +51,17 @@ def write_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def computing(parser: argparse.ArgumentParser) -> None:
+    """Add what commands that compute have in common: where, and settings on top of the configuration's."""
+    parser.add_argument(
+        "--scheduler", default="auto", metavar="|".join((*schema.SCHEDULERS, "tcp://…")),
+        help="where it computes; default auto",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="such as umap.n_components=10"
+    )
 
 
 def console(quiet: bool) -> Console:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +34,8 @@ def work(args: argparse.Namespace) -> None:
 
     console = terminal.console(quiet=False)
     stages = [name for name in stage_table.NAMES if name in open_run(args.run).record["stages"]]
-    with claim(args.run):
+    writable = os.access(args.run, os.W_OK)
+    with claim(args.run) if writable else contextlib.nullcontext():
         found = verifying.damages(args.run)
         if not found:
             console.print(f"{escape(str(args.run))}: {len(stages)} stages, nothing is damaged")
@@ -44,6 +47,8 @@ def work(args: argparse.Namespace) -> None:
         first = min((damage.stage for damage in found), key=stage_table.NAMES.index)
         if first in stage_table.ACTIVATIONS and not (args.run / schema.SHARDS).exists():
             raise CorruptDataError(f"{args.run}: imported activations are damaged; import them again")
+        if not writable:
+            raise CorruptDataError(f"{args.run}: {len(found):,} files are damaged, and nothing can be written there")
         verifying.forget(args.run, first)
     again = [name for name in stage_table.after(first) if name in stages]
     raise CorruptDataError(

@@ -228,7 +228,7 @@ def cluster_tree(edges: Array, config: HdbscanConfig) -> Clustering:
     Parameters
     ----------
     edges : array, (feature - 1, 3), float64
-        ``[a, b, weight]``, from light to heavy, such as `spanning.mutual_reachability_tree` returns.
+        ``[a, b, weight]``, from light to heavy, such as `spanning_tree.mutual_reachability_tree` returns.
     config : HdbscanConfig
         `min_samples` went into the weights and is not used again; `cluster_selection_epsilon` is in their units.
 

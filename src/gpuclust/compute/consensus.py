@@ -309,7 +309,7 @@ def _mean_shares(memberships: Any, labels: Array, n_members: int) -> tuple[Array
 
 
 def _slabs(entries: Array) -> list[slice]:
-    """Cut rows of so many entries into slabs of about `memory.PAIRS`."""
+    """Cut rows of so many entries into slabs of about `budget.PAIRS`."""
     slab = (np.cumsum(entries) - 1) // budget.PAIRS
     edges = [0, *(np.flatnonzero(np.diff(slab)) + 1).tolist(), len(entries)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]

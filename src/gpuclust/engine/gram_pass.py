@@ -110,7 +110,7 @@ def read_blocks(
 ) -> Iterator[Array]:
     """Yield blocks of the kept features of some prompts, at most ``plan.rows`` of them at a time.
 
-    With `permute`, features are permuted within blocks of `memory.PERMUTED_ROWS` prompts counted from the very first,
+    With `permute`, features are permuted within blocks of `budget.PERMUTED_ROWS` prompts counted from the very first,
     so that neither memory nor the share of a worker changes what comes out.
     """
     path, size = out / schema.ACTIVATIONS, budget.PERMUTED_ROWS

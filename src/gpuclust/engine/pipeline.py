@@ -1,6 +1,6 @@
 """A run: a loop over the stage table, on a Dask client; a stage is skipped when its key and files say it is done.
 
-The driver only orchestrates: whatever computes is a task on a worker. `Pipeline.run` is what ``gpuclust.run`` calls.
+The driver only orchestrates: whatever computes is a task on a worker. `Pipeline.run` is what `execute` calls.
 """
 
 from __future__ import annotations
@@ -51,17 +51,24 @@ class Pipeline:
         self._scheduler = scheduler
         self.progress = progress
         self.report = report
-        self._imported = False
 
     def run(self, imported: bool = False) -> None:
         """Compute what is missing, in order; from the reductions on, where the activations were imported."""
         known: dict[str, str] = {}
-        self._imported = imported
         if imported:
+            self._refuse_without_activations()
             known = {name: self.folder.record["stages"][name]["key"] for name in stage_table.ACTIVATIONS}
         left_out = set(known) | (set() if self.report else {"report"})
         self._loop((name for name in stage_table.NAMES if name not in left_out), known)
         self.folder.close()
+
+    def _refuse_without_activations(self) -> None:
+        """Refuse to go on with imported activations that the record has lost."""
+        if lost := [name for name in stage_table.ACTIVATIONS if name not in self.folder.record["stages"]]:
+            raise StoreError(
+                f"{self.out} has lost its activations: its record has no stage {' and no '.join(lost)}. Delete that "
+                "folder, and do again what made it"
+            )
 
     def activations(self) -> str:
         """Compute prompts and activations where they are missing; return the key that they have."""
@@ -75,11 +82,14 @@ class Pipeline:
             keys[stage.name] = key = stage_key(stage, self.config, keys, inputs(stage, self.config, done))
             if stage.name in _REFUSALS:
                 _REFUSALS[stage.name](self.config, self.out, done, key)
-            self._stage(stage, key)
+            self._stage(stage, key, mendable="extract" not in known)
         return keys
 
-    def _stage(self, stage: Stage, key: str) -> None:
-        """Run one stage unless it is done, with its time and peak memory recorded."""
+    def _stage(self, stage: Stage, key: str, mendable: bool) -> None:
+        """Run one stage unless it is done, with its time and peak memory recorded.
+
+        `mendable`: activations that are damaged can be computed anew, because they come from this run.
+        """
         name, files = stage.name, stage.writes(self.config)
         if self.folder.done(name, key, files):
             self.progress.skipped(name)
@@ -96,7 +106,8 @@ class Pipeline:
         done = self.folder.record["stages"]
         started = time.perf_counter()
         with self.progress.stage(name):
-            facts, plan = self._computed(Context(name, self.config, self.out, key, done, scheduler, self.progress))
+            x = Context(name, self.config, self.out, key, done, scheduler, self.progress)
+            facts, plan = self._computed(x, mendable)
         peaks = client.run(process.peak_bytes)
         facts |= {
             "seconds": round(time.perf_counter() - started, 3),
@@ -111,12 +122,12 @@ class Pipeline:
         self.folder.record["device"] = scheduler.device
         self.folder.complete(name, key, files, **facts)
 
-    def _computed(self, x: Context) -> tuple[dict[str, Any], budget.Plan | None]:
+    def _computed(self, x: Context, mendable: bool) -> tuple[dict[str, Any], budget.Plan | None]:
         """Run a step; activations that turn out to be damaged are not done any more, so that they are computed anew."""
         try:
             return STEPS[x.stage](x)
         except CorruptDataError as error:
-            if x.stage in stage_table.ACTIVATIONS or self._imported:
+            if x.stage in stage_table.ACTIVATIONS or not mendable:
                 raise
             self.folder.begin("extract")
             raise CorruptDataError(

@@ -345,8 +345,9 @@ def _clusters(config: Config, shapes: Shapes) -> int:
 
 
 def _dense(shapes: Shapes) -> int:
-    """A matrix of distances, and the tiles that every view's is made from."""
-    return shapes.n_kept**2 * (4 + 2 * shapes.n_views)
+    """A matrix of distances, and the tiles on and over the diagonal that every view's is made from."""
+    kept = shapes.n_kept
+    return 4 * kept**2 + 2 * shapes.n_views * kept * (kept + min(TILE, kept))
 
 
 def _forward(config: Config, shapes: Shapes, width: int) -> int:

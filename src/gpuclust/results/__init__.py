@@ -1,6 +1,7 @@
 """What a person sees of a run: the reader, cards, figures, the summary and the report.
 
     run       `open_run` and `cluster_features`
+    inputs    activations in hand; comparison: of runs
     cards     a cluster or a feature; figures: Plotly; palette: colours; html_page: bare pages
     summary   what a command prints at its end; report: the self-contained HTML file
 

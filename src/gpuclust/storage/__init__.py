@@ -6,6 +6,8 @@
     codec              the bitmap codec; codec_kernels and codec_cuda are its loops
     run_folder         the configuration and record of a run, and which stages are done
     keys               what results depend on, as digests
+    atomic             the one way to write; checksums: whether files are what was written; verifying: of a whole run
+    export             a store that needs no gpuclust
 
 May import: the vocabulary and `hardware`.
 """
