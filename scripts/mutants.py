@@ -192,8 +192,12 @@ MUTANTS = [
            "test_checks_task.py", "permuted activations are clustered to compare with"),
     Mutant("permuted-read", "engine/quality_task.py", "permute=config.seed)", "permute=None)", "test_checks_task.py",
            "the null's cohesion is of permuted activations"),
-    Mutant("noise-share", "engine/quality_task.py", "float((labels < 0).mean())", "float((labels > 0).mean())",
+    Mutant("noise-share", "compute/measures.py", "float((labels < 0).mean())", "float((labels > 0).mean())",
            "test_checks_task.py", "noise is what has no cluster"),
+    Mutant("purity-columns", "sweep/trials.py", "indices[:, : config.n_neighbors]", "indices",
+           "test_sweep.py::test_settings_equal_separate_runs", "purity depends on what other settings need"),
+    Mutant("recovered", "compute/measures.py", "(matched >= agreement.HALF)", "(matched > 0)",
+           "test_sweep.py::test_measures_of_a_clustering", "found again means half of the features"),
     # ------------------------------------------------------------ consensus, matching, select
     Mutant("standard-error", "compute/consensus.py", "(1 - similarity**2) / np.sqrt(n_prompts)",
            "1 / np.sqrt(n_prompts)",

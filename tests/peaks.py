@@ -212,6 +212,16 @@ def neighbors(case: Case, out: Path) -> Callable[[], Any]:
     return compute
 
 
+def write_near(case: Case, out: Path) -> None:
+    """Neighbours of the kept features, at random."""
+    from gpuclust import schema
+    from gpuclust.engine import gram_pass
+
+    n = case.shapes.n_kept
+    near = random_neighbors(n, min(n, case.config.n_neighbors))
+    gram_pass.write_neighbors(out / schema.NEIGHBORS, np.arange(n), *near, "cosine")
+
+
 def embed(case: Case, out: Path) -> Callable[[], Any]:
     from gpuclust import schema
     from gpuclust.engine import gram_pass, tasks
@@ -258,6 +268,7 @@ def quality(case: Case, out: Path) -> Callable[[], Any]:
 
     make_store(case, out)
     labels = write_clusters(case, out)
+    write_near(case, out)
     rng = np.random.default_rng(1)
     found = {name: [rng.permutation(labels)] for name in (*schema.HALVES, schema.NULL)}
     return lambda: quality_task.quality_task(out, case.config, case.plan, found, [])

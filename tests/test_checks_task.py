@@ -32,6 +32,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("task")
     peaks.make_store(CASE, out)
     labels = peaks.write_clusters(CASE, out)
+    peaks.write_near(CASE, out)
     labels[[7, 30]] = -1
     features = pd.read_parquet(out / schema.FEATURES)
     features.loc[features["kept"], "label"] = labels
@@ -78,7 +79,7 @@ def test_the_null_is_of_permuted_activations(judged: dict[str, Any]) -> None:
 
 def test_facts_count_noise_and_say_what_was_left_out(judged: dict[str, Any]) -> None:
     facts, table = judged["facts"], judged["table"]
-    assert facts["noise_share"] == pytest.approx(2 / 60)
+    assert facts["clustering"]["noise"] == pytest.approx(2 / 60)
     assert table["size"].tolist() == np.bincount(judged["labels"][judged["labels"] >= 0]).tolist()
     assert facts["stability"] == pytest.approx(table["size"] @ table["stability"] / 58)
     assert facts["skipped"] == ["why not", "dbcv: there is no embedding"]

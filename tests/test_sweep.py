@@ -13,14 +13,13 @@ import yaml
 import zarr
 
 import gpuclust
-from gpuclust import cluster_features, run, schema
-from gpuclust.compute import agreement, consensus, validity
+from gpuclust import Run, cluster_features, run, schema
+from gpuclust.compute import agreement, consensus, measures, validity
 from gpuclust.compute.halves import half_of
 from gpuclust.engine import gram_pass
 from gpuclust.hardware import budget
 from gpuclust.storage import store
 from gpuclust.sweep import __main__ as command
-from gpuclust.sweep import trials
 from tests import tiny
 
 N_NEIGHBORS = {"umap.n_neighbors": [4, 6]}
@@ -157,6 +156,33 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
             half = cluster_features(activations[first], settings | {"select": {"sparsity_max": 1.01}})
             pd.testing.assert_series_equal(half.features["kept"], expected.features["kept"])
             np.testing.assert_array_equal(stored[setting, seed][1][half.features["kept"]], half.labels)
+    sweep = gpuclust.open_sweep(tmp_path / "out")
+    opened = [(several, 42)] + [(int(table.loc[table[c] == v, "setting"].max()), seed) for c, v, *_, seed in cases[1:]]
+    for setting, seed in opened:
+        row = table[(table["setting"] == setting) & (table["seed"] == seed)].iloc[0]
+        compare_numbers(row, sweep.run(setting, seed, scheduler="threads"), stored[setting, seed])
+
+
+def compare_numbers(row: pd.Series[Any], opened: Run, labels: np.ndarray[Any, Any]) -> None:
+    """Every number of a row, and the labels of all prompts, against those of the setting computed as a run."""
+    features, stages = opened.features, opened.record["stages"]
+    np.testing.assert_array_equal(labels[0], features["label"].fillna(agreement.ABSENT).to_numpy(dtype=np.int64))
+    assert (features["kept"].to_numpy() == (labels[0] != agreement.ABSENT)).all()
+    quality = stages["quality"]
+    expected = {**quality["clustering"], **{f"{name}_halves": value for name, value in quality["halves"].items()}}
+    expected |= {"n_kept": features["kept"].sum(), "duplicates": stages["cluster"]["duplicates"]}
+    expected |= {"prompts": len(opened.prompts)}
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(np.nan if value is None else value, rel=1e-12, nan_ok=True), (name, row)
+    between = {
+        "ari_seeds",
+        "ari_default",
+        "ami_default",
+        "ari_clustered_default",
+        "common_default",
+    }  # with other trials
+    asked = {name for name in row.index if "." in name} | {"n_prompts", "source", "length"}
+    assert set(row.index) - set(expected) - between - asked == {"questions", "setting", "seed", "error"}
 
 
 @pytest.mark.parametrize(
@@ -317,21 +343,24 @@ def test_any_setting_opens_as_a_run(base: dict[str, Any], finished: Path, tmp_pa
 def test_measures_of_a_clustering(labels: list[int]) -> None:
     own = np.array(labels)
     indices = np.array([[0, 1, 2], [1, 0, 4], [2, 3, 1], [3, 2, 1], [4, 0, 1]])
-    found = trials.shape_of(own) | trials.stability(own, own)
+    found = measures.shape_of(own) | measures.of_halves(own, own)
     if own.max() < 0:
         assert (found["clusters"], found["noise"], found["largest"]) == (0, 1, 0)
-        assert np.isnan(found["ari_halves"])  # nothing that could be stable
-        assert np.isnan(trials.purity(own, indices))
+        assert np.isnan(found["ari"])  # nothing that could be stable
+        assert np.isnan(measures.purity(own, indices))
         return
     assert (found["clusters"], found["noise"], found["median_size"]) == (2, 0.2, 2)
-    assert (found["ari_halves"], found["recovered_halves"]) == (1, 1)
-    assert trials.purity(own, indices) == pytest.approx(4 / 8)
+    assert (found["ari"], found["recovered"]) == (1, 1)
+    assert measures.purity(own, indices) == pytest.approx(4 / 8)
+    halves = measures.of_halves(np.repeat([0, 1], [8, 4]), np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, -1]))
+    assert (halves["recovered"], halves["clusters"]) == (2 / 7, 3.5)  # the second of two, and the last of five
+    assert halves["noise"] == pytest.approx(1 / 24)
 
 
 def test_what_clusters_share_is_nothing_by_chance() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(20), 10)
-    by_chance = [trials.shared(labels, rng.random(200)) for _ in range(200)]
+    by_chance = [measures.shared(labels, rng.random(200)) for _ in range(200)]
     assert np.mean(by_chance) == pytest.approx(0, abs=0.02)
-    assert trials.shared(labels, labels * 1.0) == pytest.approx(1)
-    assert np.isnan(trials.shared(np.zeros(9, dtype=int), rng.random(9)))
+    assert measures.shared(labels, labels * 1.0) == pytest.approx(1)
+    assert np.isnan(measures.shared(np.zeros(9, dtype=int), rng.random(9)))

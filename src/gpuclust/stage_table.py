@@ -120,7 +120,8 @@ STAGES = (
     ),
     Stage(
         "quality", "stability, nulls, validity",
-        ("prompts", "extract", "select", "neighbors", "embed", "cluster"), _quality, ("quality", "seed"), planned=True,
+        ("prompts", "extract", "select", "neighbors", "embed", "cluster"), _quality, ("quality", "seed"), version=2,
+        planned=True,
     ),
     Stage(
         "analyse", "cluster tables", ("prompts", "extract", "reduce", "select", "cluster", "quality"),

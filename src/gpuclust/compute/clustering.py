@@ -7,7 +7,6 @@ own code for what follows. Labels, numbers of clusters included, equal those of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -79,12 +78,8 @@ def cluster_embedding(embedding: Array, config: HdbscanConfig, *, backend: str =
     Exact (Prim's algorithm, no approximate tree) and deterministic: one thread. O(feature² component) time, about
     ``feature * (16 * component + 26 * min_samples + 300)`` bytes.
     """
-    if backend == "cuda":
-        return cluster_tree(embedding_tree(embedding, config.min_samples, backend=backend), config)
     _check_size(len(embedding), config)
-    model = _fitted(_checked(embedding), config, keep_tree=False)
-    tree = model.condensed_tree_.to_numpy()
-    return _clustering(model.labels_, model.probabilities_, model.cluster_persistence_, tree, config)
+    return cluster_tree(embedding_tree(embedding, config.min_samples, backend=backend), config)
 
 
 def embedding_tree(embedding: Array, min_samples: int, *, backend: str = "cpu") -> Array:
@@ -112,10 +107,15 @@ def embedding_tree(embedding: Array, min_samples: int, *, backend: str = "cpu") 
     config = HdbscanConfig(min_cluster_size=2, min_samples=min_samples)
     _check_size(len(embedding), config)
     embedding = _checked(embedding)
-    if backend == "cuda":
-        return _tree_cuml(embedding, config)
-    tree: Array = _fitted(embedding, config, keep_tree=True).minimum_spanning_tree_.to_numpy()
-    return tree
+    return _tree_cuml(embedding, config) if backend == "cuda" else _tree_hdbscan(embedding, config)
+
+
+def exact_edges(edges: Array, metric: str | None) -> Array:
+    """Give the spanning tree of exact cosine distances the weights of ``hdbscan.metric``.
+
+    Those of ``euclidean`` are the distances of vectors of length 1, the chords (`chord_edges`); all else is cosine.
+    """
+    return chord_edges(edges) if metric == "euclidean" else edges
 
 
 def _checked(embedding: Array) -> Array:
@@ -131,12 +131,12 @@ def _checked(embedding: Array) -> Array:
     return embedding
 
 
-def _fitted(embedding: Array, config: HdbscanConfig, keep_tree: bool) -> Any:
-    """The library's model of an embedding."""
+def _tree_hdbscan(embedding: Array, config: HdbscanConfig) -> Array:
+    """Spanning tree of mutual reachability by the `hdbscan` library."""
     import hdbscan
 
     # Prim's algorithm breaks ties as `spanning` does; Borůvka's does not, and is half to 1.3 times as fast.
-    return hdbscan.HDBSCAN(
+    model = hdbscan.HDBSCAN(
         min_cluster_size=config.min_cluster_size,
         min_samples=config.min_samples,
         cluster_selection_epsilon=float(config.cluster_selection_epsilon),
@@ -145,8 +145,10 @@ def _fitted(embedding: Array, config: HdbscanConfig, keep_tree: bool) -> Any:
         algorithm="prims_kdtree",
         approx_min_span_tree=False,
         core_dist_n_jobs=1,
-        gen_min_span_tree=keep_tree,
-    ).fit(embedding)
+        gen_min_span_tree=True,
+    )
+    tree: Array = model.fit(embedding).minimum_spanning_tree_.to_numpy()
+    return tree
 
 
 def _tree_cuml(embedding: Array, config: HdbscanConfig) -> Array:
@@ -219,7 +221,7 @@ def cluster_distances(distances: Array, config: HdbscanConfig, *, chord: bool = 
     distances = np.asarray(distances)
     _check_size(len(distances), config)
     edges = mutual_reachability_tree(distances, config.min_samples)
-    return cluster_tree(chord_edges(edges) if chord else edges, config)
+    return cluster_tree(exact_edges(edges, "euclidean" if chord else "cosine"), config)
 
 
 def cluster_tree(edges: Array, config: HdbscanConfig) -> Clustering:

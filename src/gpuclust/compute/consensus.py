@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute.clustering import Clustering, cluster_embedding
+from gpuclust.compute.clustering import Clustering, cluster_embedding, cluster_tree
 from gpuclust.compute.embedding import embed
 from gpuclust.config import Config
 from gpuclust.errors import MemoryBudgetError
@@ -106,6 +106,40 @@ def member_embedding(
             log.info("consensus: no standard error is known for the metric %s; members differ by seed", config.metric)
         umap = umap.model_copy(update={"random_state": seed, "n_epochs": config.consensus.n_epochs})
     return embed(indices, distances, umap, backend=backend)[0]
+
+
+def of_trees(trees: Sequence[Array], config: Config, allowed: int | None = None) -> Clustering:
+    """Cluster a view of the prompts from the spanning trees of its members: one clustering, or their consensus.
+
+    Parameters
+    ----------
+    trees : sequence of array, (feature - 1, 3), float64
+        A tree a member, as `cluster_tree` takes it.
+    config, allowed
+        As of `of_members`.
+    """
+    first, *others = [cluster_tree(edges, config.hdbscan) for edges in trees]
+    return of_members(first, [other.labels for other in others], config, allowed)
+
+
+def of_members(first: Clustering, others: Sequence[Array], config: Config, allowed: int | None = None) -> Clustering:
+    """Cluster a view of the prompts: by member 0 where it is the only one, else by `combine`.
+
+    Parameters
+    ----------
+    first : Clustering
+        Of the neighbours as they are.
+    others : sequence of array, (feature,), int32
+        Labels of the further members.
+    config, allowed
+        As of `combine`.
+    """
+    return combine([first.labels, *others], config, allowed) if len(others) else first
+
+
+def of_labels(members: Sequence[Array], config: Config, allowed: int | None = None) -> Array:
+    """Labels alone, of all members of a view in order; arguments as of `combine`."""
+    return combine(members, config, allowed).labels if len(members) > 1 else members[0]
 
 
 def combine(members: Sequence[Array], config: Config, allowed: int | None = None) -> Clustering:

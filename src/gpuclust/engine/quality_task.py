@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.compute import agreement, consensus, neighbors, validity
+from gpuclust.compute import agreement, consensus, measures, neighbors, validity
 from gpuclust.config import Config
 from gpuclust.engine import gram_pass
 from gpuclust.extraction import encoders
@@ -41,17 +41,14 @@ def quality_task(
     features = features[feature_table.is_point(features)]
     kept, labels = features["feature"].to_numpy(), features["label"].to_numpy(np.int64)
     q, skipped = config.quality, list(skipped)
-    others = {
-        name: (consensus.combine(found, config, plan.budget).labels if len(found) > 1 else found[0]).astype(np.int64)
-        for name, found in members.items()
-    }
+    others = {name: consensus.of_labels(found, config, plan.budget).astype(np.int64) for name, found in members.items()}
     size = np.bincount(labels[labels >= 0])
     copies = np.bincount(copied[copied >= 0].astype(np.int64), minlength=len(size))
     nothing = np.full(len(size), np.nan)
     table: dict[str, Any] = {name: nothing for name, (dtype, _) in schema.QUALITY_COLUMNS.items() if dtype == "float64"}
-    facts: dict[str, Any] = {"rows": len(size), "noise_share": float((labels < 0).mean())}
+    facts: dict[str, Any] = {"rows": len(size), "clustering": _known(_measured(out, config, labels, features))}
     if halves := [others[half] for half in schema.HALVES if half in others]:
-        facts["halves"] = _known(agreement.agreement_of_halves(*halves))
+        facts["halves"] = _known(measures.of_halves(*halves))
         table["stability"] = np.mean([validity.best_match(labels, half) for half in halves], axis=0)
         table["chance_stability"] = validity.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
     if seeds := [agreement.agreement(labels, other) for name, other in others.items() if name.startswith("seed")]:
@@ -95,6 +92,14 @@ def quality_task(
     for reason in skipped:
         log.info("quality: left out: %s", reason)
     return facts | {"skipped": skipped}
+
+
+def _measured(out: Path, config: Config, labels: Array, features: pd.DataFrame) -> dict[str, float]:
+    """Measures of the clustering as a whole, those of a sweep's row."""
+    _, indices, _ = gram_pass.read_neighbors(out / schema.NEIGHBORS)
+    statistics = {name: features[name].to_numpy() for name in measures.SHARED}
+    persistence = np.load(out / schema.PERSISTENCE)
+    return measures.of_clustering(labels, persistence, indices[:, : config.n_neighbors], statistics)
 
 
 def _known(values: dict[str, float]) -> dict[str, float | None]:

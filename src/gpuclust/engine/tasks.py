@@ -225,11 +225,9 @@ def numbered(number: int, function: Any, *args: Any) -> tuple[int, Any]:
 
 
 def _cluster_tree(path: Path, config: Config) -> Clustering:
-    from gpuclust.compute.clustering import cluster_tree
-    from gpuclust.compute.spanning_tree import chord_edges
+    from gpuclust.compute.clustering import cluster_tree, exact_edges
 
-    edges = np.load(path)
-    return cluster_tree(chord_edges(edges) if config.hdbscan.metric == "euclidean" else edges, config.hdbscan)
+    return cluster_tree(exact_edges(np.load(path), config.hdbscan.metric), config.hdbscan)
 
 
 def cluster_task(
@@ -250,9 +248,8 @@ def cluster_task(
     else:
         result = _cluster_tree(out / schema.SPANNING_TREE, config)
     if members:
-        members = [result.labels, *members]
-        result = consensus.combine(members, config, allowed)
-        atomic.write_array(out / schema.MEMBERS, np.stack(members))
+        atomic.write_array(out / schema.MEMBERS, np.stack([result.labels, *members]))
+    result = consensus.of_members(result, members, config, allowed)
     features = pd.read_parquet(out / schema.SELECTED)
     features = feature_table.with_clusters(features, result, np.load(out / schema.MAP))
     mask = features["kept"].to_numpy()

@@ -301,11 +301,10 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
     """
     from gpuclust.compute import consensus, duplicates, gram, neighbors
-    from gpuclust.compute.clustering import cluster_embedding, cluster_tree
+    from gpuclust.compute.clustering import cluster_distances, cluster_embedding
     from gpuclust.compute.embedding import embed
     from gpuclust.compute.feature_filter import select
     from gpuclust.compute.reductions import MOMENTS
-    from gpuclust.compute.spanning_tree import chord_edges, mutual_reachability_tree
     from gpuclust.hardware import budget
     from gpuclust.tables import feature_table
 
@@ -330,17 +329,14 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     embedding = None
     if c.umap.enabled:
         embedding, notes = embed(indices, distances, c.umap)
-        result = cluster_embedding(embedding, c.hdbscan)
-        if c.n_members > 1:
-            more = (consensus.member(indices, distances, len(data), c, number) for number in range(1, c.n_members))
-            result = consensus.combine([result.labels, *more], c, budget.budget(c))
+        more = [consensus.member(indices, distances, len(data), c, number) for number in range(1, c.n_members)]
+        result = consensus.of_members(cluster_embedding(embedding, c.hdbscan), more, c, budget.budget(c))
         flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
     else:
         sides = {"sums": matrix.sums, "squares": matrix.squares}
         dense = neighbors.distances("cosine", matrix.dense(), matrix.n_prompts, sides, sides, 0.0)
         np.fill_diagonal(dense, 0)
-        edges = mutual_reachability_tree(dense, c.hdbscan.min_samples)
-        result = cluster_tree(chord_edges(edges) if c.hdbscan.metric == "euclidean" else edges, c.hdbscan)
+        result = cluster_distances(dense, c.hdbscan, chord=c.hdbscan.metric == "euclidean")
         flat, _ = embed(indices, distances, c.umap, n_components=2)
     place = feature_table.point_rows(table)
     if n_copies:

@@ -45,6 +45,7 @@ log = logging.getLogger("gpuclust")
 
 
 CACHE, TRIALS = "cache", "trials"
+MOMENT_BYTES = 256 << 20  # of a block of prompts and its copies in float64, whose moments are taken
 
 
 class Computation:
@@ -68,7 +69,7 @@ class Computation:
         self.out = out
         self.counts = counts
         if self.device != "cpu":
-            log.info("sweep: moments of settings are read, and their clusters cut out of the trees, on the host")
+            log.info("sweep: clusters are cut out of the trees on the host")
 
     def path(self, name: str) -> Path:
         """File of a shared thing."""
@@ -114,13 +115,14 @@ class Computation:
     ) -> None:
         """Write the moments of subsets, by the name of their file, from one pass over the store."""
         self.counts.store_reads += 1
-        rows = max(1, min(budget.MAX_ROWS, (256 << 20) // (extraction.d_sae * 16)))
+        plan = self._plan(extraction, extraction.d_sae, 1, 0, held=())
+        rows = max(1, min(plan.rows, MOMENT_BYTES // (extraction.d_sae * 16)))
         ranges = store.shard_ranges(extraction.run / schema.ACTIVATIONS)
         shares = [share for share in np.array_split(np.asarray(ranges), len(self.workers)) if len(share)]
         partials = [
             self._submit(
                 trials.pass_task, extraction.run, int(share[0][0]), int(share[-1][1]), rows,
-                [layer.codes for layer in cut], [layer.n_atoms for layer in cut], thresholds,
+                [layer.codes for layer in cut], [layer.n_atoms for layer in cut], thresholds, self.device,
                 workers=[worker], allow_other_workers=True,
             )
             for worker, share in zip(self.workers, shares, strict=False)
@@ -166,8 +168,15 @@ class Computation:
         self.counts.neighbors += len(requests)
         self.client.run(trials.release_memory)
 
-    def _plan(self, extraction: Extraction, n_features: int, n_groups: int, dense: int) -> budget.Plan:
-        """Plan the pass as a run's is planned; `dense` views have distances of all pairs.
+    def _plan(
+        self,
+        extraction: Extraction,
+        n_features: int,
+        n_groups: int,
+        dense: int,
+        held: tuple[str, ...] = ("neighbors",),
+    ) -> budget.Plan:
+        """Plan a pass as a run's is planned, and hold it to `held`; `dense` views have distances of all pairs.
 
         Raises
         ------
@@ -185,7 +194,7 @@ class Computation:
             len(extraction.prompts), extraction.d_sae, n_features, n_groups=n_groups, n_views=max(dense, 1)
         )
         allowed = budget.budget(c, len(self.workers), self.device)
-        return budget.plan(planned, shapes, allowed, ("neighbors",), self.memory)
+        return budget.plan(planned, shapes, allowed, held, self.memory)
 
     def _keep(self, members: Sequence[Trial]) -> None:
         """Find the kept features of trials; a filter that keeps too few is their error."""
@@ -286,8 +295,7 @@ class Computation:
         if key in trees:
             return trees[key]
         if not c.umap.enabled:
-            chord = c.hdbscan.metric == "euclidean"
-            trees[key] = self._submit(trials.saved_tree, self.near_path(name), chord)
+            trees[key] = self._submit(trials.saved_tree, self.near_path(name), c.hdbscan.metric)
             return trees[key]
         after = embeddings.get(name)
         if after is None and not self.path(name).exists():

@@ -32,7 +32,7 @@ ALGORITHMS: dict[str, tuple[int, tuple[str, ...]]] = {
     "neighbors": (1, ("neighbors",)),
     "embedding": (1, ("embed",)),
     "redrawn": (1, ("embed", "cluster")),
-    "trial": (1, ("reduce", "cluster")),
+    "trial": (2, ("reduce", "cluster", "quality")),
 }
 
 

@@ -17,28 +17,24 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute import agreement, consensus, duplicates, neighbors
-from gpuclust.compute.clustering import Clustering, cluster_tree, embedding_tree
+from gpuclust.compute import agreement, consensus, duplicates, measures, neighbors
+from gpuclust.compute.clustering import embedding_tree, exact_edges
 from gpuclust.compute.feature_filter import select
 from gpuclust.compute.reductions import MOMENTS, State, moments_empty
-from gpuclust.compute.spanning_tree import chord_edges
 from gpuclust.config import Config, SelectConfig
 from gpuclust.engine.gram_pass import read_neighbors
-from gpuclust.hardware.backend import resolve
-from gpuclust.storage import atomic, store
+from gpuclust.hardware.backend import on_host, resolve
+from gpuclust.storage import atomic, row_blocks
 from gpuclust.storage.run_folder import versions
 from gpuclust.sweep.sharing import PARTS
-from gpuclust.types import Array
-
-PURITY_NEIGHBORS = 10  # neighbours that the purity of a clustering looks at
-SHARED = ("entropy", "sparsity", "mean")  # statistics that features of a cluster may have in common
+from gpuclust.types import AnyArray, Array
 
 
 def pass_task(
     run: Path, first: int, stop: int, rows: int, codes: Sequence[Array], n_atoms: Sequence[int],
-    thresholds: Sequence[float],
+    thresholds: Sequence[float], device: str = "cpu",
 ) -> list[list[State]]:  # fmt: skip
-    """Read a range of prompts once, and accumulate the moments of every atom.
+    """Read a range of prompts once, and accumulate the moments of every atom; on a GPU they are computed there.
 
     Parameters
     ----------
@@ -54,6 +50,7 @@ def pass_task(
         By layer.
     thresholds : sequence of float
         Activation thresholds for which ``n_active`` is counted.
+    device : {"cpu", "cuda"}
 
     Returns
     -------
@@ -61,15 +58,18 @@ def pass_task(
         By layer and atom, over all features, with ``n_active`` by threshold, (threshold, feature), and the ``sketch``
         by which duplicates are found, (feature, `duplicates.SIZE`).
     """
+    backend = resolve(device)
+    xp = backend.xp
     moments: list[list[State]] = []
-    for start, block in store.read_rows(run / schema.ACTIVATIONS, rows, first, stop):
+    for start, block in row_blocks.rows(run / schema.ACTIVATIONS, rows, backend, first, stop):
         sketched = neighbors.sketch_rows(start, start + len(block), duplicates.SIZE, duplicates.SEED)
         moments = moments or [[_no_moments(block.shape[1], len(thresholds))] * count for count in n_atoms]
         for layer, code in enumerate(codes):
             own = code[start : start + len(block)]
             for atom in np.unique(own[own >= 0]):
-                member = own == atom
-                state = moments_of(block[member], thresholds, sketched[member])
+                inside = np.flatnonzero(own == atom)
+                part = block if len(inside) == len(block) else xp.take(block, xp.asarray(inside), axis=0)
+                state = on_host(moments_of(part, thresholds, sketched[inside], xp))
                 moments[layer][atom] = _combined([moments[layer][atom], state])
     return moments
 
@@ -90,15 +90,16 @@ def _combined(states: Iterable[State]) -> State:
     return first
 
 
-def moments_of(block: Array, thresholds: Sequence[float], projection: Array) -> State:
+def moments_of(block: AnyArray, thresholds: Sequence[float], projection: Array, xp: Any = np) -> State:
     """Moments of a chunk, with ``n_active`` for several thresholds, (threshold, feature), and the sketch of its rows.
 
-    `projection` is of its prompts, (prompt, `duplicates.SIZE`).
+    `projection` is of its prompts, (prompt, `duplicates.SIZE`), in host memory; `xp` is numpy, or cupy for a device
+    array.
     """
-    state = MOMENTS.chunk(block, thresholds[0])
-    magnitude = np.abs(block)
-    state["n_active"] = np.stack([(magnitude > threshold).sum(axis=0) for threshold in thresholds])
-    state["sketch"] = block.astype(np.float64).T @ projection
+    state = MOMENTS.chunk(block, thresholds[0], xp)
+    magnitude = xp.abs(block)
+    state["n_active"] = xp.stack([(magnitude > threshold).sum(axis=0) for threshold in thresholds])
+    state["sketch"] = block.astype(xp.float64).T @ xp.asarray(projection)
     return state
 
 
@@ -151,10 +152,9 @@ def tree_task(source: Path, min_samples: int, device: str, after: Any) -> Array:
         return embedding_tree(file["embedding"], min_samples, backend=resolve(device).name)
 
 
-def saved_tree(source: Path, chord: bool) -> Array:
-    """Exact cosine spanning tree that came with the neighbours, with euclidean weights if `chord`."""
-    edges: Array = np.load(source)
-    return chord_edges(edges) if chord else edges
+def saved_tree(source: Path, metric: str | None) -> Array:
+    """Exact spanning tree that came with the neighbours, of cosine or of euclidean distances (`exact_edges`)."""
+    return exact_edges(np.load(source), metric)
 
 
 def trial_task(
@@ -179,82 +179,24 @@ def trial_task(
     trees : sequence of sequence of array, (edge, 3)
         In the order of `PARTS`, a tree a member of the consensus.
     """
-    found = [_clustered(members, config, allowed) for members in trees]
-    labels = [np.asarray(result.labels, dtype=np.int64) for result in found]
+    whole, *halves = [consensus.of_trees(edges, config, allowed) for edges in trees]
+    labels = [result.labels.astype(np.int64) for result in (whole, *halves)]
     kept, indices, _ = read_neighbors(near)
     statistics = read_statistics(moments, threshold)
     facts = {
         "n_kept": len(features),
         "duplicates": len(features) - len(kept),
-        **shape_of(labels[0]),
-        "clusters_half": float(np.mean([result.n_clusters for result in found[1:]])),
-        "noise_half": float(np.mean([(label < 0).mean() for label in labels[1:]])),
-        **stability(labels[1], labels[2]),
-        "persistence": float(found[0].persistence.mean()) if found[0].n_clusters else np.nan,
-        "purity": purity(labels[0], indices),
-        **{f"shared_{name}": shared(labels[0], statistics[name][kept]) for name in SHARED},
+        **measures.of_clustering(
+            labels[0],
+            whole.persistence,
+            indices[:, : config.n_neighbors],
+            {name: statistics[name][kept] for name in measures.SHARED},
+        ),
+        **{f"{name}_halves": value for name, value in measures.of_halves(labels[1], labels[2]).items()},
     }
     place = np.searchsorted(kept, point)
     packed = {part: label.astype(np.int32)[place] for part, label in zip(PARTS, labels, strict=True)}
     write_arrays(target, kept=features.astype(np.int32), facts=np.array(json.dumps(facts)), **packed)
-
-
-def _clustered(trees: Sequence[Array], config: Config, allowed: int) -> Clustering:
-    members = [cluster_tree(edges, config.hdbscan) for edges in trees]
-    return members[0] if len(members) == 1 else consensus.combine([found.labels for found in members], config, allowed)
-
-
-def stability(first: Array, second: Array) -> dict[str, float]:
-    """Agreement of the clusters of the two halves; NaN where neither has any: nothing that could be stable.
-
-    `recovered_halves` is the share of clusters, of both halves, whose match has a Jaccard index of at least one half.
-    """
-    found = agreement.agreement_of_halves(first, second)
-    matched = agreement.relate(first, second).clusters["jaccard"]
-    recovered = float((matched >= agreement.HALF).mean()) if len(matched) else np.nan
-    agreed = {f"{name}_halves": value for name, value in found.items() if name != "common"}
-    return {**agreed, "recovered_halves": recovered}
-
-
-def shape_of(labels: Array) -> dict[str, float]:
-    """Number of clusters, share of noise, and sizes."""
-    sizes = np.bincount(labels[labels >= 0])
-    return {
-        "clusters": len(sizes),
-        "noise": float((labels < 0).mean()),
-        "median_size": float(np.median(sizes)) if len(sizes) else np.nan,
-        "largest": float(sizes.max() / len(labels)) if len(sizes) else 0.0,
-    }
-
-
-def purity(labels: Array, indices: Array) -> float:
-    """Mean share of a clustered feature's nearest neighbours that are in its cluster; NaN without clusters.
-
-    The neighbours are those of the input space, so this says how far the embedding kept them together.
-    """
-    clustered = labels >= 0
-    near = indices[clustered, 1 : PURITY_NEIGHBORS + 1]
-    return float((labels[near] == labels[clustered, None]).mean()) if clustered.any() else np.nan
-
-
-def shared(labels: Array, values: Array) -> float:
-    """Share of the variance of ranks that lies between clusters, adjusted for chance: 0 on average by chance, 1 all.
-
-    ``1 - (1 - eta²)(n - 1)/(n - c)`` over the n features in c clusters (Kelley's epsilon squared). NaN with fewer than
-    two clusters, or values all alike.
-    """
-    from scipy.stats import rankdata
-
-    clustered = labels >= 0
-    own, ranks = labels[clustered], rankdata(values[clustered])
-    n, c = len(own), len(np.unique(own))
-    total = float(((ranks - ranks.mean()) ** 2).sum()) if n else 0.0
-    if c < 2 or total == 0 or n <= c:
-        return np.nan
-    counts = np.bincount(own)
-    means = np.bincount(own, ranks) / np.maximum(counts, 1)
-    within = float(((ranks - means[own]) ** 2).sum())
-    return 1 - (within / total) * (n - 1) / (n - c)
 
 
 def release_memory() -> None:
