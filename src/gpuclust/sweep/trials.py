@@ -93,7 +93,12 @@ def _combined(states: Iterable[State]) -> State:
 def moments_of(block: Array, thresholds: Sequence[float], projection: Array) -> State:
     """Moments of a chunk, with ``n_active`` for several thresholds, (threshold, feature), and the sketch of its rows.
 
-    `projection` is of its prompts, (prompt, `duplicates.SIZE`).
+    Parameters
+    ----------
+    block : array, (prompt, feature)
+    thresholds : as in `pass_task`
+    projection : array, (prompt, `duplicates.SIZE`), float64
+        Of its prompts.
     """
     state = MOMENTS.chunk(block, thresholds[0])
     magnitude = np.abs(block)
