@@ -100,6 +100,14 @@ def override(data: dict[str, Any], text: str) -> None:
 def assign(data: dict[str, Any], key: str, value: Any) -> None:
     """Put a value where a dotted key such as ``umap.n_neighbors`` or ``prompts.0.limit`` says, in place.
 
+    Parameters
+    ----------
+    data : dict
+        Plain data of a configuration.
+    key : str
+    value : object
+        Plain data.
+
     Raises
     ------
     ConfigError

@@ -168,6 +168,13 @@ def mark(table: pd.DataFrame, point: Array, needed: int) -> tuple[pd.DataFrame, 
 def refuse_few(n_kept: int, n_points: int, needed: int) -> None:
     """Refuse kept features that are copies of too few.
 
+    Parameters
+    ----------
+    n_kept, n_points : int
+        Kept features, and those of them that are no copies.
+    needed : int
+        The fewest points that the later stages can work with.
+
     Raises
     ------
     SelectionError

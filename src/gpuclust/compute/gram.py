@@ -74,6 +74,14 @@ class Gram:
 def plan_passes(n_features: int, tile: int, budget: int) -> list[list[Tile]]:
     """Cut the upper triangle into passes whose tiles fit `budget` bytes (at least one tile a pass).
 
+    Parameters
+    ----------
+    n_features : int
+    tile : int
+        Features of a tile, both ways.
+    budget : int
+        Bytes; an element has 8.
+
     Examples
     --------
     >>> plan_passes(6, tile=3, budget=2 * 3 * 3 * 8)
@@ -220,6 +228,8 @@ def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
     held : array, (row, column), float64 on the host, float32 on a GPU; C-contiguous
     a, b : array, (prompt, row) and (prompt, column)
         float64 on the host, float16 or float32 on a GPU, where columns must be contiguous.
+    xp : module
+        As in `accumulate`.
     """
     if xp is np:
         held += a.T @ b
@@ -313,6 +323,8 @@ def chosen(gram: Gram, place: Array, xp: Any = np) -> Gram:
     gram : Gram
     place : array, (chosen,), int
         Features, ascending.
+    xp : module
+        As in `accumulate`.
 
     Examples
     --------

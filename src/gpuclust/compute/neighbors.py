@@ -39,10 +39,12 @@ def distances(
     tile : array, (row, column), float64, or float32 from a GPU
     n : int
         Prompts.
-    a, b : dict of arrays
+    a, b : dict of arrays, (row,) and (column,), float64
         ``sums`` and ``squares`` of the rows and of the columns.
     largest : float
         The largest G_kk.
+    xp : module
+        numpy, or cupy for device arrays.
 
     Returns
     -------
@@ -78,7 +80,16 @@ def _distances(
 
 
 def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: Any = np) -> AnyArray:
-    """Return the distances of one tile that `gram` holds: (block i, block j), float32."""
+    """Return the distances of one tile that `gram` holds: (block i, block j), float32.
+
+    Parameters
+    ----------
+    gram : Gram
+    i, j : int
+        Block row and block column of the tile.
+    metric, largest, xp
+        As in `distances`.
+    """
     sides = []
     for index in (i, j):
         block = gram.block(index)
@@ -88,6 +99,13 @@ def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: 
 
 def candidates(gram: Gram, i: int, j: int, metric: str, k: int, largest: float, xp: Any = np) -> dict[int, AnyArray]:
     """Return the k nearest of each feature within one tile, itself left out.
+
+    Parameters
+    ----------
+    gram, i, j, metric, largest, xp
+        As in `tile_distances`.
+    k : int
+        Neighbours, the feature itself not counted.
 
     Returns
     -------
@@ -115,7 +133,15 @@ def _nearest(distance: AnyArray, first_row: int, first_column: int, k: int, xp: 
 
 
 def merge(parts: Iterable[AnyArray], k: int, xp: Any = np) -> AnyArray:
-    """Merge candidates of the same features from several tiles: (feature, k) keys."""
+    """Merge candidates of the same features from several tiles: (feature, k) keys.
+
+    Parameters
+    ----------
+    parts : iterable of array, (feature, candidate), uint64
+        Packed keys, as from `candidates`.
+    k, xp
+        As in `candidates`.
+    """
     return topk.smallest(xp.concatenate(list(parts), axis=1), k, xp)
 
 
@@ -127,6 +153,8 @@ def finish(keys: AnyArray, k: int, xp: Any = np) -> tuple[AnyArray, AnyArray]:
     keys : array, (feature, k - 1), uint64, without the feature itself
     k : int
         Neighbours, the feature itself included.
+    xp : module
+        As in `distances`.
 
     Returns
     -------
@@ -148,6 +176,8 @@ def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[AnyArray, AnyA
     k : int
         Neighbours, the feature itself included; fewer than the features.
     metric : {"cosine", "correlation", "euclidean", "dot"}
+    xp : module
+        As in `distances`.
     """
     largest = float(gram.squares.max())
     per_block: dict[int, list[AnyArray]] = {}
@@ -192,6 +222,14 @@ def sketch_rows(first: int, stop: int, size: int, seed: int) -> Array:
     """Return rows of the random projection, (prompt, size), float64, of variance 1/size.
 
     A row depends on the prompt's number and the seed only, so the sketch does not depend on how prompts are cut.
+
+    Parameters
+    ----------
+    first, stop : int
+        Numbers of the prompts.
+    size : int
+        Columns of the projection.
+    seed : int
     """
     rows: list[Any] = [
         np.random.Generator(np.random.Philox(key=[seed, p])).standard_normal(size) for p in range(first, stop)
@@ -201,7 +239,7 @@ def sketch_rows(first: int, stop: int, size: int, seed: int) -> Array:
 
 
 def sketch(chunks: Iterable[tuple[int, AnyArray]], n_features: int, size: int, seed: int) -> Array:
-    """Project the prompt axis at random: Y = AᵀR, (feature, size), float32 of float64 sums.
+    """Project the prompt axis at random: Y = AᵀR, (feature, size), float64.
 
     Inner products of rows of Y estimate those of A's columns with a standard error of about 1/sqrt(size) of the
     product of their norms (Johnson and Lindenstrauss, 1984). Y adds up over prompts.
@@ -209,6 +247,9 @@ def sketch(chunks: Iterable[tuple[int, AnyArray]], n_features: int, size: int, s
     Parameters
     ----------
     chunks : iterable of (first prompt, array (prompt, feature))
+    n_features : int
+    size, seed : int
+        As in `sketch_rows`.
     """
     projected = np.zeros((n_features, size))
     for first, chunk in chunks:

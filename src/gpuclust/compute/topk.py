@@ -22,6 +22,8 @@ def pack(values: AnyArray, indices: AnyArray, xp: Any = np) -> AnyArray:
     ----------
     values : array, float32, not negative, not NaN
     indices : array, integers in [0, 2**32), broadcast against `values`
+    xp : module
+        numpy, or cupy for device arrays.
 
     Returns
     -------
@@ -47,6 +49,8 @@ def smallest(keys: AnyArray, k: int, xp: Any = np) -> AnyArray:
     ----------
     keys : array, (row, candidate), uint64
     k : int
+    xp : module
+        As in `pack`.
     """
     n = keys.shape[1]
     if n > k:

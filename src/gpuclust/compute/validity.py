@@ -54,6 +54,13 @@ def chance_match(labels: Array, others: Sequence[Array], draws: int, seed: int) 
     Each draw permutes the features of every other clustering: sizes and noise stay. A cluster of most features matches
     by chance, one of few does not.
 
+    Parameters
+    ----------
+    labels : array, (feature,), int
+    others : sequence of array, (feature,), int
+        Other clusterings of the same features.
+    draws, seed : int
+
     Returns
     -------
     array, (cluster,), float64
@@ -162,6 +169,15 @@ def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:
 
     Every member is replaced by a feature of its stratum of `degree`, of STRATA with equal numbers of features.
 
+    Parameters
+    ----------
+    labels : array, (feature,), int
+    degree : array, (feature,), int
+        Prompts on which each feature fires.
+    draws : int
+        Sets of a cluster.
+    seed : int
+
     Returns
     -------
     sparse array, (feature, cluster times draw), float64
@@ -188,7 +204,16 @@ def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:
 
 
 def matched_z(found: Sums, labels: Array, draws: int) -> Array:
-    """Return z-scores of cohesion against the sets of `matched_sets`, (cluster,), float64."""
+    """Return z-scores of cohesion against the sets of `matched_sets`, (cluster,), float64.
+
+    Parameters
+    ----------
+    found : Sums
+        Over the sets of `matched_sets`.
+    labels : array, (feature,), int
+    draws : int
+        Sets of a cluster, as they were drawn.
+    """
     _, size = _inner(found, labels)
     random = found.squares.reshape(len(size), draws) / np.maximum(size * (size - 1), 1)[:, None]
     spread = random.std(axis=1, ddof=1) if draws > 1 else np.full(len(size), np.nan)

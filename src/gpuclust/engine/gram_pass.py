@@ -86,6 +86,13 @@ def permuted(block: Array, first: int, seed: int) -> Array:
     """Permute each feature's activations over the prompts of a block; the same for the same first prompt and seed.
 
     Whatever each feature does by itself stays as it is, and what features do together goes.
+
+    Parameters
+    ----------
+    block : array, (prompt, feature)
+    first : int
+        Number of its first prompt.
+    seed : int
     """
     return np.random.default_rng([seed, first]).permuted(block, axis=0)
 
@@ -94,7 +101,23 @@ def gram_task(
     out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: budget.Plan, groups: PromptGroups,
     device: str,
 ) -> list[gram.Gram]:  # fmt: skip
-    """Accumulate the tiles of one pass over a range of prompts, a Gram a group."""
+    """Accumulate the tiles of one pass over a range of prompts, a Gram a group.
+
+    Parameters
+    ----------
+    out : Path
+        Folder with the store.
+    kept : array, (feature,), int
+        Features of the pass, in the SAE's numbers, ascending.
+    first, stop : int
+        Numbers of the prompts.
+    tiles : list of (int, int)
+        Block row and block column of the tiles of this pass.
+    plan : budget.Plan
+    groups : PromptGroups
+        Of all prompts of the store.
+    device : {"cpu", "cuda"}
+    """
     backend = resolve(device)
     own, n_groups = groups.groups[..., first:stop], groups.n_groups
     if groups.permute is None:
@@ -112,6 +135,13 @@ def read_blocks(
 
     With `permute`, features are permuted within blocks of `budget.PERMUTED_ROWS` prompts counted from the very first,
     so that neither memory nor the share of a worker changes what comes out.
+
+    Parameters
+    ----------
+    out, kept, plan, first, stop
+        As in `gram_task`; by default all prompts.
+    permute : int, optional
+        Seed.
     """
     path, size = out / schema.ACTIVATIONS, budget.PERMUTED_ROWS
     if permute is None:
@@ -133,14 +163,33 @@ def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
 
 
 def gram_tile(parts: list[gram.Gram], tile: gram.Tile, travels: bool) -> list[Array]:
-    """One tile of every group, where the Grams are; in host memory if it `travels` to another worker."""
+    """One tile of every group, where the Grams are; in host memory if it `travels` to another worker.
+
+    Parameters
+    ----------
+    parts : list of Gram, one a group
+    tile : (int, int)
+        Block row and block column.
+    travels : bool
+    """
     return [to_host(part.tiles[tile]) if travels else part.tiles[tile] for part in parts]
 
 
 def tile_task(
     totals: list[gram.Gram], tile: gram.Tile, wanted: Sequence[_Wanted], device: str, *parts: list[Array]
 ) -> tuple[list[dict[int, Array]], list[Array | None]]:
-    """Add up one tile over the workers; return each view's nearest candidates, and its distances where wanted."""
+    """Add up one tile over the workers; return each view's nearest candidates, and its distances where wanted.
+
+    Parameters
+    ----------
+    totals : list of Gram, one a group
+        Over all workers, without tiles.
+    tile : (int, int)
+    wanted : sequence of _Wanted, one a view
+    device : {"cpu", "cuda"}
+    *parts : list of array, (row, column), float64; float32 of a GPU
+        The tile of every group, over one worker's prompts.
+    """
     xp = resolve(device).xp
     grams = gram_sums(totals)
     for group, whole in enumerate(grams):
@@ -166,7 +215,19 @@ def tile_task(
 
 
 def tree_task(paths: Mapping[int, Path], edges: Sequence[int], keys: list[gram.Tile], parts: list[Array]) -> None:
-    """Build spanning trees of mutual reachability, by ``min_samples``, from all tiles of distances."""
+    """Build spanning trees of mutual reachability, by ``min_samples``, from all tiles of distances.
+
+    Parameters
+    ----------
+    paths : mapping of int to Path
+        Where each tree goes, by ``min_samples``.
+    edges : sequence of int
+        Where blocks of features begin, and after the last of them the number of features.
+    keys : list of (int, int)
+        Block row and block column of each of `parts`.
+    parts : list of array, (row, column), float32, or None
+        Tiles of distances; None where a tile has none of the features.
+    """
     from gpuclust.compute.spanning_tree import mutual_reachability_tree
 
     n = edges[-1]
@@ -283,12 +344,32 @@ def _distances(done: tuple[Any, Any], view: int) -> Any:
 
 
 def view_path(out: Path, view: str, name: str) -> Path:
-    """Where a view's file lies: the run's own for the whole, else in the folder of views."""
+    """Where a view's file lies: the run's own for the whole, else in the folder of views.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the run.
+    view : str
+        ``schema.WHOLE``, or another view's name.
+    name : str
+        The file's, as the whole has it.
+    """
     return out / view_file(view, name)
 
 
 def write_neighbors(path: Path, kept: Array, indices: Array, distances: Array, metric: str) -> None:
-    """Store the neighbours with the SAE's own feature numbers."""
+    """Store the neighbours with the SAE's own feature numbers.
+
+    Parameters
+    ----------
+    path : Path
+    kept : array, (feature,), int
+        The SAE's numbers of the features.
+    indices, distances : array, (feature, k), int32 and float32
+        Counting `kept`.
+    metric : str
+    """
     variables = {
         "indices": (("feature", "k"), kept[indices].astype(np.int64)),
         "distances": (("feature", "k"), distances),

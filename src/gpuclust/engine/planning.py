@@ -19,6 +19,13 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     """Print what a run would do, with every feature kept (the most it can take).
 
     A plan is arithmetic: ``--scheduler local-cuda`` plans for GPU workers on any machine, given ``device.memory``.
+
+    Parameters
+    ----------
+    config : Config
+    console : Console
+    scheduler : str
+        As ``--scheduler``.
     """
     facts = model_sizes.facts(config)
     feature_filter.check_size(facts["d_sae"], config.fewest_features)

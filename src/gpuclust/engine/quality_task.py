@@ -30,9 +30,19 @@ def quality_task(
 ) -> dict[str, Any]:
     """Measure the clustering: against others of the same features, its nulls, the input space and the decoder.
 
-    Exact duplicates count once, as in the clustering. `members` are the labels of each further clustering's members;
-    two passes over the store at most. Of permuted activations there is one clustering, no consensus: that would only
-    drop clusters, and the most cohesive is wanted.
+    Exact duplicates count once, as in the clustering. Two passes over the store at most. Of permuted activations there
+    is one clustering, no consensus: that would only drop clusters, and the most cohesive is wanted.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the run.
+    config : Config
+    plan : budget.Plan
+    members : dict of str to list of array, (point,), int32
+        Labels of each further clustering's members, by its name.
+    skipped : list of str
+        What is left out already, and why.
     """
     from sklearn.metrics import adjusted_rand_score
 

@@ -84,7 +84,15 @@ class Context:
         return kept
 
     def plan(self, facts: Mapping[str, Any], n_kept: int = 0, n_clusters: int = 0) -> budget.Plan:
-        """Plan the memory: from the facts of the stage prompts, and kept features and clusters where known."""
+        """Plan the memory: from the facts of the stage prompts, and kept features and clusters where known.
+
+        Parameters
+        ----------
+        facts : mapping
+            Of the stage prompts.
+        n_kept, n_clusters : int
+            0 where not known.
+        """
         halved = self.config.halved
         shapes = budget.Shapes(
             facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"],
@@ -97,12 +105,28 @@ class Context:
         return budget.plan(self.config, shapes, allowed, held, self.scheduler.memory)
 
     def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run one task on a worker and return its result; the driver's copy of an error is the worker's."""
+        """Run one task on a worker and return its result; the driver's copy of an error is the worker's.
+
+        Parameters
+        ----------
+        function : callable
+        *args, **kwargs
+            What it is called with.
+        """
         client = self.scheduler.client
         return client.submit(device.guarded, self.stage, function, *args, pure=False, **kwargs).result()
 
     def each(self, function: Callable[..., Any], items: list[tuple[Any, ...]], what: str) -> Iterator[Any]:
-        """Run one task an item, yield results as they come, and stop all at the first error."""
+        """Run one task an item, yield results as they come, and stop all at the first error.
+
+        Parameters
+        ----------
+        function : callable
+        items : list of tuple
+            What it is called with, a tuple a task.
+        what : str
+            What is counted, for the progress.
+        """
         from distributed import as_completed
 
         client = self.scheduler.client

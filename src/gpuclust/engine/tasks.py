@@ -37,6 +37,10 @@ METHODS = {"cpu": "umap-learn", "cuda": "cuml"}
 def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any], list[str]]:
     """Load model and SAE, which checks that they belong together, and fix the prompts.
 
+    Parameters
+    ----------
+    config, out, device : Config, Path of the run's folder, {"cpu", "cuda"}
+
     Returns
     -------
     dict
@@ -90,7 +94,14 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
 def reduce_task(
     out: Path, threshold: float, rows: int, k: int, device: str = "cpu", aggregate: str = "max"
 ) -> dict[str, Any]:
-    """Merge the shards' moments and examples; recompute from the store what is missing or had another threshold."""
+    """Merge the shards' moments and examples; recompute from the store what is missing or had another threshold.
+
+    Parameters
+    ----------
+    out, device : as in `prompts_task`
+    threshold, rows, k, aggregate : float, int, int, str
+        Of activation; prompts read at a time; examples of a feature; ``extract.aggregate``.
+    """
     path, shards = out / schema.ACTIVATIONS, out / schema.SHARDS
     backend = resolve(device)
     xp = backend.xp
@@ -153,7 +164,13 @@ def _doubts(nonzero: int, aggregate: str, negative: int, underflowed: int) -> li
 
 
 def select_task(out: Path, config: SelectConfig, needed: int, copies_by: str | None, rows: int) -> dict[str, Any]:
-    """Filter the features, and find those that are copies of another (`duplicates`)."""
+    """Filter the features, and find those that are copies of another (`duplicates`).
+
+    Parameters
+    ----------
+    out, rows : as in `reduce_task`
+    config, needed, copies_by : SelectConfig, int, {"direction", "column"} or None
+    """
     from gpuclust.compute.feature_filter import select
 
     path = out / schema.ACTIVATIONS
@@ -172,7 +189,12 @@ def select_task(out: Path, config: SelectConfig, needed: int, copies_by: str | N
 
 
 def sketch_task(out: Path, kept: Array, config: Config, plan: budget.Plan) -> dict[str, Any]:
-    """Neighbours from a random projection of the prompts."""
+    """Neighbours from a random projection of the prompts.
+
+    Parameters
+    ----------
+    out, kept, config, plan : as in `gram_pass.gram_task`, and Config
+    """
     size, k = config.neighbors.sketch_size, min(config.n_neighbors, len(kept))
     blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows)
     projected = neighbors.sketch(((first, block[:, kept]) for first, block in blocks), len(kept), size, config.seed)
@@ -185,7 +207,12 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: budget.Plan) -> di
 
 
 def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]:
-    """Embed the features for clustering, and in two dimensions for the map."""
+    """Embed the features for clustering, and in two dimensions for the map.
+
+    Parameters
+    ----------
+    out, config, device : as in `prompts_task`
+    """
     from gpuclust.compute.embedding import embed
 
     backend = resolve(device).name
@@ -210,7 +237,13 @@ def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]
 
 
 def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int, device: str = "cpu") -> Array:
-    """Cluster a view of the prompts once: a member of its consensus, or without UMAP its spanning tree."""
+    """Cluster a view of the prompts once: a member of its consensus, or without UMAP its spanning tree.
+
+    Parameters
+    ----------
+    out, config, device : as in `prompts_task`
+    view, n_prompts, number : as in `gram_pass.view_path` and `consensus.member_embedding`
+    """
     from gpuclust.compute import consensus
 
     if not config.umap.enabled:
@@ -220,7 +253,12 @@ def member_task(out: Path, config: Config, view: str, n_prompts: int, number: in
 
 
 def numbered(number: int, function: Any, *args: Any) -> tuple[int, Any]:
-    """Call a task's function and return its number with the result."""
+    """Call a task's function and return its number with the result.
+
+    Parameters
+    ----------
+    number, function, *args : int, callable, and what it is called with
+    """
     return number, function(*args)
 
 
@@ -236,6 +274,11 @@ def cluster_task(
     """Cluster on the embedding, or without UMAP on the spanning tree of exact distances; with `members`, by consensus.
 
     The clustering of the embedding is the consensus' first member; `allowed` bytes of host memory may be used for it.
+
+    Parameters
+    ----------
+    out, config, device : as in `prompts_task`
+    members, allowed : as in `consensus.combine`, without the first member
     """
     import zarr
 
@@ -270,7 +313,12 @@ def cluster_task(
 
 
 def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
-    """Make the cluster tables; one pass over the store for the clusters' activations, two over those."""
+    """Make the cluster tables; one pass over the store for the clusters' activations, two over those.
+
+    Parameters
+    ----------
+    out, config, rows : as in `prompts_task` and `reduce_task`
+    """
     from gpuclust.extraction import encoders
     from gpuclust.tables import cluster_table, keywords, labeller, profiles, prompt_text
 
@@ -308,7 +356,13 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
 
 
 def cluster_profile(out: Path, clusters: Members, rows: int, config: Config, prompts: pd.DataFrame) -> Profile:
-    """Write the clusters' activations on every prompt, and reduce them."""
+    """Write the clusters' activations on every prompt, and reduce them.
+
+    Parameters
+    ----------
+    out, config, rows : as in `analyse_task`
+    clusters, prompts : Members and DataFrame
+    """
     import zarr
 
     from gpuclust.tables import profiles
@@ -336,7 +390,13 @@ def cluster_profile(out: Path, clusters: Members, rows: int, config: Config, pro
 def decoder_columns(
     config: Config, kept: Array, label: Array, tokenizer: Any
 ) -> tuple[dict[str, list[Any]], list[str]]:
-    """Compute what the decoder says about each cluster, and why something could not be had."""
+    """Compute what the decoder says about each cluster, and why something could not be had.
+
+    Parameters
+    ----------
+    config, tokenizer : Config and Hugging Face tokenizer
+    kept, label : array, (kept,), int64: the SAE's numbers of the features, and their clusters
+    """
     from gpuclust.extraction import encoders
     from gpuclust.tables import decoder
 

@@ -246,6 +246,16 @@ def batches(
 
     A prompt longer than the budget makes a batch of its own; a batch has at most `most` prompts.
 
+    Parameters
+    ----------
+    lengths : list of int
+        Tokens of every prompt.
+    budget : int
+        Tokens of a batch, padding counted.
+    prompts : list of int, optional
+        Places in `lengths`.
+    most : int, optional
+
     Examples
     --------
     >>> list(batches([5, 1, 4, 9], budget=10))

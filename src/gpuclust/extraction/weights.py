@@ -28,7 +28,13 @@ _PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_valu
 def load_model(config: ModelConfig, kwargs: dict[str, Any], loader: str) -> Any:
     """Load a HookedTransformer or a TransformerBridge, on the host: both have the same hooks and the same call.
 
-    `kwargs` is what the SAE was trained with (``model_from_pretrained_kwargs``), `loader` as `choose_loader` has it.
+    Parameters
+    ----------
+    config : ModelConfig
+    kwargs : dict
+        What the SAE was trained with (``model_from_pretrained_kwargs``).
+    loader : {"hooked", "bridge"}
+        As from `choose_loader`.
 
     Raises
     ------

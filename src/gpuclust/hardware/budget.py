@@ -1,8 +1,7 @@
 """Projected peak bytes of every stage: pure arithmetic on shapes, no array library.
 
-A figure is what a worker process needs at once, the process itself included: in host memory, and on GPU workers in the
-GPU's memory as well. Stages are planned to fit the budget: block rows, Gram tiles and passes follow from it; what
-cannot fit is refused before anything runs.
+A figure is what a worker needs at once, its process included: host memory, and on GPU workers GPU memory too. Block
+rows, Gram tiles and passes follow from the budget; what cannot fit is refused before anything runs.
 
 ``device.memory`` bounds one thing: on GPU workers the GPU's memory, CUDA context included; on CPU workers the process's
 host memory. The host memory of GPU workers is held to a share of what is free.
@@ -78,14 +77,12 @@ class Plan:
 
     Attributes
     ----------
-    budget : int
-        Bytes of host memory that a worker may use.
+    budget, device_budget : int, the second or None
+        Bytes of host memory and of GPU memory that a worker may use.
     rows : int
         Prompts of a block read at a time.
     tile, tiles_per_pass : int
         Features of a Gram tile, and tiles held at a time.
-    device_budget : int or None
-        Bytes of GPU memory that a worker may use.
     """
 
     budget: int
@@ -99,7 +96,11 @@ class Plan:
 def budget(config: Config, n_workers: int = 1, device: str = "cpu") -> int:
     """Return the host bytes a worker may use.
 
-    On CPU workers ``device.memory``; without it, and on GPU workers, a worker's part of a share of what is free here.
+    Parameters
+    ----------
+    config, n_workers : Config and int
+        ``device.memory`` counts on CPU workers; else a worker has its part of a share of what is free here.
+    device : {"cpu", "cuda"}
     """
     if config.device.memory is not None and device == "cpu":
         return parse_bytes(config.device.memory)
@@ -115,14 +116,11 @@ def plan(
 
     Parameters
     ----------
-    config : Config
-    shapes : Shapes
-    allowed : int
-        Bytes of host memory of a worker.
+    config, shapes : Config and Shapes
+    allowed, device_allowed : int, the second optional
+        Bytes of a worker's host memory and GPU memory; on a GPU, blocks, tiles and passes follow from the second.
     held : collection of str
         Stages that are held to the budget: those whose shapes are known.
-    device_allowed : int, optional
-        Bytes of GPU memory of a worker; on a GPU, blocks, tiles and passes follow from it.
 
     Raises
     ------
@@ -307,9 +305,12 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
 
 
 def consensus(n_features: int, n_members: int, linked: int) -> int:
-    """Bytes of a consensus of clusterings, the process included.
+    """Bytes of a consensus of clusterings: process, distances of `linked` features and a copy, pairs, clusters, merges.
 
-    Distances of `linked` features and SciPy's copy of them, pairs that are counted, clusters of each feature, merges.
+    Parameters
+    ----------
+    n_features, n_members, linked : int
+        `linked` features at most are linked at once.
     """
     return PROCESS + 9 * linked**2 + 40 * PAIRS + n_features * (30 * n_members + 600)
 

@@ -202,6 +202,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a task's function; what the GPU or memory does to it comes out as a DeviceError that says what to set.
 
+    Parameters
+    ----------
+    stage : str
+        A stage of `stage_table`, whose advice the error gives.
+    function : callable
+    *args, **kwargs
+        What it is called with.
+
     Raises
     ------
     DeviceError
@@ -235,6 +243,15 @@ def _is_of_the_device(error: Exception) -> bool:
 
 def halving(stage: str, size: int, compute: Callable[[int], Any]) -> Any:
     """Return ``compute(size)``; each time memory runs out, say so and compute with half the size.
+
+    Parameters
+    ----------
+    stage : str
+        As in `guarded`.
+    size : int
+        The first to be tried.
+    compute : callable
+        Takes a size.
 
     Raises
     ------

@@ -166,7 +166,16 @@ def cluster_card(run: Run, number: int) -> Card:
 
 
 def feature_card(run: Run, number: int, n_prompts: int = 5) -> Card:
-    """Describe a feature of a run; see `Run.feature`."""
+    """Describe a feature of a run; see `Run.feature`.
+
+    Parameters
+    ----------
+    run : Run
+    number : int
+        The feature's, in the SAE.
+    n_prompts : int
+        Strongest prompts that are shown, at most.
+    """
     features = run.features.set_index("feature", drop=False)
     if number not in features.index:
         raise InputError(f"{run.path} has no feature {number}; it has {len(features)}, numbered from 0")
@@ -194,6 +203,14 @@ def feature_card(run: Run, number: int, n_prompts: int = 5) -> Card:
 
 def quick_list(neuronpedia_id: str | None, features: Sequence[int], name: str) -> str | None:
     """Return the address of a Neuronpedia quick list of features, or None where the SAE has no id there.
+
+    Parameters
+    ----------
+    neuronpedia_id : str or None
+        Model and SAE, such as ``pythia-70m/3-res-sm``.
+    features : sequence of int
+    name : str
+        Of the list.
 
     Examples
     --------

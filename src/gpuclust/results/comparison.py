@@ -179,7 +179,16 @@ AGREEMENT = {
 
 
 def write(tables: dict[str, pd.DataFrame], out: Path, paths: Sequence[Path], kind: str) -> None:
-    """Write the tables (`kind`: parquet or csv) and the page into a folder, over what the last call wrote there.
+    """Write the tables and the page into a folder, over what the last call wrote there.
+
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        As from `compare`.
+    out : Path
+    paths : sequence of Path
+        Folders of the runs.
+    kind : {"parquet", "csv"}
 
     Raises
     ------

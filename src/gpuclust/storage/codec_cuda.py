@@ -70,7 +70,13 @@ def expand(words: AnyArray, packed: AnyArray, columns: int, out: AnyArray) -> No
 
 
 def expand_host(words: AnyArray, packed: AnyArray, columns: int, out: AnyArray) -> None:
-    """Do what `expand` does, on the host, by the kernel's own arithmetic: its plain twin for tests."""
+    """Do what `expand` does, on the host, by the kernel's own arithmetic: its plain twin for tests.
+
+    Parameters
+    ----------
+    words, packed, columns, out
+        As of `expand`, but NumPy's.
+    """
     ends = np.cumsum(np.bitwise_count(words), dtype=np.int64)
     i = np.arange(out.shape[0] * columns, dtype=np.int64)
     word, bit = words[i >> 6], np.uint64(1) << (i & 63).astype(np.uint64)

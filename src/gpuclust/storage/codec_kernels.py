@@ -66,7 +66,13 @@ def gather(values: NDArray[Any], words: Words, packed: NDArray[Any]) -> None:
 
 @_compile
 def scatter_plain(words: Words, packed: NDArray[Any], out: NDArray[Any]) -> None:
-    """Do what `scatter` does, on any processor."""
+    """Do what `scatter` does, on any processor.
+
+    Parameters
+    ----------
+    words, packed, out
+        As of `scatter`.
+    """
     # Eight at a time, although a word's last eight may be fewer: with no bit left, the lowest is at 64, so the rest
     # fall on the next word's first element, written later: seven more values follow, so there is one. Twice as fast.
     k = 0

@@ -153,7 +153,14 @@ class Folder:
         self.save()
 
     def done(self, stage: str, key: str, files: Sequence[str]) -> bool:
-        """Whether a stage was completed under this key, and its files are still there and what they were."""
+        """Whether a stage was completed under this key, and its files are still there and what they were.
+
+        Parameters
+        ----------
+        stage, key : str
+        files : sequence of str
+            Files and folders that the stage writes, from the run's folder on.
+        """
         entry = self.record["stages"].get(stage)
         if entry is None or entry["key"] != key:
             return False
@@ -168,7 +175,15 @@ class Folder:
         return not bad
 
     def complete(self, stage: str, key: str, files: Sequence[str], **facts: Any) -> None:
-        """Record a completed stage, with the versions that made it and how many files there are of each it wrote."""
+        """Record a completed stage, with the versions that made it and how many files there are of each it wrote.
+
+        Parameters
+        ----------
+        stage, key, files
+            As in `done`.
+        **facts
+            What else is recorded of the stage.
+        """
         self.record["stages"][stage] = {
             "key": key,
             "version": stage_table.get(stage).version,
@@ -232,6 +247,13 @@ def _refuse_newer(record: Mapping[str, Any], where: str) -> None:
 def refuse_other_version(record: Mapping[str, Any], where: str, what: str) -> None:
     """Refuse to compute in a folder whose record is of another version: its keys are of another kind.
 
+    Parameters
+    ----------
+    record : mapping
+        With ``record_version`` and ``versions``, of a run or a sweep.
+    where, what : str
+        Of the message: the option and the folder, and what it holds.
+
     Raises
     ------
     StoreError
@@ -260,7 +282,14 @@ def _within(key: str, sections: Sequence[str]) -> bool:
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """List (key, value in a, value in b) wherever two nested configurations differ."""
+    """List (key, value in a, value in b) wherever two nested configurations differ.
+
+    Parameters
+    ----------
+    a, b : dict, or a value in one
+    prefix : str
+        Goes before every key.
+    """
     if isinstance(a, dict) and isinstance(b, dict):
         found = []
         for key in [*a, *(key for key in b if key not in a)]:

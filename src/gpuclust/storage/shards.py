@@ -103,7 +103,17 @@ def write(shards: Shards, index: int, data: NDArray[Any]) -> None:
 
 
 def write_empty(shards: Path, index: int, grid: tuple[int, int]) -> None:
-    """Write the file of a shard without chunks, which is zeros, where zarr wrote none."""
+    """Write the file of a shard without chunks, which is zeros, where zarr wrote none.
+
+    Parameters
+    ----------
+    shards : Path
+        Folder of the array.
+    index : int
+        Number of the shard.
+    grid : (int, int)
+        Chunks of a shard, both ways.
+    """
     with atomic.replacing(shards / "c" / str(index) / "0") as partial:
         partial.write_bytes(_index(np.full((*grid, 2), MISSING)))
 
@@ -138,7 +148,16 @@ def places(shards: Shards, index: int) -> NDArray[np.uint64]:
 
 
 def stored_chunk(shards: Shards, index: int, place: NDArray[np.uint64]) -> NDArray[np.uint8] | None:
-    """Return a chunk as it is stored, unchecked: `codec` refuses wrong bytes. None for one that is not stored."""
+    """Return a chunk as it is stored, unchecked: `codec` refuses wrong bytes. None for one that is not stored.
+
+    Parameters
+    ----------
+    shards : Shards
+    index : int
+        Number of the shard.
+    place : array, (2,), uint64
+        Offset and length in bytes, as from `places`.
+    """
     offset, length = place
     return None if offset == MISSING else np.fromfile(shards.file(index), np.uint8, int(length), offset=int(offset))
 
@@ -146,6 +165,13 @@ def stored_chunk(shards: Shards, index: int, place: NDArray[np.uint64]) -> NDArr
 @contextmanager
 def damage(path: Path, first: int, stop: int) -> Iterator[None]:
     """Within this context, whatever a damaged store raises becomes an error that says where, and the way out.
+
+    Parameters
+    ----------
+    path : Path
+        The Zarr store.
+    first, stop : int
+        Numbers of the prompts.
 
     Raises
     ------

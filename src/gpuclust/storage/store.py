@@ -34,6 +34,13 @@ WRITE: Any = {"write_empty_chunks": True}  # looking for empty chunks takes thre
 def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, attributes: Mapping[str, Any]) -> None:
     """Create the template: the empty array `activations(prompt, feature)`, its coordinates, and its attributes.
 
+    Parameters
+    ----------
+    path : Path
+    n_prompts, n_features : int
+    config : StoreConfig
+    attributes : mapping of str to plain data
+
     Raises
     ------
     StoreError
@@ -68,7 +75,13 @@ def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, att
 
 
 def layout(n_prompts: int, n_features: int, config: StoreConfig) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the shapes of chunks and of shards; a shard is a whole number of chunks both ways."""
+    """Return the shapes of chunks and of shards; a shard is a whole number of chunks both ways.
+
+    Parameters
+    ----------
+    n_prompts, n_features, config
+        As in `create`.
+    """
     chunk_prompts = min(config.chunk_prompts, config.shard_prompts, n_prompts)
     per_shard = max(1, min(config.shard_prompts, n_prompts) // chunk_prompts)
     chunk_features = min(config.chunk_features, n_features)
@@ -128,6 +141,13 @@ def refuse_missing(path: Path) -> None:
 
 def to_stored(activations: Array, dtype: str, where: str) -> Array:
     """Cast activations to the stored dtype.
+
+    Parameters
+    ----------
+    activations : array, (prompt, feature), floating
+    dtype : {"float16", "float32"}
+    where : str
+        For messages.
 
     Raises
     ------
@@ -223,7 +243,13 @@ def write_rows(path: Path, index: int, first: int, data: Array) -> None:
 
 
 def shard_done(path: Path, shards: Path, index: int, key: str) -> str | None:
-    """Return None when the shard is complete, else why it has to be computed again."""
+    """Return None when the shard is complete, else why it has to be computed again.
+
+    Parameters
+    ----------
+    path, shards, index, key
+        As in `write_shard`.
+    """
     marker_file = shards / f"{index:05d}.json"
     if not marker_file.exists():
         return "not computed yet"
@@ -249,6 +275,14 @@ def read_rows(path: Path, rows: int, first: int = 0, stop: int | None = None) ->
     """Yield (first prompt, activations) for blocks of at most `rows` prompts, in order.
 
     Shards of the bitmap codec are read from their files (see `shards`), a thread a core; other stores through zarr.
+
+    Parameters
+    ----------
+    path : Path
+        The Zarr store.
+    rows, first : int
+    stop : int, optional
+        Default: after the last prompt.
 
     Raises
     ------

@@ -258,7 +258,17 @@ def interaction_notes(rows: pd.DataFrame, fields: Sequence[str]) -> list[str]:
 
 
 def cliff_notes(rows: pd.DataFrame, fields: Sequence[str], shown: int = 3) -> list[str]:
-    """Warnings of small steps with large changes in the number of clusters."""
+    """Warnings of small steps with large changes in the number of clusters.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of one grid without errors.
+    fields : sequence of str
+        Those that were varied.
+    shown : int
+        Steps that are told, at most.
+    """
     found = effects.cliffs(rows, fields)
     notes = [
         f"Cliff: {row['field']} from {row['from']} to {row['to']}{' at ' + row['at'] if row['at'] else ''} takes "

@@ -116,7 +116,14 @@ def _about(record: Mapping[str, Any]) -> str:
 
 
 def html(found: Sequence[Answer], table: pd.DataFrame, record: Mapping[str, Any]) -> str:
-    """Write the page."""
+    """Write the page.
+
+    Parameters
+    ----------
+    found : sequence of Answer
+    table, record
+        As in `answers.answers`.
+    """
     figures: dict[str, Any] = {}
     good = table[table["error"].isna()]
     body = [

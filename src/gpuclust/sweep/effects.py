@@ -70,7 +70,13 @@ class Effect:
 
 
 def by_seed(table: pd.DataFrame, field: str, outcome: str) -> pd.DataFrame:
-    """Mean outcome of every level with every seed: rows seeds, columns levels in order, those with every seed."""
+    """Mean outcome of every level with every seed: rows seeds, columns levels in order, those with every seed.
+
+    Parameters
+    ----------
+    table, field, outcome
+        As in `effect`.
+    """
     cells = table.pivot_table(index="seed", columns=field, values=outcome, aggfunc="mean", sort=False)
     order = [value for value in table[field].unique() if value in cells.columns]
     if pd.api.types.is_numeric_dtype(table[field]) and not pd.api.types.is_bool_dtype(table[field]):
@@ -135,6 +141,13 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 def interactions(table: pd.DataFrame, fields: Sequence[str], outcome: str = OUTCOME) -> pd.DataFrame:
     """Measure how far the effect of one field depends on another, for every pair of fields of a complete grid.
+
+    Parameters
+    ----------
+    table, outcome
+        As in `effect`.
+    fields : sequence of str
+        Columns.
 
     Returns
     -------
@@ -210,6 +223,8 @@ def recommend(table: pd.DataFrame, default: pd.DataFrame, outcome: str = OUTCOME
     ----------
     table, default : DataFrame
         Rows of the candidates, and of the default.
+    outcome : str
+        Column.
 
     Returns
     -------

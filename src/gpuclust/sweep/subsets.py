@@ -91,6 +91,15 @@ def source_values(prompts: pd.DataFrame, pattern: str) -> list[str | None]:
 def refuse_small(size: int, subset: Subset, prompts: pd.DataFrame, pattern: str) -> None:
     """Refuse a group with hardly any prompts, and say what there is.
 
+    Parameters
+    ----------
+    size : int
+        Prompts of the group.
+    subset : Subset
+        Of that group.
+    prompts, pattern
+        As in `group_members`.
+
     Raises
     ------
     SelectionError

@@ -36,7 +36,17 @@ def extractions_wanted(settings: Sequence[Setting]) -> dict[str, Config]:
 
 
 def read_extraction(path: Path, config: Config, key: str, facts: Mapping[str, Any]) -> Extraction:
-    """Activations in a folder, of which `facts` are known: the record's entry of the stage prompts."""
+    """Activations in a folder, of which `facts` are known: the record's entry of the stage prompts.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of a run.
+    config : Config
+    key : str
+        Of the stage extract.
+    facts : mapping
+    """
     prompts = pd.read_parquet(path / schema.PROMPTS, columns=["source", "n_tokens"])
     return Extraction(key, config, path, prompts, facts["d_sae"], facts["attributes"])
 

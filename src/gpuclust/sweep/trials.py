@@ -93,8 +93,14 @@ def _combined(states: Iterable[State]) -> State:
 def moments_of(block: AnyArray, thresholds: Sequence[float], projection: Array, xp: Any = np) -> State:
     """Moments of a chunk, with ``n_active`` for several thresholds, (threshold, feature), and the sketch of its rows.
 
-    `projection` is of its prompts, (prompt, `duplicates.SIZE`), in host memory; `xp` is numpy, or cupy for a device
-    array.
+    Parameters
+    ----------
+    block : array, (prompt, feature), host or device
+    thresholds : as in `pass_task`
+    projection : array, (prompt, `duplicates.SIZE`), float64
+        Of its prompts, in host memory.
+    xp : module
+        numpy, or cupy for a device array.
     """
     state = MOMENTS.chunk(block, thresholds[0], xp)
     magnitude = xp.abs(block)
@@ -104,12 +110,27 @@ def moments_of(block: AnyArray, thresholds: Sequence[float], projection: Array, 
 
 
 def partial_moments(partial: list[list[State]], layer: int, atoms: Sequence[int]) -> list[State]:
-    """Moments of some atoms, where the partial is: small enough to travel."""
+    """Moments of some atoms, where the partial is: small enough to travel.
+
+    Parameters
+    ----------
+    partial : list of list of dict
+        As from `pass_task`.
+    layer, atoms : int and sequence of int
+    """
     return [partial[layer][atom] for atom in atoms]
 
 
 def moments_task(path: Path, thresholds: Sequence[float], *parts: list[State]) -> None:
-    """Merge the moments of a subset's atoms over workers, and write them."""
+    """Merge the moments of a subset's atoms over workers, and write them.
+
+    Parameters
+    ----------
+    path : Path
+    thresholds : as in `pass_task`
+    *parts : list of dict
+        As from `partial_moments`, a list a worker.
+    """
     merged = _combined(state for part in parts for state in part)
     write_arrays(path, thresholds=np.asarray(thresholds, dtype=np.float64), **merged)
 
@@ -126,7 +147,16 @@ def read_statistics(path: Path, threshold: float) -> dict[str, Array]:
 def kept_task(
     path: Path, threshold: float, config: SelectConfig, needed: int, copies_by: str | None
 ) -> tuple[Array, Array]:
-    """Numbers of the features that a filter keeps on a subset, and of the one that each is clustered as: its point."""
+    """Numbers of the features that a filter keeps on a subset, and of the one that each is clustered as: its point.
+
+    Parameters
+    ----------
+    path, threshold : Path and float
+        The moments of the subset, and the threshold of activation.
+    config : SelectConfig
+    needed, copies_by
+        As in `duplicates.mark`, and ``by`` in `duplicates.find`.
+    """
     table, _ = select(read_statistics(path, threshold), config, needed)
     kept: Array = table.loc[table["kept"], "feature"].to_numpy()
     point = kept
@@ -139,7 +169,17 @@ def kept_task(
 
 
 def embed_task(source: Path, target: Path, config: Config, n_prompts: int, number: int, device: str) -> None:
-    """Embed the features of one part of a subset, for one member of the consensus."""
+    """Embed the features of one part of a subset, for one member of the consensus.
+
+    Parameters
+    ----------
+    source, target : Path
+        Neighbours that are read, and where the embedding goes.
+    config : Config
+    n_prompts, number : int
+        As in `consensus.member_embedding`.
+    device : {"cpu", "cuda"}
+    """
     _, indices, distances = (values[..., : config.n_neighbors] for values in read_neighbors(source))
     backend = resolve(device).name
     embedding = consensus.member_embedding(indices, distances, n_prompts, config, number, backend)
@@ -147,7 +187,16 @@ def embed_task(source: Path, target: Path, config: Config, n_prompts: int, numbe
 
 
 def tree_task(source: Path, min_samples: int, device: str, after: Any) -> Array:
-    """Spanning tree of mutual reachability on an embedding; settings that differ further on share it."""
+    """Spanning tree of mutual reachability on an embedding; settings that differ further on share it.
+
+    Parameters
+    ----------
+    source : Path
+        An embedding.
+    min_samples, device : int and {"cpu", "cuda"}
+    after : object
+        Not read: the task that makes the embedding, which is then waited for.
+    """
     with np.load(source) as file:
         return embedding_tree(file["embedding"], min_samples, backend=resolve(device).name)
 
@@ -251,6 +300,12 @@ def between_task(a: Path, b: Path, d_sae: int) -> dict[str, float]:
     """Agreement of two trials on different prompts: mean of one's half with the other's other half.
 
     Halves are compared with halves, so that the number of prompts is that of the halves of one trial.
+
+    Parameters
+    ----------
+    a, b : Path
+        The trials.
+    d_sae : int
     """
     first, second = read_trial(a, d_sae)[1], read_trial(b, d_sae)[1]
     pairs = [agreement.agreement(first[1], second[2]), agreement.agreement(first[2], second[1])]
@@ -258,7 +313,15 @@ def between_task(a: Path, b: Path, d_sae: int) -> dict[str, float]:
 
 
 def labels_task(target: Path, trials: Sequence[Path], numbers: Sequence[tuple[int, int]], d_sae: int) -> None:
-    """Gather the labels of all trials in one Zarr group: labels(trial, part, feature), int32."""
+    """Gather the labels of all trials in one Zarr group: labels(trial, part, feature), int32.
+
+    Parameters
+    ----------
+    target : Path
+    trials, numbers : sequence of Path and of (int, int)
+        The trials, and setting and seed of each.
+    d_sae : int
+    """
     import zarr
 
     with atomic.replacing(target) as partial:

@@ -102,7 +102,17 @@ def describe_prompts(
 ) -> list[dict[str, Any]]:
     """Return the chosen prompts as they are shown, without those where the cluster is silent.
 
-    `activation` is the cluster's on each of the chosen.
+    Parameters
+    ----------
+    prompts : DataFrame
+        With ``prompt``, ``text``, ``n_tokens`` and ``source``.
+    chosen : array, (rank,), int
+        Positions in `prompts`.
+    activation : array, float64, at least as long
+        The cluster's on each of the chosen.
+    cluster : int
+    marks : dict
+        See `peak_marks`.
     """
     active = [(i, float(value)) for i, value in zip(chosen, activation, strict=False) if value > 0]
     found = prompts.iloc[[i for i, _ in active]]

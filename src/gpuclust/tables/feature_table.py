@@ -32,7 +32,16 @@ def point_rows(table: pd.DataFrame) -> Array:
 def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFrame:
     """Add label, probability, outlier score and map of the kept features; null for the others.
 
-    `result` and `flat` are of the points that were clustered; a copy gets what its point has (``compute.duplicates``).
+    A copy gets what its point has (``compute.duplicates``).
+
+    Parameters
+    ----------
+    features : DataFrame
+        Of all features, with ``feature``, ``kept`` and ``duplicate_of``.
+    result : Clustering
+        Of the points that were clustered.
+    flat : array, (point, 2), float32
+        Their map.
     """
     table = features.copy()
     mask, place = table["kept"].to_numpy(), point_rows(features)

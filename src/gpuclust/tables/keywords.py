@@ -67,7 +67,15 @@ def keywords(texts: pd.Series[str], top: Array, n: int) -> list[list[str]]:
 
 
 def best_words(weight: Any, names: Sequence[str], n: int) -> list[list[str]]:
-    """Return the n words of largest weight of each class, ties in the words' order; `weight` is sparse."""
+    """Return the n words of largest weight of each class, ties in the words' order.
+
+    Parameters
+    ----------
+    weight : scipy.sparse array, (class, word), CSR
+    names : sequence of str
+        The words.
+    n : int
+    """
     found = []
     for first, stop in zip(weight.indptr[:-1], weight.indptr[1:], strict=True):
         words, values = weight.indices[first:stop], weight.data[first:stop]
@@ -83,6 +91,14 @@ def peak_tokens(
     A word is the peak token with the tokens that continue it on either side. It counts once per feature, by the share
     of the feature's examples that peak there, so that one loud feature does not speak for its cluster; the counts are
     weighed by `class_tf_idf`, so that words at which features of all clusters peak come last.
+
+    Parameters
+    ----------
+    features, examples, prompts : DataFrame
+        Columns of ``schema.FEATURE_COLUMNS``, ``EXAMPLE_COLUMNS`` and ``PROMPT_COLUMNS``.
+    tokenizer : Hugging Face tokenizer
+    n : int
+        Words of a cluster, at most.
 
     Returns
     -------
