@@ -73,7 +73,7 @@ MUTANTS = [
     *constant("ENCODE", "3 * (256 << 20)"),
     *constant("DEVICE_ENCODE", "3 * (128 << 20)"),
     *constant("BACK", "2 * (128 << 20)"),
-    *constant("MOMENTS", "4 * (128 << 20) + 9 * 8 * (1 << 22)"),
+    *constant("MOMENT_SLABS", "4 * (128 << 20) + 9 * 8 * (1 << 22)"),
     *constant("SUMS", "2 * 8 * (1 << 22)"),
     Mutant("UMAP_WORK=0", "hardware/budget.py", "HDBSCAN_WORK = 300_000_000,", "HDBSCAN_WORK = 0,", ARITHMETIC,
            "no workspace"),
@@ -83,7 +83,7 @@ MUTANTS = [
     *constant("MAX_ROWS", "2048"),
     *constant("PROFILE_ROWS", "4096"),
     *constant("PERMUTED_ROWS", "512"),
-    *constant("PAIRS", "1 << 22"),
+    *constant("CONSENSUS_PAIRS", "1 << 22"),
     Mutant("LINKED=1", "hardware/budget.py", "LINKED = 4", "LINKED = 1", ARITHMETIC, "all features in one group"),
     *constant("FREE_SHARE", "0.6"),
     # ------------------------------------------------------------ memory: terms of the formulas

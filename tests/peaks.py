@@ -287,7 +287,7 @@ def analyse(case: Case, out: Path) -> Callable[[], Any]:
     import pandas as pd
 
     from gpuclust import schema
-    from gpuclust.engine import tasks
+    from gpuclust.engine import analyse_task
     from gpuclust.extraction import encoders
     from gpuclust.storage import atomic
 
@@ -296,7 +296,7 @@ def analyse(case: Case, out: Path) -> Callable[[], Any]:
     if case.tokens:  # prompts that were read, not imported; the decoder has a term of its own
         tokenizer = make_tokenizer(out)
         encoders.load_tokenizer = lambda config: tokenizer
-        tasks.decoder_columns = lambda *_: ({}, [])
+        analyse_task.decoder_columns = lambda *_: ({}, [])
         prompts = pd.read_parquet(out / schema.PROMPTS)
         ids = [np.asarray(tokenizer(text)["input_ids"], np.int32) for text in prompts["text"]]
         atomic.write_table(out / schema.PROMPTS, prompts.assign(tokens=ids))
@@ -307,7 +307,7 @@ def analyse(case: Case, out: Path) -> Callable[[], Any]:
     rank = np.tile(np.arange(k), case.shapes.n_features)
     examples = {"feature": features, "rank": rank, "prompt": rank, "value": 1.0 / (1 + rank), "position": rank % 3}
     atomic.write_table(out / schema.EXAMPLES, pd.DataFrame(examples))
-    return lambda: tasks.analyse_task(out, case.config, case.plan.rows)
+    return lambda: analyse_task.analyse_task(out, case.config, case.plan.rows)
 
 
 def of(n_prompts: int, n_features: int, n_kept: int = 0, **more: Any) -> budget.Shapes:

@@ -42,7 +42,7 @@ def test_constants_are_what_the_modules_hold_at_a_time() -> None:
     assert 3 * extract_shard.ENCODE_BYTES["cpu"] == budget.ENCODE
     assert 3 * extract_shard.ENCODE_BYTES["cuda"] == budget.DEVICE_ENCODE
     assert budget.BACK == 2 * extract_shard.BACK_BYTES
-    assert budget.MOMENTS == 4 * extract_shard.SLICE_BYTES + 9 * 8 * reductions.DEVICE_SLAB
+    assert budget.MOMENT_SLABS == 4 * extract_shard.SLICE_BYTES + 9 * 8 * reductions.DEVICE_SLAB
     assert budget.SUMS == 2 * 8 * gram.SUMS
     assert device.RESERVE == budget.CONTEXT == CONTEXT
 

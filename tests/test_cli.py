@@ -39,7 +39,7 @@ def test_help_imports_nothing_slow(arguments: list[str]) -> None:
     assert done.stdout.startswith("usage: " + " ".join(arguments))
 
 
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "plan"])
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS])
 def test_modules_are_commands_too(name: str) -> None:
     """``python -m gpuclust.NAME`` takes what ``gpuclust NAME`` takes."""
 

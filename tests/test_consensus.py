@@ -82,7 +82,7 @@ def test_labels_equal_average_linkage_of_all_pairs(
     times = together(members)
     tree = average(1 - squareform(times) / 201)
     groups = fcluster(tree, 1 - agreement * 200 / 201, "distance")
-    monkeypatch.setattr(budget, "PAIRS", 500)
+    monkeypatch.setattr(budget, "CONSENSUS_PAIRS", 500)
     found = consensus.combine(members, config)
     large = np.isin(groups, np.flatnonzero(np.bincount(groups) >= 3))
     np.testing.assert_array_equal(found.labels >= 0, large)

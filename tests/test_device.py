@@ -93,6 +93,14 @@ def test_every_kind_of_failure_becomes_an_error_that_says_what_to_set(failure: E
         device.halving("neighbors", 3, lambda size: device.guarded("neighbors", task))
 
 
+def test_memory_may_run_out_before_the_first_stage() -> None:
+    def task() -> None:
+        raise MemoryError("std::bad_alloc: out_of_memory")
+
+    with pytest.raises(DeviceError, match=r"^start of the workers ran out of memory .*end what else runs"):
+        device.guarded("start of the workers", task)
+
+
 def test_other_failures_are_told_apart() -> None:
     def fail(error: Exception) -> Any:
         def task() -> None:

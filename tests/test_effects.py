@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gpuclust import formatting
 from gpuclust.sweep import effects
 from gpuclust.sweep.effects import Estimate
 
@@ -111,4 +112,4 @@ def test_the_recommended_setting_must_cluster_as_much_as_finely() -> None:
     [(True, "true"), (np.False_, "false"), (15.0, "15"), (0.05, "0.05"), ("eom", "eom"), (3, "3")],
 )
 def test_levels_read_as_in_yaml(value: Any, expected: str) -> None:
-    assert effects.text(value) == expected
+    assert formatting.written(value) == expected

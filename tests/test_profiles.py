@@ -16,7 +16,7 @@ def cut(array: np.ndarray, rows: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("rows", [1, 7, 100])
 def test_averages_are_of_the_clusters_features(rows: int) -> None:
     data = -sae_like(50, 10)
-    clusters = profiles.members(np.array([0, 2, 3, 7, 9]), np.array([1, 0, 1, -1, 1]))
+    clusters = profiles.by_cluster(np.array([0, 2, 3, 7, 9]), np.array([1, 0, 1, -1, 1]))
     got = np.concatenate([profiles.average(block, clusters) for block in cut(data, rows)])
     expected = np.abs(data.astype(np.float64))
     np.testing.assert_allclose(got[:, 0], expected[:, 2], rtol=1e-12)
@@ -24,7 +24,7 @@ def test_averages_are_of_the_clusters_features(rows: int) -> None:
 
 
 def test_no_clusters_have_no_profile() -> None:
-    clusters = profiles.members(np.arange(3), np.full(3, -1))
+    clusters = profiles.by_cluster(np.arange(3), np.full(3, -1))
     block = profiles.average(sae_like(5, 3), clusters)
     assert block.shape == (5, 0)
     got = profiles.profile(lambda: [block], 0, 2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpuclust.compute.halves import half_of
 from gpuclust.errors import SelectionError
-from gpuclust.sweep.subsets import Subset, group_members, layers, refuse_small
+from gpuclust.sweep.subsets import Subset, group_prompts, layers, refuse_small
 
 PROMPTS = pd.DataFrame(
     {"source": [f"{17 + i % 3}{i}-x" for i in range(100)], "n_tokens": [(i * 7) % 40 for i in range(100)]}
@@ -22,15 +22,15 @@ GROUPS = [(None, None), ("17", None), ("18", None), (None, (0, 19)), (None, (10,
 @given(st.lists(st.tuples(st.sampled_from(GROUPS), st.integers(1, 100)), min_size=1, max_size=8))
 def test_atoms_add_up_to_halves(wanted: list[tuple[tuple[str | None, tuple[int, int] | None], int]]) -> None:
     subsets = {
-        Subset(source, length, min(n, len(group_members(PROMPTS, PATTERN, source, length))))
+        Subset(source, length, min(n, len(group_prompts(PROMPTS, PATTERN, source, length))))
         for (source, length), n in wanted
     }
     made = layers(subsets, PROMPTS, PATTERN, seed=3)
-    assert sum(len(layer.members) for layer in made) == len(subsets)
+    assert sum(len(layer.atoms) for layer in made) == len(subsets)
     for layer in made:
         assert layer.codes.max() < layer.n_atoms
-        for subset, halves in layer.members.items():
-            members = group_members(PROMPTS, PATTERN, *subset.group)[: subset.n]
+        for subset, halves in layer.atoms.items():
+            members = group_prompts(PROMPTS, PATTERN, *subset.group)[: subset.n]
             own = half_of(len(members), seed=3)
             for half, atoms in enumerate(halves):
                 assert np.flatnonzero(np.isin(layer.codes, atoms)).tolist() == members[own == half].tolist()

@@ -6,15 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from gpuclust import __version__, compare, export, report, run, show, terminal, verify
+from gpuclust import __version__, compare, export, plan, report, run, show, terminal, verify
 from gpuclust.sweep import __main__ as sweep
 
-PLAN = "Print what a run would take, stage by stage: passes, bytes and peak memory. Nothing runs."
 Adds = Callable[[argparse.ArgumentParser], None]
 Works = Callable[[argparse.Namespace], None]
 COMMANDS: dict[str, tuple[str, Adds, Works]] = {
     "run": (run.DESCRIPTION, run.arguments, run.work),
-    "plan": (PLAN, run.planned, run.plan),
+    "plan": (plan.DESCRIPTION, plan.arguments, plan.work),
     "sweep": (sweep.DESCRIPTION, sweep.arguments, sweep.work),
     "compare": (compare.DESCRIPTION, compare.arguments, compare.work),
     "show": (show.DESCRIPTION, show.arguments, show.work),

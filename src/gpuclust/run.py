@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpuclust import terminal
+from gpuclust import plan, terminal
 
 DESCRIPTION = (
     "Cluster the features of a sparse autoencoder by how they fire over prompts. Without --config, the embedded demo. "
@@ -17,17 +17,11 @@ DESCRIPTION = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    planned(parser)
+    plan.arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default runs/NAME of the config")
     parser.add_argument("--plan", action="store_true", help="print stages, passes, bytes and peak memory; run nothing")
     parser.add_argument("--no-report", action="store_true", help="do not make report.html")
     parser.add_argument("--quiet", action="store_true", help="log lines instead of bars and the summary")
-
-
-def planned(parser: argparse.ArgumentParser) -> None:
-    """Add what ``run`` and ``plan`` both take."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file; see configs/")
-    terminal.computing(parser)
 
 
 def work(args: argparse.Namespace) -> None:
@@ -40,7 +34,7 @@ def work(args: argparse.Namespace) -> None:
     from gpuclust.tables import labeller
 
     if args.plan:
-        plan(args)
+        plan.work(args)
         return
     console = terminal.console(args.quiet)
     config = configfile.load(args.config, args.set)
@@ -52,18 +46,6 @@ def work(args: argparse.Namespace) -> None:
     with claim(out):
         folder = Folder(out, config)
         execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
-
-
-def plan(args: argparse.Namespace) -> None:
-    """Print what a run would take."""
-    from gpuclust import configfile
-    from gpuclust.engine.planning import show_plan
-    from gpuclust.tables import labeller
-
-    config = configfile.load(args.config, args.set)
-    if config.analyse.labeller is not None:
-        labeller.find(config.analyse.labeller)
-    show_plan(config, terminal.console(quiet=False), args.scheduler)
 
 
 def main(given: Sequence[str] | None = None) -> int:

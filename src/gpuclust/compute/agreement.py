@@ -161,8 +161,8 @@ def _side(
     """One row per cluster of one side, with its fate seen from that side."""
     rows = []
     for index, name in enumerate(names):
-        members = other[own == name]
-        noise, absent = float((members == NOISE).mean()), float((members == ABSENT).mean())
+        there = other[own == name]
+        noise, absent = float((there == NOISE).mean()), float((there == ABSENT).mean())
         at = np.flatnonzero(matched[index])
         best = float(jaccard[index, at[0]]) if len(at) else 0.0
         others: list[int] = []
@@ -176,7 +176,7 @@ def _side(
             fate = "same" if best >= HALF else "changed"
         rows.append(
             {
-                "side": side, "cluster": int(name), "size": len(members), "common": int((members != ABSENT).sum()),
+                "side": side, "cluster": int(name), "size": len(there), "common": int((there != ABSENT).sum()),
                 "match": int(other_names[at[0]]) if len(at) else None, "jaccard": best, "fate": fate, "others": others,
                 "noise": noise, "not_kept": absent,
             }

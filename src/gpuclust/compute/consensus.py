@@ -21,6 +21,7 @@ from gpuclust.compute.clustering import Clustering, cluster_embedding, cluster_t
 from gpuclust.compute.embedding import embed
 from gpuclust.config import Config
 from gpuclust.errors import MemoryBudgetError
+from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
 from gpuclust.types import Array
 
@@ -138,7 +139,13 @@ def of_members(first: Clustering, others: Sequence[Array], config: Config, allow
 
 
 def of_labels(members: Sequence[Array], config: Config, allowed: int | None = None) -> Array:
-    """Labels alone, of all members of a view in order; arguments as of `combine`."""
+    """Labels alone, of all members of a view in order.
+
+    Parameters
+    ----------
+    members, config, allowed
+        As of `combine`.
+    """
     return combine(members, config, allowed).labels if len(members) > 1 else members[0]
 
 
@@ -252,11 +259,11 @@ def _link(memberships: Any, n_members: int, agreement: float, allowed: int | Non
     several = [features for features in np.split(order, np.cumsum(np.bincount(group))[:-1]) if len(features) > 1]
     most = max(map(len, several), default=0)
     needed = budget.consensus(size, n_members, most)
-    log.info("consensus: of %d features at most %d are linked at once, %s", size, most, budget.gigabytes(needed))
+    log.info("consensus: of %d features at most %d are linked at once, %s", size, most, gigabytes(needed))
     if allowed is not None and needed > allowed:
         raise MemoryBudgetError(
-            f"the consensus needs {budget.gigabytes(needed)} to link {most} of the {size} features at once, but "
-            f"{budget.gigabytes(allowed)} may be used. Raise device.memory or consensus.agreement ({agreement:g}), or "
+            f"the consensus needs {gigabytes(needed)} to link {most} of the {size} features at once, but "
+            f"{gigabytes(allowed)} may be used. Raise device.memory or consensus.agreement ({agreement:g}), or "
             "set consensus.members=1"
         )
     merges = [np.empty((0, 4))]
@@ -343,8 +350,8 @@ def _mean_shares(memberships: Any, labels: Array, n_members: int) -> tuple[Array
 
 
 def _slabs(entries: Array) -> list[slice]:
-    """Cut rows of so many entries into slabs of about `budget.PAIRS`."""
-    slab = (np.cumsum(entries) - 1) // budget.PAIRS
+    """Cut rows of so many entries into slabs of about `budget.CONSENSUS_PAIRS`."""
+    slab = (np.cumsum(entries) - 1) // budget.CONSENSUS_PAIRS
     edges = [0, *(np.flatnonzero(np.diff(slab)) + 1).tolist(), len(entries)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 

@@ -186,9 +186,9 @@ def initial_layout(indices: Array, distances: Array, n_components: int, random_s
             centres = random.standard_normal((parts, n_components))
             gaps = scipy.spatial.KDTree(centres).query(centres, k=2)[0][:, 1]
             order = np.argsort(part, kind="stable")
-            for number, members in enumerate(np.split(order, np.cumsum(np.bincount(part))[:-1])):
-                modes = _modes(weights[members][:, members], n_components, random)
-                layout[members] = centres[number] + modes * (gaps[number] / 2)
+            for number, own in enumerate(np.split(order, np.cumsum(np.bincount(part))[:-1])):
+                modes = _modes(weights[own][:, own], n_components, random)
+                layout[own] = centres[number] + modes * (gaps[number] / 2)
     layout *= REACH / max(float(np.abs(layout).max()), np.finfo(np.float64).tiny)
     noise: Array = random.normal(scale=JITTER, size=layout.shape)
     return (layout + noise).astype(np.float32)

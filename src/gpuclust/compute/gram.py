@@ -185,8 +185,8 @@ def accumulate_groups(
             break
         for codes in own:
             for group in np.unique(codes[codes >= 0]):
-                member = codes == group
-                _add(grams[group], chunk if member.all() else chunk[xp.asarray(np.flatnonzero(member))], xp, sparse)
+                inside = codes == group
+                _add(grams[group], chunk if inside.all() else chunk[xp.asarray(np.flatnonzero(inside))], xp, sparse)
     if first != layers.shape[1]:
         raise InputError(f"groups are given for {layers.shape[1]} prompts, but the chunks hold at least {first}")
     return grams

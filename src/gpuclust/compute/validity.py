@@ -167,7 +167,7 @@ def permutation_z(found: Sums, labels: Array) -> Array:
 def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:
     """Draw random sets of features that match each cluster in size and in how many prompts its features fire on.
 
-    Every member is replaced by a feature of its stratum of `degree`, of STRATA with equal numbers of features.
+    Every feature is replaced by a feature of its stratum of `degree`, of STRATA with equal numbers of features.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from gpuclust.config import Config
 from gpuclust.engine.scheduler import choose
 from gpuclust.errors import ConfigError
 from gpuclust.extraction import model_sizes
+from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import cuda_status
 from gpuclust.hardware.device import free_bytes
@@ -48,9 +49,9 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     )
     allowed = budget.budget(config, device=device)
     plan = budget.plan(config, whole, allowed, held=("extract",), device_allowed=on_device)
-    bounds = f"memory of a worker: {budget.gigabytes(allowed)}"
+    bounds = f"memory of a worker: {gigabytes(allowed)}"
     if on_device is not None:
-        bounds += f" of the host, {budget.gigabytes(on_device)} of its GPU"
+        bounds += f" of the host, {gigabytes(on_device)} of its GPU"
     console.print(
         f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['source']}), {bounds}"
     )
@@ -64,7 +65,7 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
-    model = budget.gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
+    model = gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
     bounds = "all features kept, as many clusters as hdbscan.min_cluster_size allows"
     console.print(f"[dim]upper bounds: {bounds}; {model}[/dim]")
     for stage in plan.stages:

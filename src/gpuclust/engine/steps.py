@@ -19,7 +19,7 @@ import pandas as pd
 from gpuclust import schema, stage_table
 from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
-from gpuclust.engine import gram_pass, quality_task, tasks
+from gpuclust.engine import analyse_task, gram_pass, quality_task, tasks
 from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
@@ -277,7 +277,7 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
         skipped.append("seeds: nothing is random without UMAP")
     if c.neighbors.method == "sketch" and (c.quality.halves or c.quality.null):
         skipped.append("halves and null: neighbors.method=sketch has no Gram matrix")
-    members = [1 if name == schema.NULL else c.n_members for name, *_ in views]  # see checks.quality_task
+    members = [1 if name == schema.NULL else c.n_members for name, *_ in views]  # see quality_task
     jobs = [
         (x.out, config, view, n, m)
         for (_, config, view, n), count in zip(views, members, strict=True)
@@ -292,7 +292,7 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
 
 def analyse_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     plan = x.plan(x.done["prompts"], len(x.kept()), x.n_clusters)
-    return dict(x.submit(tasks.analyse_task, x.out, x.config, plan.rows)), plan
+    return dict(x.submit(analyse_task.analyse_task, x.out, x.config, plan.rows)), plan
 
 
 def report_step(x: Context) -> tuple[Facts, budget.Plan | None]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from gpuclust.config import Config, parse_bytes
 from gpuclust.errors import MemoryBudgetError
+from gpuclust.formatting import gigabytes
 from gpuclust.hardware.device import RESERVE as CONTEXT
 from gpuclust.stage_table import PLANNED
 
@@ -25,14 +26,14 @@ ENCODE = 3 * (256 << 20)  # float32 SAE activations of a slice of tokens and the
 DEVICE_ENCODE = 3 * (128 << 20)  # the same on a GPU, where slices are smaller
 BACK = 2 * (128 << 20)  # aggregated values and positions of a batch, and those of the batch before, on their way
 # Slices of a shard on a GPU with their positions, this one and the one before; slabs of moments and keys
-MOMENTS = 4 * (128 << 20) + 9 * 8 * (1 << 22)
+MOMENT_SLABS = 4 * (128 << 20) + 9 * 8 * (1 << 22)
 SUMS = 2 * 8 * (1 << 22)  # float64 slabs of a block's column sums on a GPU
 UMAP_WORK, HDBSCAN_WORK = 300_000_000, 1_000_000_000  # cuML's workspaces: estimates, not measured
 TILE = 4096
 MAX_ROWS = 2048
 PROFILE_ROWS = 4096  # prompts of a block of clusters' activations
 PERMUTED_ROWS = 512  # prompts of a block within which activations are permuted
-PAIRS = 1 << 22  # of features, that a consensus counts at a time
+CONSENSUS_PAIRS = 1 << 22  # of features, that a consensus counts at a time
 LINKED = 4  # of so many kept features, one is in the largest group that a consensus links: measured 9 to 17
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
 TO_CLUSTERS = PLANNED[: PLANNED.index("cluster") + 1]
@@ -175,8 +176,8 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     gram = CONTEXT + rows * per_row + per_pass * shapes.n_groups * tile * tile * 4 + _device_extra(tile, shapes)
     components = max(config.umap.n_components, 2)
     device = {
-        "extract": CONTEXT + weights + max(encode, MOMENTS),
-        "reduce": CONTEXT + rows * per_row + MOMENTS,
+        "extract": CONTEXT + weights + max(encode, MOMENT_SLABS),
+        "reduce": CONTEXT + rows * per_row + MOMENT_SLABS,
         "neighbors": CONTEXT if config.neighbors.method == "sketch" else gram,
         "embed": CONTEXT + UMAP_WORK + kept * (96 * config.umap.n_neighbors + 16 * components),
         "cluster": CONTEXT,
@@ -312,7 +313,7 @@ def consensus(n_features: int, n_members: int, linked: int) -> int:
     n_features, n_members, linked : int
         `linked` features at most are linked at once.
     """
-    return PROCESS + 9 * linked**2 + 40 * PAIRS + n_features * (30 * n_members + 600)
+    return PROCESS + 9 * linked**2 + 40 * CONSENSUS_PAIRS + n_features * (30 * n_members + 600)
 
 
 def _merged(config: Config, shapes: Shapes) -> int:
@@ -376,17 +377,6 @@ def _device_extra(tile: int, shapes: Shapes) -> int:
     """Tiles brought from elsewhere, their distances and float64 temporaries, packed keys; column sums."""
     several = (shapes.n_groups + 1) * tile * tile * 4 if shapes.n_groups > 1 else 0
     return tile * tile * (4 + 4) + 256 * tile * 8 * 6 + 1024 * tile * (4 * 8 + 4) + SUMS + several
-
-
-def gigabytes(n: int) -> str:
-    """Write bytes for people.
-
-    Examples
-    --------
-    >>> gigabytes(2_150_000_000)
-    '2.15 GB'
-    """
-    return f"{n / 1e9:.2f} GB"
 
 
 def table(result: Plan) -> list[dict[str, Any]]:

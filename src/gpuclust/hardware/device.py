@@ -16,6 +16,7 @@ from typing import Any
 
 from gpuclust import stage_table
 from gpuclust.errors import DeviceError, GpuclustError, MemoryBudgetError, SchedulerError
+from gpuclust.formatting import gigabytes
 
 log = logging.getLogger("gpuclust")
 
@@ -77,7 +78,7 @@ def install(limit: int | None) -> int:
     if _pool is not None:
         if limit is not None and limit < _pool.budget:
             raise SchedulerError(
-                f"device.memory is {limit / 1e9:.2f} GB, but this worker took {_pool.budget / 1e9:.2f} GB for an "
+                f"device.memory is {gigabytes(limit)}, but this worker took {gigabytes(_pool.budget)} for an "
                 "earlier run and cannot give it back: restart the GPU workers, or raise device.memory"
             )
         return _pool.budget
@@ -95,8 +96,8 @@ def install(limit: int | None) -> int:
     cap = (budget - RESERVE) // 256 * 256
     if cap < SMALLEST:
         raise MemoryBudgetError(
-            f"a GPU worker may use {budget / 1e9:.2f} GB ({free / 1e9:.2f} GB are free), of which "
-            f"{RESERVE / 1e9:.1f} GB go to the CUDA context and libraries: raise device.memory, or end what else runs "
+            f"a GPU worker may use {gigabytes(budget)} ({gigabytes(free)} are free), of which "
+            f"{gigabytes(RESERVE)} go to the CUDA context and libraries: raise device.memory, or end what else runs "
             "on the GPU"
         )
     upstream = rmm.mr.get_current_device_resource()
@@ -205,7 +206,7 @@ def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
     Parameters
     ----------
     stage : str
-        A stage of `stage_table`, whose advice the error gives.
+        A stage of `stage_table`, whose advice the error gives, or what else is done.
     function : callable
     *args, **kwargs
         What it is called with.
@@ -227,7 +228,7 @@ def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
             failure = out_of_memory(stage, what)
         elif _is_of_the_device(error):
             failure = DeviceError(
-                f"stage {stage}: the GPU failed ({what}). Look at nvidia-smi and the driver's log (dmesg); the same "
+                f"{_called(stage)}: the GPU failed ({what}). Look at nvidia-smi and the driver's log (dmesg); the same "
                 "command goes on where it was, and --scheduler local does without the GPU"
             )
         else:
@@ -273,11 +274,16 @@ def halving(stage: str, size: int, compute: Callable[[int], Any]) -> Any:
 
 def out_of_memory(stage: str, what: str) -> DeviceError:
     """Return the error that says which stage ran out of memory and what to change."""
-    advice = stage_table.get(stage).advice
-    held = "" if _pool is None else f" The pool has {_pool.cap / 1e9:.2f} GB: raise device.memory if the card has more."
+    advice = stage_table.get(stage).advice if stage in stage_table.NAMES else "end what else runs on the machine"
+    held = "" if _pool is None else f" The pool has {gigabytes(_pool.cap)}: raise device.memory if the card has more."
     return DeviceError(
-        f"stage {stage} ran out of memory ({what}). To go on from here, {advice}, and run the same command again.{held}"
+        f"{_called(stage)} ran out of memory ({what}). "
+        f"To go on from here, {advice}, and run the same command again.{held}"
     )
+
+
+def _called(stage: str) -> str:
+    return f"stage {stage}" if stage in stage_table.NAMES else stage
 
 
 def first_line(error: BaseException) -> str:

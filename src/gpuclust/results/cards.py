@@ -14,6 +14,7 @@ import pandas as pd
 
 from gpuclust import schema
 from gpuclust.errors import InputError
+from gpuclust.formatting import plain
 from gpuclust.results.figures import describe
 from gpuclust.tables.prompt_text import show
 from gpuclust.terminal import visible
@@ -127,7 +128,7 @@ class Card:
                 numeric = pd.api.types.is_numeric_dtype(frame[column])
                 table.add_column(str(column), justify="right" if numeric else "left")
             for row in frame.itertuples(index=False, name=None):
-                table.add_row(*(Text(_number(value) if isinstance(value, float) else str(value)) for value in row))
+                table.add_row(*(Text(plain(value) if isinstance(value, float) else str(value)) for value in row))
             parts += [Text(f"\n{name}", style="bold"), table]
         if self.link:
             parts.append(Text(f"\n{self.link}"))
@@ -141,27 +142,27 @@ def cluster_card(run: Run, number: int) -> Card:
         raise InputError(f"{run.path} has no cluster {number}; it has {len(known)}, numbered from 0")
     row: Any = known.loc[number]
     facts = [("features", f"{row['size']:,} ({row['ratio']:.1%} of the kept)")]
-    facts += [(name.replace("_", " "), _number(row[name])) for name in NUMBERS]
+    facts += [(name.replace("_", " "), plain(row[name])) for name in NUMBERS]
     if "decoder_cosine" in row and pd.notna(row["decoder_cosine"]):
-        random = f"{_number(row['decoder_cosine_random'])} in random sets, p = {_number(row['decoder_cosine_p'])}"
-        facts.append(("decoder cosine", f"{_number(row['decoder_cosine'])} ({random})"))
+        random = f"{plain(row['decoder_cosine_random'])} in random sets, p = {plain(row['decoder_cosine_p'])}"
+        facts.append(("decoder cosine", f"{plain(row['decoder_cosine'])} ({random})"))
     others = [
         name for name in known.columns if name not in PLACED and isinstance(row[name], str | float | int | np.generic)
     ]
-    facts += [(name.replace("_", " "), _number(row[name])) for name in others]
+    facts += [(name.replace("_", " "), plain(row[name])) for name in others]
     facts += [("sources", ", ".join(f"{s['source']} {s['share']:.0%}" for s in _listed(row.get("sources"))[:5]))]
     names = {"tokens": "peak at", "keywords": "words of its prompts", "promoted_tokens": "promotes"}
     words = [(name, [str(w) for w in _listed(row.get(column))]) for column, name in names.items()]
     chosen = _listed(row.get("distinctive_prompts")) or _listed(row.get("top_prompts"))
-    members = _members(run, number)
+    own = _features_of(run, number)
     return Card(
         title=describe(row),
         row=row,
         facts=[(name, value) for name, value in facts if value],
         words=[(name, found) for name, found in words if found],
         prompts=[_cluster_prompt(prompt) for prompt in chosen],
-        tables=[(f"features ({min(len(members), MEMBERS)} of {len(members)})", members.head(MEMBERS))],
-        link=quick_list(run.neuronpedia_id, members["feature"].tolist(), f"cluster {number}"),
+        tables=[(f"features ({min(len(own), MEMBERS)} of {len(own)})", own.head(MEMBERS))],
+        link=quick_list(run.neuronpedia_id, own["feature"].tolist(), f"cluster {number}"),
     )
 
 
@@ -181,12 +182,12 @@ def feature_card(run: Run, number: int, n_prompts: int = 5) -> Card:
         raise InputError(f"{run.path} has no feature {number}; it has {len(features)}, numbered from 0")
     row: Any = features.loc[number]
     columns = ["entropy", "varentropy", "sparsity", "mean", "std", "max"]
-    facts = [(name, _number(row[name])) for name in columns]
+    facts = [(name, plain(row[name])) for name in columns]
     facts.insert(0, ("active on", f"{row['n_active']:,} prompts"))
     tables = []
     if row["kept"]:
         cluster: Any = run.clusters.set_index("cluster", drop=False).loc[int(row["label"])]
-        facts = [("in", describe(cluster)), ("probability", _number(row["probability"])),
+        facts = [("in", describe(cluster)), ("probability", plain(row["probability"])),
                  ("quadrant", str(row["quadrant"])), *facts]  # fmt: skip
         point = row.get("duplicate_of")
         if pd.notna(point):
@@ -224,7 +225,7 @@ def quick_list(neuronpedia_id: str | None, features: Sequence[int], name: str) -
     return f"{NEURONPEDIA}/quick-list/?name={urllib.parse.quote(name)}&features={urllib.parse.quote(json.dumps(rows))}"
 
 
-def _members(run: Run, number: int) -> pd.DataFrame:
+def _features_of(run: Run, number: int) -> pd.DataFrame:
     """The cluster's features, surest first."""
     mine = run.features[run.features["label"] == number]
     return mine.sort_values("probability", ascending=False)[["feature", "probability", "max", "sparsity", "entropy"]]
@@ -232,7 +233,7 @@ def _members(run: Run, number: int) -> pd.DataFrame:
 
 def _cluster_prompt(prompt: dict[str, Any]) -> Prompt:
     marks = sorted((mark["start"], mark["stop"]) for mark in _listed(prompt.get("marks")))
-    about = f"prompt {prompt['prompt']}, {prompt['source']}, mean |a| {_number(prompt['activation'])}"
+    about = f"prompt {prompt['prompt']}, {prompt['source']}, mean |a| {plain(prompt['activation'])}"
     return Prompt(prompt["text"], marks, about)
 
 
@@ -248,15 +249,9 @@ def _examples(run: Run, number: int, n: int) -> list[Prompt]:
         lead, tail = "… " if first else "", " …" if last < len(text) else ""
         a, b = shown.span(start - first, stop - first)
         marks = [(a + len(lead), b + len(lead))] if start >= 0 else []
-        about = f"prompt {row['prompt']}, {source}, activation {_number(row['value'])}"
+        about = f"prompt {row['prompt']}, {source}, activation {plain(row['value'])}"
         prompts.append(Prompt(f"{lead}{shown.text}{tail}", marks, about))
     return prompts
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, str | bool | np.bool_):
-        return str(value)
-    return "" if pd.isna(value) else f"{value:.3g}"
 
 
 def _listed(value: Any) -> list[Any]:

@@ -21,6 +21,7 @@ from gpuclust import schema
 from gpuclust.compute import agreement
 from gpuclust.config import DEMO
 from gpuclust.errors import InputError, StoreError
+from gpuclust.formatting import plain
 from gpuclust.results import html_page
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, store
@@ -149,7 +150,7 @@ def show(tables: dict[str, pd.DataFrame], console: Console) -> None:
     for name in ("runs", *AGREEMENT):
         grid.add_column(name, justify="left" if name == "runs" else "right", overflow="fold")
     for row in tables[PAIRS].to_dict("records"):
-        grid.add_row(f"{row['run_a']}\n{row['run_b']}", *(html_page.text(row[key]) for key in AGREEMENT.values()))
+        grid.add_row(escape(f"{row['run_a']}\n{row['run_b']}"), *(plain(row[key]) for key in AGREEMENT.values()))
     console.print(grid)
     console.print(f"[dim]{NOISE_RULE}[/dim]")
     for row in tables[PAIRS].to_dict("records"):
@@ -162,7 +163,7 @@ def show(tables: dict[str, pd.DataFrame], console: Console) -> None:
         own = here[(here["run_a"] == row["run_a"]) & (here["run_b"] == row["run_b"]) & (here["fate"] != "same")]
         for cluster in own.sort_values("size", ascending=False).head(LISTED).to_dict("records"):
             where = row["run_a"] if cluster["side"] == "a" else row["run_b"]
-            into = f" ({html_page.text(cluster['others'])})" if len(cluster["others"]) else ""
+            into = f" ({plain(list(cluster['others']))})" if len(cluster["others"]) else ""
             console.print(
                 f"  {cluster['fate']}{into}: cluster {cluster['cluster']} of {escape(where)}, {cluster['size']} "
                 f"features  [dim]{escape(cluster['tokens'])}[/dim]"

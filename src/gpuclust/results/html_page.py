@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from gpuclust.formatting import plain
+
 STYLE = """
 :root { color-scheme: light dark; --fg: #1c1c1e; --bg: #fff; --quiet: #6b6b70; --line: #d8d8dc; }
 @media (prefers-color-scheme: dark) { :root { --fg: #eee; --bg: #18181a; --quiet: #a0a0a6; --line: #3a3a3e; } }
@@ -36,15 +38,7 @@ for (const [id, figure] of Object.entries(JSON.parse(document.getElementById('fi
 
 def text(value: Any) -> str:
     """Write a value for people, escaped: numbers short, lists with commas, nothing for null."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, list | tuple):
-        return ", ".join(text(item) for item in value)
-    return escape(str(value))
+    return escape(plain(value))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

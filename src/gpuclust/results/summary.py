@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuclust import schema
-from gpuclust.hardware.budget import gigabytes
+from gpuclust.formatting import gigabytes
 from gpuclust.schema import NOISE
 from gpuclust.storage import store
 

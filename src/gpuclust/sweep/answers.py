@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gpuclust.formatting import score, written
 from gpuclust.sweep import effects
-from gpuclust.sweep.effects import OUTCOME, Effect, Estimate, text
+from gpuclust.sweep.effects import OUTCOME, Effect, Estimate
 
 TITLES = {
     "filters": "How do entropy and activation filters affect the clustering?",
@@ -131,11 +132,6 @@ def short(name: str) -> str:
     return name if name.startswith("umap.enabled") else name.split(".", 1)[-1]
 
 
-def number(value: float) -> str:
-    """Write a number of a sentence."""
-    return "none" if not np.isfinite(value) else f"{value:.2f}"
-
-
 def effects_sentence(measured: Sequence[Effect]) -> str:
     """Say which fields change the agreement of halves clearly, and which do not."""
     clear = "; ".join(
@@ -177,18 +173,18 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
     before = default[OUTCOME].mean()
     rule = "of those that cluster about as many features about as finely as the default"
     if setting == 0:
-        return f"The default is the most stable of {tried} settings ({rule}): ARI {number(before)} between halves."
+        return f"The default is the most stable of {tried} settings ({rule}): ARI {score(before)} between halves."
     own = rows[rows["setting"] == setting]
     changed = [
-        f"{name}={text(own[name].iloc[0])}"
+        f"{name}={written(own[name].iloc[0])}"
         for name in own.columns
-        if name in default and name.count(".") and text(own[name].iloc[0]) != text(default[name].iloc[0])
+        if name in default and name.count(".") and written(own[name].iloc[0]) != written(default[name].iloc[0])
     ]
     lost = "the default loses" if gain.clear else "whether the default loses is not clear:"
     return (
         f"Recommended, the most stable of {tried} settings ({rule}): {', '.join(changed)}, with ARI "
-        f"{number(own[OUTCOME].mean())} between halves, {own['clusters'].mean():.0f} clusters and "
-        f"{own['noise'].mean():.0%} noise against {number(before)}, {default['clusters'].mean():.0f} and "
+        f"{score(own[OUTCOME].mean())} between halves, {own['clusters'].mean():.0f} clusters and "
+        f"{own['noise'].mean():.0%} noise against {score(before)}, {default['clusters'].mean():.0f} and "
         f"{default['noise'].mean():.0%}; {lost} {str(gain).removeprefix('+')}, an upper estimate as it is the "
         "best of many."
     )
@@ -200,8 +196,8 @@ def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
         on, off = (rows[rows["umap.enabled"] == value] for value in (True, False))
         return [
             f"With UMAP {on['noise'].mean():.0%} of the features are noise and the halves agree to ARI "
-            f"{number(on[OUTCOME].mean())} ({on['clusters'].mean():.0f} clusters); without, on exact cosine distances, "
-            f"{off['noise'].mean():.0%} and {number(off[OUTCOME].mean())} ({off['clusters'].mean():.0f} clusters)."
+            f"{score(on[OUTCOME].mean())} ({on['clusters'].mean():.0f} clusters); without, on exact cosine distances, "
+            f"{off['noise'].mean():.0%} and {score(off[OUTCOME].mean())} ({off['clusters'].mean():.0f} clusters)."
         ]
     if any(name.startswith("hdbscan.") for name in fields):
         return [
@@ -213,7 +209,7 @@ def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
     if "n_prompts" in fields:
         cells = effects.by_seed(rows, "n_prompts", "ari_default").mean()
         most = max(cells.index)
-        with_all = ", ".join(f"{number(cells[n])} with {n:,}" for n in sorted(cells.index) if n != most)
+        with_all = ", ".join(f"{score(cells[n])} with {n:,}" for n in sorted(cells.index) if n != most)
         return [f"The clustering of all {most:,} prompts is reached to ARI {with_all} prompts."]
     return []
 
@@ -237,11 +233,11 @@ def _groups(answer: Answer, name: str, rows: pd.DataFrame, pairs: pd.DataFrame) 
         f"does not differ clearly between {what}"
     )  # fmt: skip
     answer.sentences.append(
-        f"The clustering {verdict}: halves of {n} prompts agree to ARI {number(shown['ari'].mean())} across {what} and "
-        f"{number(shown['within'].mean())} within one, a difference of {gap}."
+        f"The clustering {verdict}: halves of {n} prompts agree to ARI {score(shown['ari'].mean())} across {what} and "
+        f"{score(shown['within'].mean())} within one, a difference of {gap}."
     )
     each = "; ".join(
-        f"{text(level)}: {row['clusters']:.0f} clusters, {row['noise']:.0%} noise, ARI {number(row[OUTCOME])}"
+        f"{written(level)}: {row['clusters']:.0f} clusters, {row['noise']:.0%} noise, ARI {score(row[OUTCOME])}"
         for level, row in levels.iterrows()
     )
     answer.sentences.append(f"By {name}, {each}.")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gpuclust.formatting import written
 from gpuclust.results import html_page, palette
 from gpuclust.sweep.answers import NOISE_GAP, Answer, short
-from gpuclust.sweep.effects import COVERAGE_LOSS, LEAST, OUTCOME, text
+from gpuclust.sweep.effects import COVERAGE_LOSS, LEAST, OUTCOME
 
 METHOD = (
     "Stability is the adjusted Rand index (ARI) between the clusters of the two halves of the prompts, noise counted "
@@ -207,9 +208,9 @@ def _points(
     said = []
     for number, row in zip(means.index.to_list(), means.to_dict("records"), strict=True):
         changed = [
-            f"{escape(key)}={escape(text(first.loc[number, key]))}"
+            f"{escape(key)}={escape(written(first.loc[number, key]))}"
             for key in fields
-            if base is not None and text(first.loc[number, key]) != text(base[key])
+            if base is not None and written(first.loc[number, key]) != written(base[key])
         ]
         said.append(f"{'<br>'.join(changed) or 'default'}<br>{row['noise']:.0%} noise")
     return {

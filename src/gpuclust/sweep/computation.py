@@ -22,6 +22,7 @@ from gpuclust.compute.halves import half_of
 from gpuclust.engine.gram_pass import PromptGroups, View, exact_neighbors, neighbors_held
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
+from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
 from gpuclust.storage import store
 from gpuclust.storage.keys import content_key
@@ -162,7 +163,7 @@ class Computation:
             log.warning(
                 "sweep: the store is read %d times: Gram matrices of %d groups of prompts over %d features do not fit "
                 "into what device.memory allows a worker, %s, at once", facts["passes"], n_groups, len(features),
-                budget.gigabytes(plan.budget if plan.device_budget is None else plan.device_budget),
+                gigabytes(plan.budget if plan.device_budget is None else plan.device_budget),
             )  # fmt: skip
         self.counts.store_reads += facts["passes"]
         self.counts.neighbors += len(requests)
@@ -196,11 +197,11 @@ class Computation:
         allowed = budget.budget(c, len(self.workers), self.device)
         return budget.plan(planned, shapes, allowed, held, self.memory)
 
-    def _keep(self, members: Sequence[Trial]) -> None:
+    def _keep(self, own: Sequence[Trial]) -> None:
         """Find the kept features of trials; a filter that keeps too few is their error."""
         futures: dict[str, Any] = {}
         keys = []
-        for trial in members:
+        for trial in own:
             name, needed = trial.moments, trial.config.fewest_features
             threshold, select = trial.config.extract.activation_threshold, trial.config.select
             copies_by = trial.config.copies_by
@@ -208,18 +209,18 @@ class Computation:
             if key not in futures:
                 futures[key] = self._submit(trials.kept_task, self.path(name), threshold, select, needed, copies_by)
             keys.append(key)
-        for trial, key in zip(members, keys, strict=True):
+        for trial, key in zip(own, keys, strict=True):
             error = futures[key].exception()
             if error is not None:
                 trial.error = _said(error)
             else:
                 trial.kept, trial.point = futures[key].result()
 
-    def _requests(self, members: Sequence[Trial]) -> list[Request]:
+    def _requests(self, own: Sequence[Trial]) -> list[Request]:
         """Name the neighbours of trials, and list those that have no file yet."""
-        self._keep(members)
+        self._keep(own)
         requests: dict[tuple[str, ...], Request] = {}
-        for trial in members:
+        for trial in own:
             if trial.error is not None or trial.point is None or trial.subset is None:
                 continue
             c = trial.config
@@ -351,4 +352,4 @@ def _said(error: BaseException) -> str:
 
 def _places(cut: Sequence[Layer]) -> dict[Subset, tuple[int, tuple[list[int], list[int]]]]:
     """The layer of every subset, and the atoms of its halves."""
-    return {subset: (number, halves) for number, layer in enumerate(cut) for subset, halves in layer.members.items()}
+    return {subset: (number, halves) for number, layer in enumerate(cut) for subset, halves in layer.atoms.items()}

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from gpuclust.formatting import written
 from gpuclust.types import Array
 
 OUTCOME = "ari_halves"
@@ -106,8 +106,10 @@ def effect(table: pd.DataFrame, field: str, outcome: str = OUTCOME) -> Effect | 
     wide = quantile(1 - (1 - LEVEL) / pairs, df) * error * np.sqrt(2 / len(cells))
     others = table.groupby(field, sort=False)[[name for name in SHOWN if name in table]].mean()
     levels = pd.DataFrame({"mean": means, "low": means - half, "high": means + half}).join(others)
-    levels.insert(0, "level", [text(value) for value in levels.index])
-    return Effect(field, levels.reset_index(drop=True), text(best), text(worst), Estimate(gap, gap - wide, gap + wide))
+    levels.insert(0, "level", [written(value) for value in levels.index])
+    return Effect(
+        field, levels.reset_index(drop=True), written(best), written(worst), Estimate(gap, gap - wide, gap + wide)
+    )
 
 
 def residual(cells: Array) -> tuple[float, int]:
@@ -196,10 +198,10 @@ def cliffs(table: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
             for (low, before), (high, after) in pairwise(means.items()):
                 ratio = (max(before, after) + 1) / (min(before, after) + 1)
                 if ratio >= CLIFF and abs(after - before) >= LEAST_CLUSTERS:
-                    at = ", ".join(f"{name}={text(value)}" for name, value in zip(others, place, strict=True))
+                    at = ", ".join(f"{name}={written(value)}" for name, value in zip(others, place, strict=True))
                     rows.append(
-                        {"field": field, "at": at, "from": text(low), "to": text(high), "clusters_from": float(before),
-                         "clusters_to": float(after), "ratio": ratio}
+                        {"field": field, "at": at, "from": written(low), "to": written(high),
+                         "clusters_from": float(before), "clusters_to": float(after), "ratio": ratio}
                     )  # fmt: skip
     columns = ["field", "at", "from", "to", "clusters_from", "clusters_to", "ratio"]
     return pd.DataFrame(rows, columns=columns).sort_values("ratio", ascending=False, ignore_index=True)
@@ -248,12 +250,3 @@ def recommend(table: pd.DataFrame, default: pd.DataFrame, outcome: str = OUTCOME
         return number, Estimate(0.0, 0.0, 0.0)
     chosen = table[table["setting"] == number].set_index("seed")[outcome]
     return number, over_seeds((chosen - own[outcome]).dropna().tolist())
-
-
-def text(value: Any) -> str:
-    """Write a level: whole numbers without a point, truth values as in YAML."""
-    if isinstance(value, bool | np.bool_):
-        return str(bool(value)).lower()
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return f"{value:.0f}"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -44,7 +44,8 @@ from gpuclust.sweep.trial_list import extractions_wanted, identity, read_extract
 
 log = logging.getLogger("gpuclust")
 
-SWEEP, TABLE, PAIRS, LABELS, RECORD = "sweep.yaml", "sweep.parquet", "pairs.parquet", "labels.zarr", "sweep.json"
+SWEEP, RECORD = "sweep.yaml", "sweep.json"
+SETTING_TABLE, PAIR_TABLE, LABELS = "sweep.parquet", "pairs.parquet", "labels.zarr"
 EXTRACTIONS = "extractions"
 
 
@@ -103,8 +104,8 @@ class Experiment:
             done = [trial for trial in found if trial.error is None]
             if done:
                 work.gather_labels(self.out / LABELS, done)
-        atomic.write_table(self.out / TABLE, table)
-        atomic.write_table(self.out / PAIRS, pairs)
+        atomic.write_table(self.out / SETTING_TABLE, table)
+        atomic.write_table(self.out / PAIR_TABLE, pairs)
         first = extractions[identity(settings[0])]
         assert isinstance(first, Extraction)
         record = {

@@ -17,7 +17,7 @@ from gpuclust.storage import store
 from gpuclust.storage.keys import content_key
 from gpuclust.storage.run_folder import read_record
 from gpuclust.sweep import subsets
-from gpuclust.sweep.experiment import EXTRACTIONS, LABELS, PAIRS, RECORD, SWEEP, TABLE
+from gpuclust.sweep.experiment import EXTRACTIONS, LABELS, PAIR_TABLE, RECORD, SETTING_TABLE, SWEEP
 from gpuclust.sweep.grid import SweepConfig, expand
 from gpuclust.sweep.sharing import Extraction, Trial, extraction_name
 from gpuclust.sweep.trial_list import extractions_wanted, read_extraction, trials_of
@@ -43,7 +43,7 @@ class Sweep:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        missing = [name for name in (SWEEP, RECORD, TABLE) if not (self.path / name).exists()]
+        missing = [name for name in (SWEEP, RECORD, SETTING_TABLE) if not (self.path / name).exists()]
         if missing:
             raise StoreError(
                 f"{self.path} is no finished gpuclust sweep: it has no {missing[0]}. Give the --out folder of a sweep, "
@@ -62,12 +62,12 @@ class Sweep:
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row per setting and seed: fields that vary, clusters, noise, agreement of halves and seeds, errors."""
-        return store.read_table(self.path / TABLE)
+        return store.read_table(self.path / SETTING_TABLE)
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
         """Agreement between settings that differ in nothing but the group of prompts."""
-        return store.read_table(self.path / PAIRS)
+        return store.read_table(self.path / PAIR_TABLE)
 
     @cached_property
     def labels(self) -> xr.DataArray:
@@ -141,7 +141,7 @@ class Sweep:
         path = self.path / RUNS / key
         choose(scheduler)
         if not path.exists():
-            chosen = subsets.group_members(extraction.prompts, trial.pattern, subset.source, subset.length)[: subset.n]
+            chosen = subsets.group_prompts(extraction.prompts, trial.pattern, subset.source, subset.length)[: subset.n]
             if len(chosen) == len(extraction.prompts):
                 link(extraction.run, path, config)
             else:

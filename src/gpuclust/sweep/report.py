@@ -12,7 +12,7 @@ from rich.markup import escape
 from gpuclust.storage import atomic
 from gpuclust.sweep import answers_page
 from gpuclust.sweep.answers import answers
-from gpuclust.sweep.experiment import PAIRS, RECORD, TABLE
+from gpuclust.sweep.experiment import PAIR_TABLE, RECORD, SETTING_TABLE
 
 PAGE, MARKDOWN = "sweep.html", "sweep.md"
 
@@ -30,7 +30,7 @@ def report(out: Path, markdown: Path | None, console: Console, quiet: bool) -> N
     quiet : bool
         No summary.
     """
-    table, pairs = pd.read_parquet(out / TABLE), pd.read_parquet(out / PAIRS)
+    table, pairs = pd.read_parquet(out / SETTING_TABLE), pd.read_parquet(out / PAIR_TABLE)
     record = json.loads((out / RECORD).read_text(encoding="utf8"))
     found = answers(table, pairs, record)
     written = answers_page.markdown(found, record)

@@ -51,16 +51,16 @@ class Layer:
     codes : array, (prompt,), int64
         Atom of every prompt, -1 for none.
     n_atoms : int
-    members : dict of Subset to pair of lists of int
+    atoms : dict of Subset to pair of lists of int
         The atoms of each half of every subset of the layer.
     """
 
     codes: Array
     n_atoms: int
-    members: dict[Subset, tuple[list[int], list[int]]]
+    atoms: dict[Subset, tuple[list[int], list[int]]]
 
 
-def group_members(prompts: pd.DataFrame, pattern: str, source: str | None, length: tuple[int, int] | None) -> Array:
+def group_prompts(prompts: pd.DataFrame, pattern: str, source: str | None, length: tuple[int, int] | None) -> Array:
     """Return the prompts of a group, in order.
 
     Parameters
@@ -98,7 +98,7 @@ def refuse_small(size: int, subset: Subset, prompts: pd.DataFrame, pattern: str)
     subset : Subset
         Of that group.
     prompts, pattern
-        As in `group_members`.
+        As in `group_prompts`.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def layers(subsets: Iterable[Subset], prompts: pd.DataFrame, pattern: str, seed:
     prompts : DataFrame
         With ``source`` and ``n_tokens``.
     pattern : str
-        As in `group_members`.
+        As in `group_prompts`.
     seed : int
         Of the halves.
 
@@ -132,7 +132,7 @@ def layers(subsets: Iterable[Subset], prompts: pd.DataFrame, pattern: str, seed:
     --------
     >>> prompts = pd.DataFrame({"source": ["a", "b"] * 4, "n_tokens": 5})
     >>> (layer,) = layers([Subset(None, None, 4), Subset(None, None, 8)], prompts, "(.*)", seed=0)
-    >>> layer.codes.tolist(), layer.members[Subset(None, None, 8)]
+    >>> layer.codes.tolist(), layer.atoms[Subset(None, None, 8)]
     ([0, 1, 1, 0, 3, 2, 3, 2], ([0, 2], [1, 3]))
     """
     by_group: dict[Any, list[Subset]] = {}
@@ -140,25 +140,25 @@ def layers(subsets: Iterable[Subset], prompts: pd.DataFrame, pattern: str, seed:
         by_group.setdefault(subset.group, []).append(subset)
     made: list[Layer] = []
     for (source, length), nested in by_group.items():
-        members = group_members(prompts, pattern, source, length)[: nested[-1].n]
-        fits = (layer for layer in made if (layer.codes[members] < 0).all())
+        chosen = group_prompts(prompts, pattern, source, length)[: nested[-1].n]
+        fits = (layer for layer in made if (layer.codes[chosen] < 0).all())
         layer = next(fits, None)
         if layer is None:
             made.append(layer := Layer(np.full(len(prompts), -1, dtype=np.int64), 0, {}))
-        made[made.index(layer)] = _with_group(layer, members, nested, seed)
+        made[made.index(layer)] = _with_group(layer, chosen, nested, seed)
     return made
 
 
-def _with_group(layer: Layer, members: Array, nested: Sequence[Subset], seed: int) -> Layer:
+def _with_group(layer: Layer, chosen: Array, nested: Sequence[Subset], seed: int) -> Layer:
     """Add a group and its prefixes to a layer."""
     codes, n_atoms = layer.codes.copy(), layer.n_atoms
-    known = dict(layer.members)
-    halves = half_of(len(members), seed)
+    known = dict(layer.atoms)
+    halves = half_of(len(chosen), seed)
     first: list[int] = []
     second: list[int] = []
     start = 0
     for subset in nested:
-        codes[members[start : subset.n]] = n_atoms + halves[start : subset.n]
+        codes[chosen[start : subset.n]] = n_atoms + halves[start : subset.n]
         first, second = [*first, n_atoms], [*second, n_atoms + 1]
         known[subset] = (first, second)
         n_atoms += 2

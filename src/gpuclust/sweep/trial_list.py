@@ -115,7 +115,7 @@ def _group_sizes(
         if _kind(setting) == (False, False) or not isinstance(extraction, Extraction):
             continue
         pattern, prompts = sweep.source_pattern, extraction.prompts
-        size = len(subsets.group_members(prompts, pattern, setting.source, setting.length))
+        size = len(subsets.group_prompts(prompts, pattern, setting.source, setting.length))
         own = sizes.setdefault(_kind(setting), {})
         group = setting.source, setting.length
         try:

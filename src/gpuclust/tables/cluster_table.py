@@ -60,15 +60,15 @@ def cluster_table(
     overall = prompts["source"].value_counts(normalize=True)
     rows = []
     for cluster in [NOISE, *range(n_clusters)]:
-        members = kept[kept["label"] == cluster]
+        own = kept[kept["label"] == cluster]
         row: dict[str, Any] = dict.fromkeys(CLUSTER_COLUMNS) | {
             "cluster": cluster,
-            "size": len(members),
-            "ratio": len(members) / len(kept) if len(kept) else 0.0,
-            "features": members["feature"].tolist(),
+            "size": len(own),
+            "ratio": len(own) / len(kept) if len(kept) else 0.0,
+            "features": own["feature"].tolist(),
         }
         if cluster != NOISE:
-            mean = members["mean"].to_numpy()
+            mean = own["mean"].to_numpy()
             top, marked = (
                 describe_prompts(
                     prompts, chosen[: config.top_prompts, cluster], strength[:, cluster], cluster, marks or {}
@@ -81,9 +81,9 @@ def cluster_table(
             row |= {
                 "persistence": float(persistence[cluster]),
                 "mean_activation": float(mean.mean()),
-                "max_activation": float(members["max"].max()),
-                "std_activation": float(np.sqrt((members["std"] ** 2).mean() + mean.var())),
-                "sparsity": float(members["sparsity"].mean()),
+                "max_activation": float(own["max"].max()),
+                "std_activation": float(np.sqrt((own["std"] ** 2).mean() + mean.var())),
+                "sparsity": float(own["sparsity"].mean()),
                 "top_prompts": top,
                 "distinctive_prompts": marked,
                 "keywords": words[cluster],

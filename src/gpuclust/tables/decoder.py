@@ -19,7 +19,7 @@ def unit_rows(decoder: Array) -> Array:
     return scaled
 
 
-def cohesion(unit: Array, members: Sequence[Array], pool: Array, seed: int = 0) -> dict[str, Array]:
+def cohesion(unit: Array, clusters: Sequence[Array], pool: Array, seed: int = 0) -> dict[str, Array]:
     """Compare the decoder cosine inside each cluster with random sets of as many features.
 
     The cosine of a set of n unit rows u is the mean over its pairs, (‖Σ u‖² - n) / (n (n - 1)).
@@ -28,7 +28,7 @@ def cohesion(unit: Array, members: Sequence[Array], pool: Array, seed: int = 0) 
     ----------
     unit : array, (feature, d), float32
         As from `unit_rows`.
-    members : sequence of int arrays
+    clusters : sequence of int arrays
         Rows of each cluster, two at least.
     pool : int array
         Rows that random sets are drawn from, without replacement: the kept features.
@@ -43,8 +43,8 @@ def cohesion(unit: Array, members: Sequence[Array], pool: Array, seed: int = 0) 
     """
     rng = np.random.default_rng(seed)
     drawn: dict[int, Array] = {}
-    own, expected, p = (np.empty(len(members)) for _ in range(3))
-    for c, rows in enumerate(members):
+    own, expected, p = (np.empty(len(clusters)) for _ in range(3))
+    for c, rows in enumerate(clusters):
         size = len(rows)
         if size not in drawn:
             drawn[size] = np.array([_cosine(unit, rng.choice(pool, size, replace=False)) for _ in range(N_SETS)])
@@ -66,7 +66,7 @@ def _cosine(unit: Array, rows: Array) -> float:
     return float((total @ total - squares) / (len(rows) * (len(rows) - 1)))
 
 
-def promoted(unit: Array, members: Sequence[Array], unembedding: Array, n: int) -> Array:
+def promoted(unit: Array, clusters: Sequence[Array], unembedding: Array, n: int) -> Array:
     """Find the output tokens that each cluster's mean decoder direction promotes most.
 
     The logits are d W_U, with d the mean of the cluster's unit decoder rows: the direct path from the SAE's hook to the
@@ -75,7 +75,7 @@ def promoted(unit: Array, members: Sequence[Array], unembedding: Array, n: int) 
     Parameters
     ----------
     unit : array, (feature, d), float32
-    members : sequence of int arrays
+    clusters : sequence of int arrays
         Rows of each cluster.
     unembedding : array, (d, vocabulary), float32
         W_U.
@@ -88,10 +88,10 @@ def promoted(unit: Array, members: Sequence[Array], unembedding: Array, n: int) 
         Token ids, strongest first.
     """
     n = min(n, unembedding.shape[1])
-    found = np.empty((len(members), n), dtype=np.int64)
+    found = np.empty((len(clusters), n), dtype=np.int64)
     step = max(1, BLOCK // unembedding.shape[1])
-    for start in range(0, len(members), step):
-        directions = np.stack([unit[rows].mean(axis=0) for rows in members[start : start + step]])
+    for start in range(0, len(clusters), step):
+        directions = np.stack([unit[rows].mean(axis=0) for rows in clusters[start : start + step]])
         for c, logits in enumerate(directions @ unembedding, start):
             best = np.argpartition(-logits, n - 1)[:n]
             found[c] = best[np.lexsort((best, -logits[best]))]

@@ -20,7 +20,7 @@ N_MARKING = 30  # most distinctive prompts, whose words and sources describe a c
 
 
 @dataclass(frozen=True)
-class Members:
+class ByCluster:
     """The clustered features, cluster by cluster.
 
     Attributes
@@ -36,7 +36,7 @@ class Members:
     sizes: Array
 
 
-def members(columns: Array, labels: Array) -> Members:
+def by_cluster(columns: Array, labels: Array) -> ByCluster:
     """Sort features by cluster; noise is left out.
 
     Parameters
@@ -47,10 +47,10 @@ def members(columns: Array, labels: Array) -> Members:
     order = np.argsort(labels, kind="stable")
     order = order[labels[order] > NOISE]
     sizes = np.bincount(labels[order], minlength=int(labels.max(initial=NOISE)) + 1)
-    return Members(columns[order], np.cumsum(sizes) - sizes, sizes)
+    return ByCluster(columns[order], np.cumsum(sizes) - sizes, sizes)
 
 
-def average(block: Array, clusters: Members) -> Array:
+def average(block: Array, clusters: ByCluster) -> Array:
     """Average abs(a) over the features of every cluster.
 
     Parameters

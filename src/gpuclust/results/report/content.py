@@ -18,7 +18,7 @@ from gpuclust.types import Array
 
 NEIGHBORS = 10  # a feature card
 HEAT_CLUSTERS = 400  # the largest, in the heat map
-PAIRS = 200  # of correlated clusters listed
+PAIRS_LISTED = 200  # of correlated clusters listed
 PROMPT_CHARACTERS = 6_000_000  # of the clusters' prompts, in all
 FLOATS = ("entropy", "varentropy", "sparsity", "mean", "std", "max", "probability", "outlier_score", "x", "y")
 SHOWN_SOURCES = 8
@@ -132,7 +132,7 @@ def _similarity(out: Path, clusters: pd.DataFrame, threshold: float) -> tuple[di
     matrix[a[both], b[both]] = matrix[b[both], a[both]] = values[both]
     np.fill_diagonal(matrix, 127)
     strong = pairs[pairs["correlation"].abs() > threshold]
-    listed = strong.sort_values("correlation", key=abs, ascending=False).head(PAIRS)
+    listed = strong.sort_values("correlation", key=abs, ascending=False).head(PAIRS_LISTED)
     return {
         "heat_clusters": order,
         "n_clusters": len(real),

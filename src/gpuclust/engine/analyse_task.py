@@ -1,0 +1,127 @@
+"""The task of the analyse stage: what each cluster does, says and shares, from the store, the texts and the decoder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust import schema
+from gpuclust.config import Config
+from gpuclust.hardware import budget
+from gpuclust.storage import atomic, store
+from gpuclust.tables import feature_table
+from gpuclust.types import Array
+
+if TYPE_CHECKING:
+    from gpuclust.tables.profiles import ByCluster, Profile
+
+log = logging.getLogger("gpuclust")
+
+
+def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
+    """Make the cluster tables; one pass over the store for the clusters' activations, two over those.
+
+    Parameters
+    ----------
+    out, config, rows : as in `prompts_task` and `reduce_task`
+    """
+    from gpuclust.extraction import encoders
+    from gpuclust.tables import cluster_table, keywords, labeller, profiles, prompt_text
+
+    features = pd.read_parquet(out / schema.FEATURES)
+    prompts = pd.read_parquet(out / schema.PROMPTS)
+    examples = pd.read_parquet(out / schema.EXAMPLES)
+    kept = features[features["kept"]]
+    label = kept["label"].to_numpy(dtype=np.int64)
+    profile = cluster_profile(out, profiles.by_cluster(kept["feature"].to_numpy(), label), rows, config, prompts)
+    checked = pd.read_parquet(out / schema.QUALITY)
+    more: dict[str, Any] = {name: checked[name].tolist() for name in ("verdict", "stability", "silhouette")}
+    clustered = features.loc[feature_table.is_point(features), "label"].to_numpy(dtype=np.int64)
+    more |= {"tree_node": cluster_table.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), clustered)}
+    notes: list[str] = []
+    spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
+    spans[["feature", "rank"]] = examples[["feature", "rank"]]
+    if "tokens" in prompts:  # not of imported activations
+        tokenizer = encoders.load_tokenizer(config)
+        tokens = keywords.peak_tokens(features, examples, prompts, tokenizer)
+        more["tokens"] = [tokens.get(c, []) for c in range(len(profile.correlation))]
+        spans = prompt_text.peak_spans(examples, prompts, tokenizer)
+        columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
+        more |= columns
+    atomic.write_table(out / schema.EXAMPLE_SPANS, spans)
+    marks = cluster_table.peak_marks(features, examples, spans)
+    clusters = cluster_table.cluster_table(
+        features, prompts, profile, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
+    )
+    atomic.write_table(out / schema.CLUSTER_SIMILARITY, cluster_table.similarity(profile.correlation))
+    if config.analyse.labeller is not None:
+        real = clusters["cluster"] != schema.NOISE
+        clusters.loc[real, "name"] = labeller.apply(config.analyse.labeller, clusters[real].reset_index(drop=True))
+    atomic.write_table(out / schema.CLUSTERS, clusters)
+    return {"rows": len(profile.correlation), "notes": notes}
+
+
+def cluster_profile(out: Path, clusters: ByCluster, rows: int, config: Config, prompts: pd.DataFrame) -> Profile:
+    """Write the clusters' activations on every prompt, and reduce them.
+
+    Parameters
+    ----------
+    out, config, rows : as in `analyse_task`
+    clusters, prompts : ByCluster and DataFrame
+    """
+    import zarr
+
+    from gpuclust.tables import profiles
+
+    n_clusters = len(clusters.sizes)
+    blocks = store.read_rows(out / schema.ACTIVATIONS, rows)
+    activation = store.Stream(
+        (len(prompts), n_clusters), (profiles.average(block, clusters) for _, block in blocks), budget.PROFILE_ROWS
+    )
+    variables = {
+        "activation": (("prompt", "cluster"), activation),
+        "prompt": (("prompt",), prompts["prompt"].to_numpy()),
+        "cluster": (("cluster",), np.arange(n_clusters)),
+    }
+    store.write_dataset(out / schema.CLUSTER_ACTIVATIONS, variables, {"unit": "mean |a| of the cluster's features"})
+    stored: Any = zarr.open_array(out / schema.CLUSTER_ACTIVATIONS / "activation", mode="r")
+
+    def again() -> Iterator[Array]:  # blocks of one size, whatever the memory: equal results to the last bit
+        yield from (stored[first : first + activation.rows] for first in range(0, len(prompts), activation.rows))
+
+    n_marking = max(profiles.N_MARKING, config.analyse.top_prompts)
+    return profiles.profile(again, n_clusters, config.analyse.top_prompts, n_marking)
+
+
+def decoder_columns(
+    config: Config, kept: Array, label: Array, tokenizer: Any
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Compute what the decoder says about each cluster, and why something could not be had.
+
+    Parameters
+    ----------
+    config, tokenizer : Config and Hugging Face tokenizer
+    kept, label : array, (kept,), int64: the SAE's numbers of the features, and their clusters
+    """
+    from gpuclust.extraction import encoders
+    from gpuclust.tables import decoder
+
+    clusters = [kept[label == c] for c in range(int(label.max(initial=schema.NOISE)) + 1)]
+    if not clusters:
+        return {}, []
+    weights, unembedding, why = encoders.load_directions(config, config.analyse.promoted_tokens > 0)
+    unit = decoder.unit_rows(weights)
+    columns: dict[str, list[Any]] = {
+        name: values.tolist() for name, values in decoder.cohesion(unit, clusters, kept, config.seed).items()
+    }
+    if unembedding is None:
+        log.info("analyse: no promoted tokens: %s", why)
+        return columns, [f"no promoted tokens: {why}"]
+    ids = decoder.promoted(unit, clusters, unembedding, config.analyse.promoted_tokens)
+    columns["promoted_tokens"] = [[tokenizer.decode([i]) for i in row] for row in ids.tolist()]
+    return columns, []

@@ -1,0 +1,39 @@
+"""The command ``gpuclust plan``, and ``gpuclust run --plan``: what a run would take, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpuclust import terminal
+
+DESCRIPTION = "Print what a run would take, stage by stage: passes, bytes and peak memory. Nothing runs."
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file; see configs/")
+    terminal.computing(parser)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Print what a run would take."""
+    from gpuclust import configfile
+    from gpuclust.engine.planning import show_plan
+    from gpuclust.tables import labeller
+
+    config = configfile.load(args.config, args.set)
+    if config.analyse.labeller is not None:
+        labeller.find(config.analyse.labeller)
+    show_plan(config, terminal.console(quiet=False), args.scheduler)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 2 bad input or configuration, 1 a failure."""
+    return terminal.command("gpuclust.plan", DESCRIPTION, arguments, work, given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
