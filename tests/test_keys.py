@@ -242,7 +242,8 @@ def test_versions_of_algorithms_are_in_the_keys(
     assert stage_key(newer, config, dict.fromkeys(NAMES, "")) != stage_key(stage, config, dict.fromkeys(NAMES, ""))
     expected = {
         "prompts": {"extraction"}, "extract": {"extraction"}, "reduce": {"moments", "trial"},
-        "neighbors": {"neighbors"}, "embed": {"embedding", "redrawn", "trial"}, "cluster": {"redrawn", "trial"}, "quality": {"trial"},
+        "neighbors": {"neighbors"}, "embed": {"embedding", "redrawn", "trial"}, "cluster": {"redrawn", "trial"},
+        "quality": {"trial"},
     }  # fmt: skip
     after = names(config)
     assert {kind for kind in before if before[kind] != after[kind]} == expected.get(name, set())
