@@ -168,6 +168,7 @@ def compare_numbers(row: pd.Series[Any], opened: Run, labels: np.ndarray[Any, An
     features, stages = opened.features, opened.record["stages"]
     np.testing.assert_array_equal(labels[0], features["label"].fillna(agreement.ABSENT).to_numpy(dtype=np.int64))
     assert (features["kept"].to_numpy() == (labels[0] != agreement.ABSENT)).all()
+    assert stages["cluster"]["members"] == opened.config.n_members
     quality = stages["quality"]
     expected = {**quality["clustering"], **{f"{name}_halves": value for name, value in quality["halves"].items()}}
     expected |= {"n_kept": features["kept"].sum(), "duplicates": stages["cluster"]["duplicates"]}

@@ -302,7 +302,7 @@ def cluster_task(
         "rows": int(mask.sum()),
         "clusters": len(result.persistence),
         "noise": int((features["label"] == schema.NOISE).sum()),
-        "members": max(len(members), 1),
+        "members": len(members) + 1,
         "warnings": list(result.notes),
     }
     if config.quality.duplicates:
