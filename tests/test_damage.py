@@ -14,7 +14,7 @@ from rich.console import Console
 import gpuclust
 from gpuclust import cli, schema, stage_table
 from gpuclust.engine.execute import execute
-from gpuclust.errors import CorruptDataError, StoreError
+from gpuclust.errors import CorruptDataError, GpuclustError, StoreError
 from gpuclust.storage import checksums, verifying
 from gpuclust.storage.run_folder import Folder
 from tests import tiny
@@ -72,8 +72,6 @@ def test_a_stage_with_a_damaged_file_is_not_done(run: Path, original: Path) -> N
         files = stage_table.get(name).writes(gpuclust.open_run(run).config)
         assert folder.done(name, entry["key"], files)
         for place in entry["checksums"]:
-            if place.startswith(f"{schema.ACTIVATIONS}/"):
-                continue
             flip(run / place)
             assert not folder.done(name, entry["key"], files), place
             shutil.copy(original / place, run / place)
@@ -101,6 +99,83 @@ def test_the_same_command_makes_anew_what_is_damaged(run: Path, original: Path, 
     np.testing.assert_array_equal(opened.neighbors["distances"], was.neighbors["distances"])
     assert opened.clusters.equals(was.clusters) or opened.clusters["size"].equals(was.clusters["size"])
     assert verifying.damages(run) == []
+
+
+def spoil(file: Path, how: str) -> None:
+    if how == "flipped":
+        flip(file)
+    elif how == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: -9 if how == "cut" else 0])
+
+
+TEMPLATE = [
+    f"{schema.ACTIVATIONS}/{name}" for name in ("zarr.json", "activations/zarr.json", "feature/c/0", "prompt/zarr.json")
+]
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "lost"])
+@pytest.mark.parametrize("place", [*TEMPLATE, f"{schema.SHARDS}/00001.json", schema.CONFIG])
+def test_the_same_command_mends_what_a_run_is_read_by(
+    place: str, how: str, run: Path, original: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Template, markers and configuration: refused by readers in one line, made anew, and no shard is lost by it."""
+    spoil(run / place, how)
+    if place in TEMPLATE:
+        for command in (["export", str(run), str(run.parent / "copy")], ["verify", str(run)]):
+            assert cli.main(command) == 1
+        assert "Traceback" not in capsys.readouterr().err
+        with pytest.raises(GpuclustError):
+            _ = gpuclust.open_run(run).activations
+    go(run.parent, settings)
+    if place != f"{schema.SHARDS}/00001.json" or how in ("cut", "empty"):  # else verify compares it
+        assert (run / place).read_bytes() == (original / place).read_bytes()
+        assert verifying.damages(run) == []
+    assert stages(run)["extract"].get("shards_computed", 0) <= max(1, stages(original)["extract"]["shards_computed"])
+    np.testing.assert_array_equal(gpuclust.open_run(run).activations, gpuclust.open_run(original).activations)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "lost"])
+def test_the_same_command_computes_a_shard_anew_that_is_not_whole(
+    how: str, run: Path, original: Path, settings: dict[str, Any]
+) -> None:
+    place = f"{schema.ACTIVATIONS}/activations/c/1/0"
+    spoil(run / place, how)
+    go(run.parent, settings)
+    assert (run / place).read_bytes() == (original / place).read_bytes()
+    assert stages(run)["extract"]["shards_computed"] == 1
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "lost"])
+@pytest.mark.parametrize("place", [schema.FEATURES, schema.CLUSTER_SIMILARITY, f"{schema.NEIGHBORS}/feature/c/0"])
+def test_reports_cards_and_comparisons_take_nothing_damaged(
+    place: str, how: str, run: Path, original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(run / place, how)
+    before = (run / schema.REPORT).read_bytes()
+    readers = [["report", str(run)]]
+    if not place.startswith(schema.NEIGHBORS):
+        readers.append(["show", str(run)])
+    if place == schema.FEATURES:
+        readers.append(["compare", str(run), str(original)])
+    for command in readers:
+        assert cli.main(command) == (2 if how == "lost" and not place.startswith(schema.NEIGHBORS) else 1), command
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.startswith("error: "), said
+        assert "The run's own command makes" in said, said
+    assert (run / schema.REPORT).read_bytes() == before
+
+
+def test_a_damaged_configuration_is_said_by_verify_and_not_used(
+    run: Path, original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / schema.CONFIG).write_text("seed: 1\n")
+    assert gpuclust.open_run(run).config == gpuclust.open_run(original).config
+    assert cli.main(["verify", str(run)]) == 1
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "configuration: config.yaml is not what run.json holds" in said
+    assert cli.main(["report", str(run)]) == 0
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "lost"])

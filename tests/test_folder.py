@@ -210,7 +210,10 @@ def test_every_stage_keeps_the_versions_that_made_it(
     settings: dict[str, Any], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_folder.versions()
-    assert all(entry["versions"] == first and entry["version"] == 1 for entry in entries(finished).values())
+    assert all(
+        entry["versions"] == first and entry["version"] == stage_table.get(name).version
+        for name, entry in entries(finished).items()
+    )
     later = first | {"numpy": "99"}
     monkeypatch.setattr(run_folder, "versions", lambda: later)
     go(finished.parent, settings)  # computes nothing
@@ -304,6 +307,12 @@ def test_a_configuration_alone_is_not_taken_for_a_run(
 def test_a_run_without_its_configuration_says_so(
     finished: Path, tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "out" / "config.yaml").unlink()
+    go(tmp_path, settings)  # the record has it too
+    assert (tmp_path / "out" / "config.yaml").exists()
+    record = json.loads((tmp_path / "out" / schema.RECORD).read_text())
+    del record["config"]  # as older versions wrote it
+    (tmp_path / "out" / schema.RECORD).write_text(json.dumps(record))
     (tmp_path / "out" / "config.yaml").unlink()
     go(tmp_path, settings, code=2)
     assert "holds a run without its config.yaml" in " ".join(capsys.readouterr().err.split())

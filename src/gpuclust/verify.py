@@ -44,7 +44,10 @@ def work(args: argparse.Namespace) -> None:
             console.print(f"{damage.stage}: {escape(damage.place)} {escape(damage.what)}", soft_wrap=True)
         if len(found) > SHOWN:
             console.print(f"and {len(found) - SHOWN:,} more")
-        first = min((damage.stage for damage in found), key=stage_table.NAMES.index)
+        broken = [damage.stage for damage in found if damage.stage != verifying.CONFIGURATION]
+        if not broken:
+            raise CorruptDataError(f"{args.run}: {schema.CONFIG} is damaged. The run's own command writes it anew")
+        first = min(broken, key=stage_table.NAMES.index)
         if first in stage_table.ACTIVATIONS and not (args.run / schema.SHARDS).exists():
             raise CorruptDataError(f"{args.run}: imported activations are damaged; import them again")
         if not writable:

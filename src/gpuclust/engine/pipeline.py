@@ -171,7 +171,7 @@ def _why(config: Config, known: Mapping[str, Any]) -> str:
 def _refuse_other_extraction(config: Config, out: Path, done: Mapping[str, Any], key: str) -> None:
     """Leave a store alone that holds activations of something else."""
     path, shards = out / schema.ACTIVATIONS, store.shards_done(out / schema.SHARDS)
-    if shards and path.exists() and store.attributes(path).get("extraction_key") != key:
+    if shards and path.exists() and store.begun_with(path) not in (None, key):
         raise StoreError(
             f"{path} holds {shards} shards that were computed with other settings, prompts or weights, or by another "
             "version. Give another --out, restore what was changed, or delete that folder; nothing in it was changed"

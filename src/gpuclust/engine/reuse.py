@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import yaml
 
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
-from gpuclust.storage import atomic, checksums, store
+from gpuclust.storage import atomic, checksums, reading, store
 from gpuclust.types import Array
 
 
@@ -77,14 +76,13 @@ def _rows(path: Path, prompts: Array, rows: int) -> Iterator[Array]:
 
 
 def _record(source: Path, folder: Path, config: Config | None, facts: dict[str, Any]) -> None:
-    text = (source / schema.CONFIG).read_text(encoding="utf8")
-    if config is not None:
-        text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
-    atomic.write_text(folder / schema.CONFIG, text)
-    record = json.loads((source / schema.RECORD).read_text(encoding="utf8"))
+    files = reading.Files(source)
+    settings = files.settings() if config is None else config.resolved()
+    atomic.write_text(folder / schema.CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    record = files.record()
     stages = {name: record["stages"][name] | facts for name in stage_table.ACTIVATIONS}
     if facts:  # other files
         for stage in stages.values():
             there = {name: n for name, n in stage.get("files", {}).items() if (folder / name).is_file()}
             stage |= {"files": there, "checksums": checksums.of_files(folder, there)}
-    atomic.write_json(folder / schema.RECORD, {**record, "stages": stages})
+    atomic.write_json(folder / schema.RECORD, {**record, "config": settings, "stages": stages})

@@ -162,17 +162,20 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     facts = x.done["prompts"]
     plan = x.plan(facts)
     path, shards = x.out / schema.ACTIVATIONS, x.out / schema.SHARDS
-    if path.exists() and store.attributes(path).get("extraction_key") != x.key:
+    attributes = {
+        **facts["attributes"],
+        "aggregate": x.config.extract.aggregate,
+        "exclude_special_tokens": x.config.extract.exclude_special_tokens,
+        "extraction_key": x.key,
+    }
+    template = (path, facts["rows"], facts["d_sae"], x.config.store, attributes)
+    if path.exists() and store.begun_with(path) not in (None, x.key):
         log.warning("extract: %s was begun with other settings, has no shards yet, and is made anew", path)
         shutil.rmtree(path)
     if not path.exists():
-        attributes = {
-            **facts["attributes"],
-            "aggregate": x.config.extract.aggregate,
-            "exclude_special_tokens": x.config.extract.exclude_special_tokens,
-            "extraction_key": x.key,
-        }
-        store.create(path, facts["rows"], facts["d_sae"], x.config.store, attributes)
+        store.create(*template)
+    elif restored := store.restore(*template):
+        log.warning("extract: %s of %s are damaged and made anew", ", ".join(restored[:3]), path)
     tokens = pd.read_parquet(x.out / schema.PROMPTS, columns=["tokens"])["tokens"].tolist()
     items = []
     again: dict[str, int] = {}

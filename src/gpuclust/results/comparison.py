@@ -24,7 +24,7 @@ from gpuclust.errors import InputError, StoreError
 from gpuclust.formatting import plain
 from gpuclust.results import html_page
 from gpuclust.results.run import Run
-from gpuclust.storage import atomic, store
+from gpuclust.storage import atomic
 from gpuclust.storage.keys import fingerprint
 from gpuclust.storage.run_folder import differences
 from gpuclust.types import Array
@@ -112,7 +112,7 @@ def read_labels(run: Run) -> Array:
 def _sae(run: Run) -> tuple[str, str]:
     """The SAE of a run: what to call it, and what tells it apart (content of its folder where that is at hand)."""
     settings = run.config.sae
-    hook = store.attributes(run.path / schema.ACTIVATIONS).get("hook_name", settings.hook_name)
+    hook = run.attributes.get("hook_name", settings.hook_name)
     name = settings.label
     content: Any = name
     if settings.path is not None:

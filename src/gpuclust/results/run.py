@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.configfile import validate
-from gpuclust.errors import ActivationError, CorruptDataError, InputError, StoreError
+from gpuclust.errors import ActivationError, InputError, StoreError
 from gpuclust.results.inputs import as_activations
-from gpuclust.storage import checksums, store
-from gpuclust.storage.run_folder import read_record
+from gpuclust.storage import reading
 from gpuclust.types import Array
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._checked: set[str] = set()  # files
+        self._files = reading.Files(self.path)
         if not (self.path / schema.CONFIG).exists():
             raise StoreError(
                 f"{self.path} is no gpuclust run: it has no {schema.CONFIG}. Give the --out folder of a run"
@@ -56,13 +54,12 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The resolved configuration."""
-        text = (self.path / schema.CONFIG).read_text(encoding="utf8")
-        return validate(yaml.safe_load(text), where=str(self.path / schema.CONFIG))
+        return validate(self._files.settings(), where=str(self.path / schema.CONFIG))
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """``run.json``: versions, device, scheduler, and per stage time, rows, bytes and memory."""
-        return read_record(self._file(schema.RECORD))
+        return self._files.record()
 
     @cached_property
     def activations(self) -> xr.DataArray:
@@ -70,34 +67,40 @@ class Run:
         return self._dataset(schema.ACTIVATIONS)["activations"]
 
     @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """What is known of the activations: model, SAE, hook and how they were aggregated."""
+        found: dict[str, Any] = self.record["stages"].get("prompts", {}).get("attributes", {})
+        return found
+
+    @cached_property
     def features(self) -> pd.DataFrame:
         """A row per SAE feature, columns of ``schema.FEATURE_COLUMNS``."""
-        return store.read_table(self._file(schema.FEATURES))
+        return self._files.table(schema.FEATURES)
 
     @cached_property
     def clusters(self) -> pd.DataFrame:
         """A row per cluster and one for noise, columns of ``schema.CLUSTER_COLUMNS``."""
-        return store.read_table(self._file(schema.CLUSTERS))
+        return self._files.table(schema.CLUSTERS)
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
         """A row per prompt, columns of ``schema.PROMPT_COLUMNS``."""
-        return store.read_table(self._file(schema.PROMPTS))
+        return self._files.table(schema.PROMPTS)
 
     @cached_property
     def examples(self) -> pd.DataFrame:
         """The strongest prompts of every feature, columns of ``schema.EXAMPLE_COLUMNS``."""
-        return store.read_table(self._file(schema.EXAMPLES))
+        return self._files.table(schema.EXAMPLES)
 
     @cached_property
     def example_spans(self) -> pd.DataFrame:
         """Where in its prompt each example peaks, columns of ``schema.SPAN_COLUMNS``; a row per row of `examples`."""
-        return store.read_table(self._file(schema.EXAMPLE_SPANS))
+        return self._files.table(schema.EXAMPLE_SPANS)
 
     @cached_property
     def cluster_similarity(self) -> pd.DataFrame:
         """A row per pair of clusters, columns of ``schema.SIMILARITY_COLUMNS``."""
-        return store.read_table(self._file(schema.CLUSTER_SIMILARITY))
+        return self._files.table(schema.CLUSTER_SIMILARITY)
 
     @cached_property
     def neighbors(self) -> xr.Dataset:
@@ -117,7 +120,7 @@ class Run:
     @property
     def neuronpedia_id(self) -> str | None:
         """The SAE's id on Neuronpedia, such as ``gpt2-small/6-res-jb``, or None."""
-        found: str | None = self.record["stages"].get("prompts", {}).get("attributes", {}).get("neuronpedia_id")
+        found: str | None = self.attributes.get("neuronpedia_id")
         return found
 
     def map(self) -> Figure:
@@ -188,7 +191,7 @@ class Run:
         kept = self.features[self.features["kept"]].reset_index(drop=True)
         columns = kept["feature"].to_numpy()
         place = feature_table.point_rows(self.features)
-        blocks = store.read_rows(self._file(schema.ACTIVATIONS), budget.MAX_ROWS)
+        blocks = store.read_rows(self._files.path(schema.ACTIVATIONS), budget.MAX_ROWS)
         x = hstack([csc_array(block[:, columns].T.astype(np.float32)) for _, block in blocks], format="csr")
         indices = self.neighbors["indices"].values[place, 1:]  # a copy has the neighbours of its point
         width = indices.shape[1]
@@ -207,31 +210,8 @@ class Run:
     def _dataset(self, name: str) -> xr.Dataset:
         import xarray as xr
 
-        opened: xr.Dataset = xr.open_zarr(self._file(name))
+        opened: xr.Dataset = xr.open_zarr(self._files.path(name))
         return opened
-
-    def _file(self, name: str) -> Path:
-        path = self.path / name
-        if not path.exists():
-            raise StoreError(f"{self.path} has no {name}: the run has not come that far, or was made without it")
-        if name not in self._checked:
-            self._check(name)
-            self._checked.add(name)
-        return path
-
-    def _check(self, name: str) -> None:
-        """Refuse a file, or one in a folder, that is not what its stage wrote; done once for each."""
-        if name == schema.ACTIVATIONS:  # Zarr would read zeros
-            store.refuse_missing(self.path / name)
-        stages = read_record(self.path / schema.RECORD)["stages"] if (self.path / schema.RECORD).exists() else {}
-        for stage, entry in stages.items():
-            own = {place: was for place, was in entry.get("checksums", {}).items()
-                   if place == name or place.startswith(f"{name}/")}  # fmt: skip
-            if bad := checksums.damaged(self.path, own):
-                raise CorruptDataError(
-                    f"{self.path / bad[0]} is not what the stage {stage} wrote: it fails its checksum. The run's own "
-                    "command makes it anew"
-                )
 
 
 def open_run(path: str | Path) -> Run:

@@ -14,7 +14,7 @@ from rich.table import Table
 from gpuclust import schema
 from gpuclust.formatting import gigabytes
 from gpuclust.schema import NOISE
-from gpuclust.storage import store
+from gpuclust.storage import reading
 
 SHOWN = 12  # clusters
 
@@ -31,8 +31,9 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     console : Console
     """
     stages = record["stages"]
-    clusters = store.read_table(out / schema.CLUSTERS)
-    features = store.read_table(out / schema.FEATURES, columns=["kept", "quadrant", "entropy", "varentropy"])
+    run = reading.Files(out)
+    clusters = run.table(schema.CLUSTERS)
+    features = run.table(schema.FEATURES, ["kept", "quadrant", "entropy", "varentropy"])
     attributes = stages["prompts"].get("attributes", {})
     reduce, select = stages["reduce"], stages["select"]
     where = f"{attributes.get('model', '?')} · {attributes.get('hook_name', '?')} · {attributes.get('sae', '?')}"
@@ -62,7 +63,7 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
         if len(real) > SHOWN:
             console.print(f"[dim]… and {len(real) - SHOWN} more in {schema.CLUSTERS}[/dim]")
         _top_prompts(real.head(3), console)
-        _similar(out, console)
+        _similar(run, console)
     for warning in record.get("warnings", []):
         console.print(f"[yellow]! {escape(warning)}[/yellow]")
     peaks = [max(stage["peak_bytes"].values()) for stage in stages.values() if stage.get("peak_bytes")]
@@ -139,8 +140,8 @@ def _top_prompts(clusters: pd.DataFrame, console: Console) -> None:
         console.print(table)
 
 
-def _similar(out: Path, console: Console) -> None:
-    pairs = pd.read_parquet(out / schema.CLUSTER_SIMILARITY).dropna()
+def _similar(run: reading.Files, console: Console) -> None:
+    pairs = run.table(schema.CLUSTER_SIMILARITY).dropna()
     pairs = pairs.reindex(pairs["correlation"].abs().sort_values(ascending=False).index).head(5)
     if len(pairs):
         listed = ", ".join(f"{a}–{b} {r:+.2f}" for a, b, r in pairs.itertuples(index=False, name=None))

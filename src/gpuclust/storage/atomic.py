@@ -50,11 +50,20 @@ def is_leftover(path: Path) -> bool:
     return re.search(r"\.\d+\.tmp$", path.name) is not None
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder and in those in it; whoever calls this holds it alone."""
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left in a folder and in those in it; whoever calls this holds it alone.
+
+    With `name`, only what was to become that file or folder, and whose process is not there any more.
+    """
     for path in [*folder.glob("*.tmp"), *folder.glob("*/*.tmp")]:
-        if is_leftover(path):
+        if is_leftover(path) and (name is None or (path.name.startswith(f"{name}.") and not _alive(path))):
             remove(path)
+
+
+def _alive(path: Path) -> bool:
+    """Whether a process that is writing this is still there."""
+    numbers = [int(n) for n in re.findall(r"(?<=\.)\d+(?=\.tmp)", path.name)]
+    return any(Path(f"/proc/{n}").exists() for n in numbers) if Path("/proc").is_dir() else True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from gpuclust import schema
 from gpuclust.config import StoreConfig
 from gpuclust.errors import StoreError
-from gpuclust.storage import atomic, store
+from gpuclust.storage import atomic, reading, store
 
 
 def export(run: Path, target: Path, codec: str = "zstd") -> None:
@@ -26,7 +26,7 @@ def export(run: Path, target: Path, codec: str = "zstd") -> None:
     StoreError
         If there is no store, or `target` exists.
     """
-    source = run / schema.ACTIVATIONS
+    source = reading.Files(run).path(schema.ACTIVATIONS)
     array = store.open_array(source)
     config = StoreConfig.model_validate(
         {
@@ -36,6 +36,7 @@ def export(run: Path, target: Path, codec: str = "zstd") -> None:
     )  # fmt: skip
     if target.exists():
         raise StoreError(f"{target} exists already; give a path that does not, or delete it")
+    atomic.remove_leftovers(target.parent, target.name)
     with atomic.replacing(target) as partial:
         store.create(partial, array.shape[0], array.shape[1], config, store.attributes(source))
         step = store.shard_ranges(partial)[0][1]

@@ -23,7 +23,7 @@ import yaml
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
-from gpuclust.storage import atomic, checksums
+from gpuclust.storage import atomic, checksums, store
 from gpuclust.storage.atomic import write_json, write_text
 
 log = logging.getLogger("gpuclust")
@@ -106,10 +106,9 @@ class Folder:
             self.record = read_record(record)
             refuse_other_version(self.record, f"--out {path}", "run")
         if existing.exists() and record.exists():
-            stored = yaml.safe_load(existing.read_text(encoding="utf8"))
-            if not isinstance(stored, dict):
-                raise StoreError(f"{existing} is damaged: it holds no configuration. Restore it, or give another --out")
-            self._refuse_other_run(stored, resolved)
+            self._refuse_other_run(self.record.get("config") or read_settings(existing), resolved)
+        elif record.exists() and "config" in self.record:
+            self._refuse_other_run(self.record["config"], resolved)
         elif self.record["stages"]:
             raise StoreError(f"--out {path} holds a run without its {schema.CONFIG}. Restore it, or give another --out")
         elif not record.exists() and (there := others(path)):
@@ -118,7 +117,12 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
         for name in LEFT_IN:
             atomic.remove_leftovers(path / name)
-        self.record |= {"record_version": RECORD_VERSION, "versions": versions(), "python": platform.python_version()}
+        self.record |= {
+            "config": resolved,
+            "record_version": RECORD_VERSION,
+            "versions": versions(),
+            "python": platform.python_version(),
+        }
         if not record.exists():  # before the configuration, which alone would be anybody's
             self.save()
         write_text(existing, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
@@ -167,9 +171,9 @@ class Folder:
         known = entry.get("files", {})
         if not all((self.path / name).exists() and self._count(name) >= known.get(name, 1) for name in files):
             return False
-        template = f"{schema.ACTIVATIONS}/"  # which is not made anew while it has shards
-        sums = {name: was for name, was in entry.get("checksums", {}).items() if not name.startswith(template)}
-        bad = checksums.damaged(self.path, sums)
+        bad = checksums.damaged(self.path, entry.get("checksums", {}))
+        if schema.SHARDS in files:
+            bad += store.shards_changed(self.path / schema.ACTIVATIONS, self.path / schema.SHARDS)
         if bad:
             log.warning("%s: %s is not what the stage wrote, so it is made anew", stage, ", ".join(bad[:3]))
         return not bad
@@ -232,6 +236,24 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or "stages" not in data or not isinstance(data.get("record_version", 1), int):
         raise StoreError(f"{path} is no record of a run. Restore it, or compute the run anew in another --out")
     _refuse_newer(data, str(path))
+    return data
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a configuration that gpuclust wrote.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (yaml.YAMLError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+        said = " ".join(str(error).split())[:200]
+        raise StoreError(f"{path} is damaged ({said}). Restore it, or give another --out") from error
+    if not isinstance(data, dict):
+        raise StoreError(f"{path} is damaged: it holds no configuration. Restore it, or give another --out")
     return data
 
 

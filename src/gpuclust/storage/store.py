@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +75,37 @@ def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, att
         _consolidate(partial)
 
 
+def restore(
+    path: Path, n_prompts: int, n_features: int, config: StoreConfig, attributes: Mapping[str, Any]
+) -> list[str]:
+    """Put the template's files back where they are not those that `create` writes; shards stay as they are.
+
+    Parameters
+    ----------
+    path, n_prompts, n_features, config, attributes
+        As in `create`.
+
+    Returns
+    -------
+    list of str
+        What was put back.
+    """
+    found = []
+    fresh = path.with_name(f"{path.name}.fresh.{os.getpid()}.tmp")
+    atomic.remove(fresh)
+    try:
+        create(fresh, n_prompts, n_features, config, attributes)
+        for file in sorted(file for file in fresh.rglob("*") if file.is_file()):
+            place = file.relative_to(fresh)
+            if checksums.of_file(path / place) != checksums.of_file(file):
+                with atomic.replacing(path / place) as partial:
+                    partial.write_bytes(file.read_bytes())
+                found.append(place.as_posix())
+    finally:
+        atomic.remove(fresh)
+    return found
+
+
 def layout(n_prompts: int, n_features: int, config: StoreConfig) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the shapes of chunks and of shards; a shard is a whole number of chunks both ways.
 
@@ -109,6 +141,15 @@ def attributes(path: Path) -> dict[str, Any]:
     import zarr
 
     return dict(zarr.open_group(path, mode="r").attrs) if (path / "zarr.json").exists() else {}
+
+
+def begun_with(path: Path) -> str | None:
+    """Return the key of the extraction that a store was begun with; None where its attributes cannot be read."""
+    try:
+        found = json.loads((path / "zarr.json").read_text(encoding="utf8"))["attributes"]["extraction_key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def shards_done(shards: Path) -> int:
@@ -250,16 +291,47 @@ def shard_done(path: Path, shards: Path, index: int, key: str) -> str | None:
     path, shards, index, key
         As in `write_shard`.
     """
-    marker_file = shards / f"{index:05d}.json"
-    if not marker_file.exists():
-        return "not computed yet"
-    marker = json.loads(marker_file.read_text())
+    marker = _marker(shards / f"{index:05d}.json")
+    if isinstance(marker, str):
+        return marker
     if marker["key"] != key:
         return "computed with another configuration"
     for name, file in _files(path, shards, index).items():
         if checksums.of_file(file) != marker["files"][name]:
             return f"the {name} file does not match its checksum"
     return None
+
+
+def _marker(file: Path) -> dict[str, Any] | str:
+    """A shard's marker, or why it has none."""
+    if not file.exists():
+        return "not computed yet"
+    try:
+        marker = json.loads(file.read_text(encoding="utf8"))
+    except ValueError:
+        marker = None
+    if not isinstance(marker, dict) or not isinstance(marker.get("key"), str):
+        return "its marker is damaged"
+    files = marker.get("files")
+    return marker if isinstance(files, dict) and files.keys() == {"activations", "states"} else "its marker is damaged"
+
+
+def shards_changed(path: Path, shards: Path) -> list[str]:
+    """Return the files of shards that have not the size in their marker, and markers that say nothing.
+
+    Nothing is read but the markers: whether their bytes are right is seen when they are read, or by ``verify``.
+    """
+    found = []
+    for file in sorted(shards.glob("*.json")):
+        marker = _marker(file)
+        if isinstance(marker, str):
+            found.append(f"{shards.name}/{file.name}")
+            continue
+        for name, own in _files(path, shards, int(file.stem)).items():
+            size = own.stat().st_size if own.is_file() else None
+            if name == "activations" and size != (marker["files"][name] or [None])[0]:
+                found.append(own.relative_to(path.parent).as_posix())
+    return found
 
 
 def read_states(shards: Path, index: int) -> dict[str, Array] | None:

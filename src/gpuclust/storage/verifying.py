@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from gpuclust import schema, stage_table
-from gpuclust.errors import CorruptDataError
+from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import atomic, checksums, store
-from gpuclust.storage.run_folder import read_record
+from gpuclust.storage.run_folder import read_record, read_settings
+
+CONFIGURATION = "configuration"  # stands for a stage: the run's own command writes it first of all
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,15 @@ def damages(run: Path) -> list[Damage]:
     StoreError
         If the record itself cannot be read.
     """
-    stages = read_record(run / schema.RECORD)["stages"]
+    record = read_record(run / schema.RECORD)
+    stages = record["stages"]
     found: list[Damage] = []
+    if "config" in record:
+        try:
+            same = read_settings(run / schema.CONFIG) == record["config"]
+        except (OSError, StoreError):
+            same = False
+        found += [] if same else [Damage(CONFIGURATION, schema.CONFIG, f"is not what {schema.RECORD} holds")]
     for stage in [name for name in stage_table.NAMES if name in stages]:
         entry = stages[stage]
         gone = [name for name in entry.get("files", {}) if not (run / name).exists()]

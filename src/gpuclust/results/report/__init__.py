@@ -16,8 +16,7 @@ from pathlib import Path
 from gpuclust import schema
 from gpuclust.errors import StoreError
 from gpuclust.results.report import content, pack
-from gpuclust.storage import atomic
-from gpuclust.storage.run_folder import read_record
+from gpuclust.storage import atomic, reading
 
 log = logging.getLogger("gpuclust")
 
@@ -50,16 +49,17 @@ def write(out: Path) -> int:
     if missing := [name for name in NEEDED if not (out / name).exists()]:
         raise StoreError(
             f"{out} cannot be reported: it has no {', '.join(missing)}. Give the --out folder of a run whose stage "
-            "analyse is done"
+            "analyse is done. The run's own command makes what is missing"
         )
-    record = read_record(out / schema.RECORD)
+    run = reading.Files(out)
+    record = run.record()
     if "analyse" not in record["stages"]:
         raise StoreError(
             f"{out} cannot be reported: its stage analyse is not done; the same command goes on from there"
         )
     from plotly.offline import get_plotlyjs
 
-    data, arrays = content.collect(out, record)
+    data, arrays = content.collect(run, record)
     page = files(__name__) / "page"
     libraries = get_plotlyjs()
     # One scope for all: page scripts share their names, and nothing leaks into the page.

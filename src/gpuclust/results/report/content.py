@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from gpuclust import schema
 from gpuclust.results import palette
 from gpuclust.results.report import contexts, tree
 from gpuclust.schema import NOISE
+from gpuclust.storage import reading
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -30,7 +29,7 @@ PLACED = {
 }  # fmt: skip
 
 
-def collect(out: Path, record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
     """Read a run's tables and choose what the report holds, beside its record.
 
     Returns
@@ -40,17 +39,17 @@ def collect(out: Path, record: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     dict of arrays
         A value per feature, neighbour, context, node or pair of clusters; see `pack`.
     """
-    settings = yaml.safe_load((out / schema.CONFIG).read_text(encoding="utf8"))
-    features = pd.read_parquet(out / schema.FEATURES).sort_values("feature", ignore_index=True)
-    clusters = pd.read_parquet(out / schema.CLUSTERS)
-    prompts = pd.read_parquet(out / schema.PROMPTS, columns=["prompt", "text", "source"])
-    similarity, arrays = _similarity(out, clusters, settings["analyse"]["similarity_threshold"])
+    settings = run.settings()
+    features = run.table(schema.FEATURES).sort_values("feature", ignore_index=True)
+    clusters = run.table(schema.CLUSTERS)
+    prompts = run.table(schema.PROMPTS, ["prompt", "text", "source"])
+    similarity, arrays = _similarity(run, clusters, settings["analyse"]["similarity_threshold"])
     pieces: list[str] = []
-    if (out / schema.EXAMPLE_SPANS).exists():
-        examples, spans = (pd.read_parquet(out / name) for name in (schema.EXAMPLES, schema.EXAMPLE_SPANS))
+    if schema.EXAMPLE_SPANS in run:
+        examples, spans = run.table(schema.EXAMPLES), run.table(schema.EXAMPLE_SPANS)
         pieces, found = contexts.collect(examples, spans, prompts, len(features))
         arrays |= found
-    arrays |= _features(features) | _neighbors(out, features) | _tree(out, clusters)
+    arrays |= _features(features) | _neighbors(run, features) | _tree(run, clusters)
     sources = pd.Categorical(prompts["source"])
     arrays["prompt_source"] = sources.codes.astype(np.int32)
     attributes = record["stages"]["prompts"].get("attributes", {})
@@ -88,13 +87,11 @@ def _medians(features: pd.DataFrame) -> dict[str, float]:
     return {name: float(kept[name].median()) for name in ("entropy", "varentropy", "sparsity")}
 
 
-def _neighbors(out: Path, features: pd.DataFrame) -> dict[str, Array]:
+def _neighbors(run: reading.Files, features: pd.DataFrame) -> dict[str, Array]:
     """The nearest features of the kept features, in their order, the feature itself left out."""
-    import zarr
-
-    if not (out / schema.NEIGHBORS).exists():
+    if schema.NEIGHBORS not in run:  # an older run
         return {}
-    group: Any = zarr.open_group(out / schema.NEIGHBORS, mode="r")
+    group: Any = run.group(schema.NEIGHBORS)
     if not np.array_equal(group["feature"][:], features.loc[feature_table.is_point(features), "feature"].to_numpy()):
         return {}
     columns, place = (
@@ -107,17 +104,19 @@ def _neighbors(out: Path, features: pd.DataFrame) -> dict[str, Array]:
     }
 
 
-def _tree(out: Path, clusters: pd.DataFrame) -> dict[str, Array]:
-    if "tree_node" not in clusters or not (out / schema.CONDENSED_TREE).exists():
+def _tree(run: reading.Files, clusters: pd.DataFrame) -> dict[str, Array]:
+    if "tree_node" not in clusters or schema.CONDENSED_TREE not in run:
         return {}
     real = clusters.dropna(subset="tree_node")
     nodes = dict(zip(real["tree_node"].astype(int).tolist(), real["cluster"].tolist(), strict=True))
-    return tree.layout(pd.read_parquet(out / schema.CONDENSED_TREE), nodes)
+    return tree.layout(run.table(schema.CONDENSED_TREE), nodes)
 
 
-def _similarity(out: Path, clusters: pd.DataFrame, threshold: float) -> tuple[dict[str, Any], dict[str, Array]]:
+def _similarity(
+    run: reading.Files, clusters: pd.DataFrame, threshold: float
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """The matrix of correlations of the largest clusters, in 1/127, and the pairs above the threshold."""
-    pairs = pd.read_parquet(out / schema.CLUSTER_SIMILARITY)
+    pairs = run.table(schema.CLUSTER_SIMILARITY)
     real = clusters[clusters["cluster"] != NOISE]
     shown = real.nlargest(HEAT_CLUSTERS, "size")
     if "similarity_rank" in shown:

@@ -1,0 +1,106 @@
+"""A run's files for reading: each is compared with its record before it is used, once, and damage is one clear error.
+
+What a stage is about to read was compared when the command began (`Folder.done`); this is for all that reads a run
+from outside: reports, cards, comparisons, exports, and `open_run`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuclust import schema, stage_table
+from gpuclust.configfile import validate
+from gpuclust.errors import ConfigError, CorruptDataError, StoreError
+from gpuclust.storage import checksums, store
+from gpuclust.storage.run_folder import read_record, read_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Files:
+    """The files of one run.
+
+    Parameters
+    ----------
+    run : Path
+        Its folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._checked: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the run has a file or folder, or should have: older runs were made without some."""
+        recorded = self.record()["stages"].values()
+        return (self.run / name).exists() or any(name in entry.get("files", {}) for entry in recorded)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the configuration: the record's, or of older runs that in ``config.yaml``."""
+        recorded = self.record().get("config") if (self.run / schema.RECORD).exists() else None
+        return recorded or read_settings(self.run / schema.CONFIG)
+
+    def record(self) -> dict[str, Any]:
+        """Return ``run.json``."""
+        path = self.run / schema.RECORD
+        if not path.exists():
+            raise StoreError(f"{self.run} has no {schema.RECORD}: give the --out folder of a run")
+        return read_record(path)
+
+    def path(self, name: str) -> Path:
+        """Return the place of a file or folder.
+
+        Raises
+        ------
+        StoreError
+            If it is not there.
+        CorruptDataError
+            If it is not what its stage wrote.
+        """
+        path = self.run / name
+        if not path.exists():
+            raise StoreError(
+                f"{self.run} has no {name}: the run has not come that far, or was made without it. The run's own "
+                "command makes what is missing"
+            )
+        if name not in self._checked:
+            self._check(name)
+            self._checked.add(name)
+        return path
+
+    def _check(self, name: str) -> None:
+        stages = read_record(self.run / schema.RECORD)["stages"] if (self.run / schema.RECORD).exists() else {}
+        for stage, entry in stages.items():
+            own = {place: was for place, was in entry.get("checksums", {}).items()
+                   if place == name or place.startswith(f"{name}/")}  # fmt: skip
+            if bad := checksums.damaged(self.run, own):
+                raise CorruptDataError(
+                    f"{self.run / bad[0]} is not what the stage {stage} wrote: it fails its checksum. The run's own "
+                    "command makes it anew"
+                )
+        if (stage := self._maker(name)) and stage not in stages:  # `verify` found it damaged, or it is being made
+            raise StoreError(
+                f"{self.run / name} is of the stage {stage}, which is not done. The run's own command makes it anew"
+            )
+        if name == schema.ACTIVATIONS:  # Zarr would read zeros
+            store.refuse_missing(self.run / name)
+
+    def _maker(self, name: str) -> str | None:
+        """The stage that writes a file or folder."""
+        try:
+            config = validate(self.settings(), where=str(self.run / schema.CONFIG))
+        except ConfigError:  # of an older version
+            return None
+        return next((stage.name for stage in stage_table.STAGES if name in stage.writes(config)), None)
+
+    def table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """Return a table; all its columns, or some."""
+        return store.read_table(self.path(name), columns)
+
+    def group(self, name: str) -> Any:
+        """Return a Zarr group, open for reading."""
+        import zarr
+
+        return zarr.open_group(self.path(name), mode="r")
