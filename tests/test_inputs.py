@@ -50,6 +50,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "texts": ([["a", "b"]], "dtype <U1"),
     "objects": (np.array([[1.0, None]], dtype=object), "hold float, not numbers"),
     "missing": (pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), "not numbers|NaN"),
+    "torch on meta": (torch.ones(2, 3, device="meta"), "a tensor of float32 on meta, which has no values"),
+    "torch float8": (torch.tensor(VALUES).to(torch.float8_e4m3fn), "a tensor of float8_e4m3fn on cpu"),
     "complex": (VALUES.astype(complex), "dtype complex128"),
     "bools": (VALUES > 0, "dtype bool"),
     "one axis": (VALUES[0], r"shape \(3,\)"),

@@ -119,6 +119,8 @@ def test_sources_are_labelled(tmp_path: Path) -> None:
         ("p.jsonl", "", {}, "holds no text"),
         ("p.jsonl", "{not json\n", {}, "line 1 is not valid JSON"),
         ("p.jsonl", "[1]\n", {}, "line 1 is a list"),
+        ("p.jsonl", '{"text": "a"}\n' + "[" * 100_000, {}, "line 2 is not valid JSON: maximum recursion depth"),
+        ("p.jsonl", '{"text": ' + "9" * 6000 + "}", {}, "line 1 is not valid JSON: Exceeds the limit"),
         ("p.txt", "caf\xe9".encode("latin-1"), {}, "is not UTF-8 text"),
         ("p.jsonl", b'{"text": "caf\xe9"}', {}, "is not UTF-8 text"),
         ("p.csv", 'text\n"a', {}, "no valid CSV"),

@@ -15,8 +15,8 @@ import xarray as xr
 import yaml
 
 import gpuclust
+from gpuclust import notebook_cache, schema, stage_table, terminal
 from gpuclust import run as command
-from gpuclust import schema, stage_table, terminal
 from gpuclust.export import main as export
 from gpuclust.extraction import encoders
 from gpuclust.extraction import weights as loading
@@ -663,6 +663,27 @@ def test_import_cache(finished: Path, settings: dict[str, Any], tmp_path: Path) 
     assert (imported.path / schema.REPORT).exists()
 
 
+@pytest.mark.parametrize("cut", [1, 50, 300, 900])
+def test_a_cache_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
+    import torch
+
+    torch.save({"acts": torch.zeros(9, 20), "prompts": list("abcdefghi")}, tmp_path / "c.pt")
+    (tmp_path / "c.pt").write_bytes((tmp_path / "c.pt").read_bytes()[:-cut])
+    with pytest.raises(gpuclust.GpuclustError, match="cannot be loaded safely"):
+        notebook_cache.read_cache(tmp_path / "c.pt")
+
+
+def test_caches_of_any_layout_are_read(tmp_path: Path) -> None:
+    import torch
+
+    values = torch.tensor([[0.0, 2.0], [0.0, 0.0], [-1.5, 0.0]])
+    for number, acts in enumerate((values.to_sparse(), values.clone().requires_grad_(), values.bfloat16())):
+        torch.save({"acts": acts, "prompts": ("a", "b", "c")}, tmp_path / f"{number}.pt")
+        found, texts = notebook_cache.read_cache(tmp_path / f"{number}.pt")
+        np.testing.assert_array_equal(found, values)
+        assert (found.dtype, texts) == (np.float32, ["a", "b", "c"])
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return (print, ("this ran",))
@@ -683,15 +704,25 @@ def test_a_cache_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         ({"acts": 1}, "holds acts; a dict with 'acts' and 'prompts' is expected"),
         ({"acts": [1], "prompts": []}, "a floating tensor"),
-        ("acts", "has 3 rows but 'prompts' has 2"),
+        ((3, ["a", "b"]), "has 3 rows but 'prompts' has 2"),
+        ((3, 3), "'prompts' is of type int; a list of str is expected"),
+        ((3, None), "'prompts' is of type NoneType"),
+        ((3, ["a", "b", 3]), "prompt 2 is of type int"),
+        ((3, ["a", "\ud800b", "c"]), r"prompt 1 holds half a character \(a lone surrogate, '\\ud800'\)"),
+        ((0, []), r"'acts' has the shape \(0, 2\); it holds no activations"),
+        (b"hello", r"cannot be loaded safely \(\w+\)"),
+        (b"", r"cannot be loaded safely \(\w+\)"),
     ],
 )
 def test_other_caches_are_refused(tmp_path: Path, data: Any, message: str) -> None:
     import torch
 
-    if data == "acts":
-        data = {"acts": torch.zeros(3, 2), "prompts": ["a", "b"]}
-    torch.save(data, tmp_path / "c.pt")
+    if isinstance(data, tuple):
+        data = {"acts": torch.zeros(data[0], 2), "prompts": data[1]}
+    if isinstance(data, bytes):
+        (tmp_path / "c.pt").write_bytes(data)
+    else:
+        torch.save(data, tmp_path / "c.pt")
     with pytest.raises(gpuclust.GpuclustError, match=message):
         gpuclust.import_cache(tmp_path / "c.pt", tmp_path / "out")
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import shutil
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from gpuclust import schema
 from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, StoreError
+from gpuclust.results.inputs import dense
 from gpuclust.results.run import Run, open_run
 from gpuclust.storage import atomic, store
 from gpuclust.storage.keys import content_key
@@ -113,18 +112,38 @@ def read_cache(path: Path) -> tuple[Array, list[str]]:
         raise StoreError(f"there is no cache file {path}")
     try:
         data = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
+    except Exception as error:  # what unpickling damaged bytes raises is anything
         raise StoreError(
-            f"{path} cannot be loaded safely: it is damaged, or holds objects or code beside tensors and text, which "
-            "are not run. In a session you trust, save it again as {'acts': tensor, 'prompts': list of str}"
+            f"{path} cannot be loaded safely ({type(error).__name__}): it is damaged, or holds objects or code beside "
+            "tensors and text, which are not run. In a session you trust, save it again as {'acts': tensor, 'prompts': "
+            "list of str}"
         ) from error
     if not isinstance(data, dict) or not {"acts", "prompts"} <= set(data):
         found = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
         raise StoreError(f"{path} holds {found}; a dict with 'acts' and 'prompts' is expected")
-    acts, texts = data["acts"], list(data["prompts"])
+    acts, texts = data["acts"], _texts(data["prompts"], path)
     if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or not acts.is_floating_point():
         shape = tuple(acts.shape) if isinstance(acts, torch.Tensor) else type(acts).__name__
         raise ActivationError(f"{path}: 'acts' is {shape}; a floating tensor (prompt, feature) is expected")
+    if 0 in acts.shape:
+        raise ActivationError(f"{path}: 'acts' has the shape {tuple(acts.shape)}; it holds no activations")
     if len(texts) != len(acts):
         raise ActivationError(f"{path}: 'acts' has {len(acts)} rows but 'prompts' has {len(texts)}; they must agree")
-    return acts.float().numpy(), [str(text) for text in texts]
+    return dense(acts).astype(np.float32), texts
+
+
+def _texts(given: Any, path: Path) -> list[str]:
+    """The texts of prompts, which UTF-8 can hold."""
+    if not isinstance(given, list | tuple):
+        raise StoreError(f"{path}: 'prompts' is of type {type(given).__name__}; a list of str is expected")
+    for row, text in enumerate(given):
+        if not isinstance(text, str):
+            raise StoreError(f"{path}: prompt {row} is of type {type(text).__name__}; a list of str is expected")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise StoreError(
+                f"{path}: prompt {row} holds half a character (a lone surrogate, {text[error.start]!a}), which is no "
+                "text: take it out"
+            ) from error
+    return list(given)

@@ -318,8 +318,9 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise PromptsError(f"{path}, line {number} is not valid JSON: {error.msg}") from error
+            except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets without an end
+                said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                raise PromptsError(f"{path}, line {number} is not valid JSON: {said}") from error
             if not isinstance(row, dict):
                 raise PromptsError(
                     f"{path}, line {number} is a {type(row).__name__}; one JSON object a line is expected"

@@ -79,14 +79,30 @@ def _named(kind: str, given: Any) -> tuple[bool, Any]:
     return turned, given
 
 
+def dense(tensor: Any) -> Array:
+    """Return the values of a PyTorch tensor of any layout in host memory; bfloat16 as float32.
+
+    Raises
+    ------
+    ActivationError
+        If it has no such values: of the device ``meta``, or a dtype that NumPy lacks.
+    """
+    import torch
+
+    try:
+        given = tensor.detach().cpu()
+        given = given.to_dense() if given.layout != torch.strided else given
+        found: Array = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+    except (TypeError, RuntimeError) as error:  # a NotImplementedError is a RuntimeError
+        what = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
+        raise ActivationError(f"activations are a tensor of {what}, which has no values for NumPy: {FIX}") from error
+    return found
+
+
 def _dense(kind: str, given: Any) -> Array:
     """The values in host memory."""
     if kind.startswith("torch."):
-        given = given.detach().cpu()
-        given = given.to_dense() if given.layout.__repr__() != "torch.strided" else given
-        given = given.float() if str(given.dtype) == "torch.bfloat16" else given
-        found: Array = given.numpy()
-        return found
+        return dense(given)
     if kind.startswith("cupy."):
         return np.asarray(given.get())
     if kind.startswith("scipy.") and hasattr(given, "toarray"):
