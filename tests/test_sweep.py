@@ -21,6 +21,7 @@ from gpuclust.hardware import budget
 from gpuclust.storage import store
 from gpuclust.sweep import __main__ as command
 from tests import tiny
+from tests.test_damage import spoil
 
 N_NEIGHBORS = {"umap.n_neighbors": [4, 6]}
 
@@ -298,6 +299,34 @@ def test_memory_decides_how_often_the_store_is_read(
     said = " ".join(capsys.readouterr().err.split())
     assert "stage neighbors needs" in said
     assert "but device.memory allows" in said
+
+
+KINDS = {
+    "sweep.json": "record", "sweep.yaml": "", "sweep.parquet": "table", "pairs.parquet": "pairs",
+    "labels.zarr/labels/c/0/0/0": "labels", "trials/*.npz": "", "cache/moments-*.npz": "", "cache/embedding-*.npz": "",
+    "cache/neighbors-*-all.zarr/indices/c/0/0": "", "cache/neighbors-*-half0.zarr/distances/zarr.json": "",
+    "cache/neighbors-*-tree-*.npy": "", "cache/neighbors-*-all.zarr.crc": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty"])
+def test_damage_in_a_sweep_is_found_and_made_anew(
+    how: str, base: dict[str, Any], finished: Path, tmp_path: Path
+) -> None:
+    data = {"base": base, "vary": {"umap.enabled": [True, False], "n_prompts": [30, 60]}, "seeds": 1}
+    table = go(tmp_path, data, finished)
+    labels = gpuclust.open_sweep(tmp_path / "out").labels.to_numpy()
+    for pattern, reader in KINDS.items():
+        file = sorted((tmp_path / "out").glob(pattern))[0]
+        spoil(file, how)
+        if pattern.startswith("cache/neighbors"):  # what was made of them has to be made anew to need them
+            for made in [*(tmp_path / "out" / "trials").iterdir(), *(tmp_path / "out" / "cache").glob("embedding*")]:
+                made.unlink()
+        if reader and (pattern != "sweep.json" or how != "flipped"):
+            with pytest.raises(gpuclust.GpuclustError, match="sweep's own command makes it anew"):
+                _ = getattr(gpuclust.open_sweep(tmp_path / "out"), reader)
+        pd.testing.assert_frame_equal(go(tmp_path, data, finished), table, obj=pattern)
+        np.testing.assert_array_equal(gpuclust.open_sweep(tmp_path / "out").labels.to_numpy(), labels, err_msg=pattern)
 
 
 def test_any_setting_opens_as_a_run(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf8")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes as they are."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")

@@ -6,10 +6,15 @@ checksums of their own.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gpuclust import schema
+from gpuclust.storage import atomic
+
+log = logging.getLogger("gpuclust")
 
 OWN = (f"{schema.ACTIVATIONS}/activations/c/", f"{schema.SHARDS}/")  # what has checksums of its own
 
@@ -38,6 +43,29 @@ def of_files(folder: Path, names: Iterable[str]) -> dict[str, list[int] | None]:
             if file.is_file() and not place.startswith(OWN):
                 found[place] = of_file(file)
     return found
+
+
+def seal(path: Path) -> None:
+    """Write the checksums of a file or folder beside it, for what no record of a stage knows (`sealed`)."""
+    atomic.write_json(_seal_of(path), of_files(path.parent, [path.name]))
+
+
+def sealed(path: Path) -> bool:
+    """Whether a file or folder is there, whole, and what it was when `seal` was called; damage is said."""
+    if not path.exists() or not _seal_of(path).exists():
+        return False
+    try:
+        known = json.loads(_seal_of(path).read_text(encoding="utf8"))
+        bad = damaged(path.parent, known)
+    except (ValueError, AttributeError):
+        bad = [_seal_of(path).name]
+    if bad:
+        log.warning("%s is damaged, and made anew", path.parent / bad[0])
+    return not bad
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.crc")
 
 
 def damaged(folder: Path, known: Mapping[str, list[int] | None]) -> list[str]:

@@ -91,7 +91,7 @@ class Files:
         """The stage that writes a file or folder."""
         try:
             config = validate(self.settings(), where=str(self.run / schema.CONFIG))
-        except ConfigError:  # of an older version
+        except (ConfigError, StoreError):  # of an older version, or there is none
             return None
         return next((stage.name for stage in stage_table.STAGES if name in stage.writes(config)), None)
 

@@ -249,6 +249,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"there is no {path}: give the folder of a run or a sweep") from error
     except (yaml.YAMLError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
         said = " ".join(str(error).split())[:200]
         raise StoreError(f"{path} is damaged ({said}). Restore it, or give another --out") from error

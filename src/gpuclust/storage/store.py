@@ -98,8 +98,7 @@ def restore(
         for file in sorted(file for file in fresh.rglob("*") if file.is_file()):
             place = file.relative_to(fresh)
             if checksums.of_file(path / place) != checksums.of_file(file):
-                with atomic.replacing(path / place) as partial:
-                    partial.write_bytes(file.read_bytes())
+                atomic.write_bytes(path / place, file.read_bytes())
                 found.append(place.as_posix())
     finally:
         atomic.remove(fresh)

@@ -25,6 +25,7 @@ from gpuclust.engine.scheduler import Scheduler
 from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
 from gpuclust.storage import store
+from gpuclust.storage.checksums import seal, sealed
 from gpuclust.storage.keys import content_key
 from gpuclust.sweep import trials
 from gpuclust.sweep.sharing import (
@@ -105,7 +106,7 @@ class Computation:
         for pattern in sorted({trial.pattern for trial in own}):
             used = {t.subset for t in own if t.pattern == pattern and t.subset}
             cut += layers(used, extraction.prompts, pattern, extraction.config.seed)
-        missing = {t.moments: t.subset for t in own if t.subset and not self.path(t.moments).exists()}
+        missing = {t.moments: t.subset for t in own if t.subset and not sealed(self.path(t.moments))}
         if missing:
             self._moments(extraction, cut, missing, thresholds)
         if requests := self._requests(own):
@@ -165,6 +166,9 @@ class Computation:
                 "into what device.memory allows a worker, %s, at once", facts["passes"], n_groups, len(features),
                 gigabytes(plan.budget if plan.device_budget is None else plan.device_budget),
             )  # fmt: skip
+        for view in views:
+            for path in (view.path, *view.trees.values()):
+                seal(path)
         self.counts.store_reads += facts["passes"]
         self.counts.neighbors += len(requests)
         self.client.run(trials.release_memory)
@@ -236,12 +240,12 @@ class Computation:
         return [request for request in requests.values() if not self._have(request)]
 
     def _have(self, request: Request) -> bool:
-        if not all(self.near_path(near).exists() for near in request.near):
+        if not all(sealed(self.near_path(near)) for near in request.near):
             return False
         if any(neighbors_held(self.near_path(near)) < request.k for near in request.near):
             return False
         trees = [tree_name(near, m) for near in request.near for m in request.min_samples]
-        return all(self.near_path(tree).exists() for tree in trees)
+        return all(sealed(self.near_path(tree)) for tree in trees)
 
     # ------------------------------------------------------------ embeddings, trees, trials
 
@@ -258,7 +262,7 @@ class Computation:
             parts = [member_names(c, near) for near in trial.near]
             threshold = c.extract.activation_threshold
             trial.key = trial_name(trial)
-            if self.trial_path(trial).exists():
+            if sealed(self.trial_path(trial)):
                 continue
             if trial.key not in futures:
                 edges = [
@@ -299,7 +303,7 @@ class Computation:
             trees[key] = self._submit(trials.saved_tree, self.near_path(name), c.hdbscan.metric)
             return trees[key]
         after = embeddings.get(name)
-        if after is None and not self.path(name).exists():
+        if after is None and not sealed(self.path(name)):
             assert trial.subset is not None
             n = trial.subset.n
             n_prompts = int((half_of(n, c.seed) == part - 1).sum()) if part else n

@@ -27,13 +27,14 @@ from gpuclust.engine.scheduler import Scheduler, start
 from gpuclust.errors import GpuclustError, StoreError
 from gpuclust.hardware import process
 from gpuclust.results.run import Run
-from gpuclust.storage import atomic
+from gpuclust.storage import atomic, checksums
 from gpuclust.storage.run_folder import (
     RECORD_VERSION,
     Folder,
     claim,
     differences,
     others,
+    read_settings,
     refuse_other_version,
     versions,
 )
@@ -45,7 +46,7 @@ from gpuclust.sweep.trial_list import extractions_wanted, identity, read_extract
 log = logging.getLogger("gpuclust")
 
 SWEEP, RECORD = "sweep.yaml", "sweep.json"
-SETTING_TABLE, PAIR_TABLE, LABELS = "sweep.parquet", "pairs.parquet", "labels.zarr"
+RESULTS = SETTING_TABLE, PAIR_TABLE, LABELS = "sweep.parquet", "pairs.parquet", "labels.zarr"
 EXTRACTIONS = "extractions"
 
 
@@ -114,6 +115,7 @@ class Experiment:
             "failed": int(table["error"].notna().sum()), "seconds": round(time.perf_counter() - began, 1),
             "computed": vars(self.counts), "fields": self.sweep.fields, "default": settings[0].values,
             "prompts": len(first.prompts), "d_sae": first.d_sae, "attributes": first.attributes,
+            "checksums": checksums.of_files(self.out, [name for name in RESULTS if (self.out / name).exists()]),
             "questions": {name: [grid.vary for grid in grids] for name, grids in self.sweep.questions.items()},
         }  # fmt: skip
         atomic.write_json(self.out / RECORD, record)
@@ -125,8 +127,12 @@ class Experiment:
         if self.out.is_file() or (others(self.out) and not (self.out / SWEEP).exists()):
             raise StoreError(f"--out {self.out} is not empty and holds no sweep; give a new or empty folder")
         if (self.out / SWEEP).exists():
-            there = yaml.safe_load((self.out / SWEEP).read_text(encoding="utf8"))
-            refuse_other_version(there if isinstance(there, dict) else {}, f"--out {self.out}", "sweep")
+            try:
+                there = read_settings(self.out / SWEEP)
+            except StoreError as error:  # what is there is named by what it depends on, and none of it is lost
+                log.warning("sweep: %s is damaged and written anew (%s)", SWEEP, error)
+            else:
+                refuse_other_version(there, f"--out {self.out}", "sweep")
         self.out.mkdir(parents=True, exist_ok=True)
         atomic.remove_leftovers(self.out)
         data = {

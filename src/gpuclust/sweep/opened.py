@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 
 from gpuclust import schema
-from gpuclust.errors import InputError, StoreError
+from gpuclust.errors import CorruptDataError, InputError, StoreError
 from gpuclust.results.run import Run
-from gpuclust.storage import store
+from gpuclust.storage import checksums, store
 from gpuclust.storage.keys import content_key
-from gpuclust.storage.run_folder import read_record
+from gpuclust.storage.run_folder import read_record, read_settings
 from gpuclust.sweep import subsets
 from gpuclust.sweep.experiment import EXTRACTIONS, LABELS, PAIR_TABLE, RECORD, SETTING_TABLE, SWEEP
 from gpuclust.sweep.grid import SweepConfig, expand
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 RUNS = "runs"
+AGAIN = "The sweep's own command makes it anew, from what it has kept"
 
 
 class Sweep:
@@ -56,30 +56,45 @@ class Sweep:
     @cached_property
     def record(self) -> dict[str, Any]:
         """``sweep.json``: what was asked, versions, what was computed."""
-        found: dict[str, Any] = json.loads((self.path / RECORD).read_text(encoding="utf8"))
+        try:
+            found: Any = json.loads((self.path / RECORD).read_text(encoding="utf8"))
+        except ValueError as error:
+            found = error
+        if not isinstance(found, dict) or "settings" not in found:
+            raise StoreError(f"{self.path / RECORD} is damaged. {AGAIN}")
         return found
+
+    def _file(self, name: str) -> Path:
+        """A file that is what the sweep wrote."""
+        known = {place: was for place, was in self.record.get("checksums", {}).items()
+                 if place == name or place.startswith(f"{name}/")}  # fmt: skip
+        if bad := checksums.damaged(self.path, known):
+            raise CorruptDataError(f"{self.path / bad[0]} is not what the sweep wrote: it fails its checksum. {AGAIN}")
+        if not (self.path / name).exists():
+            raise StoreError(f"{self.path} has no {name}. {AGAIN}")
+        return self.path / name
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row per setting and seed: fields that vary, clusters, noise, agreement of halves and seeds, errors."""
-        return store.read_table(self.path / SETTING_TABLE)
+        return store.read_table(self._file(SETTING_TABLE))
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
         """Agreement between settings that differ in nothing but the group of prompts."""
-        return store.read_table(self.path / PAIR_TABLE)
+        return store.read_table(self._file(PAIR_TABLE))
 
     @cached_property
     def labels(self) -> xr.DataArray:
         """Labels, (trial, part, feature): -1 noise, -2 not kept; parts are all prompts and the two halves."""
         import xarray
 
-        found: xr.DataArray = xarray.open_zarr(self.path / LABELS, consolidated=False)["labels"]
+        found: xr.DataArray = xarray.open_zarr(self._file(LABELS), consolidated=False)["labels"]
         return found
 
     @cached_property
     def _trials(self) -> list[Trial]:
-        written = yaml.safe_load((self.path / SWEEP).read_text(encoding="utf8"))
+        written = read_settings(self.path / SWEEP)
         base = written.pop("base")
         sweep = SweepConfig.model_validate(
             {name: written[name] for name in SweepConfig.model_fields if name in written}

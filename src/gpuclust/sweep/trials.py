@@ -24,7 +24,7 @@ from gpuclust.compute.reductions import MOMENTS, State, moments_empty
 from gpuclust.config import Config, SelectConfig
 from gpuclust.engine.gram_pass import read_neighbors
 from gpuclust.hardware.backend import on_host, resolve
-from gpuclust.storage import atomic, row_blocks
+from gpuclust.storage import atomic, checksums, row_blocks
 from gpuclust.storage.run_folder import versions
 from gpuclust.sweep.sharing import PARTS
 from gpuclust.types import AnyArray, Array
@@ -340,3 +340,4 @@ def labels_task(target: Path, trials: Sequence[Path], numbers: Sequence[tuple[in
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Write arrays, and the packages that made them."""
     atomic.write_arrays(path, {"made_by": np.array(json.dumps(versions())), **arrays})
+    checksums.seal(path)
