@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _tries(base: Path, asked: argparse.Namespace) -> Iterator[outcomes.Try]:
-    from tests.faults import kills, subject
+    from tests.faults import damages, kills, subject
 
     kinds = asked.kinds or KINDS
     commands = tuple(asked.commands or kills.COMMANDS) if "kills" in kinds else ("run",)
@@ -60,6 +60,10 @@ def _tries(base: Path, asked: argparse.Namespace) -> Iterator[outcomes.Try]:
             count = len(kills.changes(tried, command))
             print(f"{command}: {count} changes", flush=True)
             yield from kills.tries(tried, command, range(1 + asked.first, count + 1, asked.every))
+    if "damages" in kinds:
+        chosen = damages.cases(tried.finished, tried.other)[asked.first :: asked.every]
+        print(f"damages: {len(chosen)}", flush=True)
+        yield from damages.tries(tried, chosen, damages.undisturbed(tried))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Stops before the k-th change of the file system: the process is killed there, or told that the disk is full.
 
 Python says through audit hooks what it is about to do: opening for writing, renaming, removing, making and removing
-folders and links, cutting off. What C libraries do by themselves is not seen: pyarrow opens and writes Parquet files, so
-that only their renaming counts. `shim` sees those, and every write, where there is a C compiler.
+folders and links, cutting off. What C libraries do by themselves is not seen: of the Parquet files that pyarrow opens
+and writes, only the renaming counts. Between opening and renaming nothing is seen either: a kill falls before the first
+byte, or after the last.
 """
 
 from __future__ import annotations
