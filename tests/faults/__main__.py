@@ -50,10 +50,13 @@ def main() -> int:
 
 
 def _tries(base: Path, asked: argparse.Namespace) -> Iterator[outcomes.Try]:
-    from tests.faults import damages, kills, subject
+    from tests.faults import damages, kills, limits, subject
 
     kinds = asked.kinds or KINDS
     commands = tuple(asked.commands or kills.COMMANDS) if "kills" in kinds else ("run",)
+    commands = (
+        tuple(dict.fromkeys((*commands, *(asked.commands or limits.COMMANDS)))) if "limits" in kinds else commands
+    )
     tried = subject.prepare(base / "tried", commands)
     if "kills" in kinds:
         for command in commands:
@@ -64,6 +67,11 @@ def _tries(base: Path, asked: argparse.Namespace) -> Iterator[outcomes.Try]:
         chosen = damages.cases(tried.finished, tried.other)[asked.first :: asked.every]
         print(f"damages: {len(chosen)}", flush=True)
         yield from damages.tries(tried, chosen, damages.undisturbed(tried))
+    if "limits" in kinds:
+        limited = limits.cases(tried, tuple(asked.commands or limits.COMMANDS))[asked.first :: asked.every]
+        print(f"limits: {len(limited)}", flush=True)
+        yield from limits.tries(tried, limited)
+        yield from limits.read_only(tried)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 ONE_THREAD = {
@@ -95,7 +94,7 @@ def warm() -> None:
     gpuclust.cluster_features(values, {**sizes, "umap": {**umap, "enabled": False}})
 
 
-def run(work: Callable[[Note], object], log: Path, *, seconds: float = 120.0) -> Child:
+def run(work: Callable[[Note], object], *, seconds: float = 120.0) -> Child:
     """Run a function in a fork and wait for it.
 
     Parameters
@@ -103,21 +102,19 @@ def run(work: Callable[[Note], object], log: Path, *, seconds: float = 120.0) ->
     work : callable
         Given a function that notes a row (plain data) for the parent. What it returns, an int or None, is the exit
         code.
-    log : Path
-        Where the child's output goes, and beside it its rows; outside of what is tried.
     seconds : float
         After which it counts as hung and is ended.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    notes = log.with_suffix(".rows")
-    notes.write_text("")
-    log.write_text("")  # must exist even if the child cannot write any more
+    said, noted = _Pipe(), _Pipe()
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _be_child(work, log, notes)
+        _be_child(work, said, noted)
     while True:
+        said.read()
+        noted.read()
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
@@ -129,28 +126,47 @@ def run(work: Callable[[Note], object], log: Path, *, seconds: float = 120.0) ->
             code = -999
             break
         time.sleep(0.005)
-    text = log.read_text(errors="replace")
+    text, lines = said.close().decode(errors="replace"), noted.close().decode().splitlines()
     if "Traceback (most recent call last)" not in text:
         text = "\n".join(text.splitlines()[-LINES:])
     rows = []
-    for line in notes.read_text().splitlines():
+    for line in lines:
         with contextlib.suppress(ValueError):  # cut short by a kill
             rows.append(json.loads(line))
     return Child(code, text, time.monotonic() - began, rows)
 
 
-def _be_child(work: Callable[[Note], object], log: Path, notes: Path) -> None:
-    """The child: its output to a file, its exit code from what the function did. Never returns."""
+class _Pipe:
+    """What a child writes: through a pipe, which no limit on files and no full disk touches."""
+
+    def __init__(self) -> None:
+        self.reads, self.writes = os.pipe()
+        os.set_blocking(self.reads, False)
+        self.found = bytearray()
+
+    def read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while block := os.read(self.reads, 1 << 16):
+                self.found += block
+
+    def close(self) -> bytes:
+        """All of it; the child has ended."""
+        os.close(self.writes)
+        self.read()
+        os.close(self.reads)
+        return bytes(self.found)
+
+
+def _be_child(work: Callable[[Note], object], said: _Pipe, noted: _Pipe) -> None:
+    """The child: its output to a pipe, its exit code from what the function did. Never returns."""
     code: object = TRACEBACK
     try:
         os.setsid()
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        rows = os.open(notes, os.O_WRONLY | os.O_APPEND)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
+        os.dup2(said.writes, 1)
+        os.dup2(said.writes, 2)
 
         def note(row: dict[str, Any]) -> None:
-            os.write(rows, (json.dumps(row) + "\n").encode())
+            os.write(noted.writes, (json.dumps(row) + "\n").encode())
 
         code = work(note) or 0
     except SystemExit as error:

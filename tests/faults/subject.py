@@ -35,10 +35,6 @@ class Subject:
         return self.work / "out"
 
     @property
-    def log(self) -> Path:
-        return self.base / "child.log"
-
-    @property
     def config(self) -> Path:
         return self.base / "config.yaml"
 
@@ -66,7 +62,7 @@ class Subject:
 
     def run(self, work: Callable[[forking.Note], object], seconds: float = 120.0) -> forking.Child:
         """Run a function in a fork."""
-        return forking.run(work, self.log, seconds=seconds)
+        return forking.run(work, seconds=seconds)
 
     def command(self, name: str, before: Callable[[forking.Note], object] | None = None) -> forking.Child:
         """Run a command in a fork, after `before`."""
