@@ -32,6 +32,8 @@ def main() -> int:
         os.environ.update(forking.ONE_THREAD)
         os.execv(sys.executable, [sys.executable, "-m", "tests.faults", *sys.argv[1:]])
     began = time.monotonic()
+    from tests.faults import planted
+
     forking.warm()
     memory = Path("/dev/shm")
     parent = asked.where or (memory if memory.is_dir() and os.access(memory, os.W_OK) else None)
@@ -40,18 +42,22 @@ def main() -> int:
         print(f"warm after {time.monotonic() - began:.0f} s; trying in {folder}", flush=True)
         for one in _tries(Path(folder).resolve(), asked):
             found.append(one)
-            if one.outcome in outcomes.BAD or one.said.startswith("leftovers"):
+            if (one.outcome in outcomes.BAD and one.fault != planted.FAULT) or one.said.startswith("leftovers"):
                 print(one, flush=True)
             if asked.tries:
                 outcomes.save(found, asked.tries)
+    found = [one for one in found if one.fault != planted.FAULT]
     bad = outcomes.bad(found)
     print(f"\n{outcomes.table(found)}\n\n{len(found):,} tries, {len(bad)} bad, {time.monotonic() - began:.0f} s")
     return 1 if bad else 0
 
 
 def _tries(base: Path, asked: argparse.Namespace) -> Iterator[outcomes.Try]:
-    from tests.faults import damages, kills, limits, subject
+    from tests.faults import damages, inputs, kills, limits, sample, subject
 
+    if asked.sample:
+        yield from sample.tries(subject.prepare(base / "tried", sample.COMMANDS))
+        return
     kinds = asked.kinds or KINDS
     commands = tuple(asked.commands or kills.COMMANDS) if "kills" in kinds else ("run",)
     commands = (
@@ -72,6 +78,8 @@ def _tries(base: Path, asked: argparse.Namespace) -> Iterator[outcomes.Try]:
         print(f"limits: {len(limited)}", flush=True)
         yield from limits.tries(tried, limited)
         yield from limits.read_only(tried)
+    if "inputs" in kinds:
+        yield from inputs.tries(tried, asked.every)
 
 
 if __name__ == "__main__":

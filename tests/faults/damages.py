@@ -152,6 +152,8 @@ def judge(place: str, row: dict[str, Any], whole: dict[str, str]) -> tuple[str, 
     if row["kind"] == "refused":
         return (outcomes.FOUND, said) if len(said) < 1200 else (outcomes.TRACEBACK, f"a long message: {said}")
     if reader in (reading.RUN_AGAIN, reading.MENDED):
+        if row["digest"].startswith(reading.LEFT) and reader == reading.RUN_AGAIN:
+            return outcomes.UNCHECKED, row["digest"]  # nothing was to be computed, so no shard was read
         return (outcomes.SILENT, row["digest"]) if row["digest"] else (outcomes.REPAIRED, said)
     if reader == "verify" and place not in UNCHECKED:
         return outcomes.SILENT, "verify says that nothing is damaged"

@@ -22,8 +22,8 @@ def changes(subject: Subject, command: str) -> list[str]:
     return [row["change"] for row in child.rows]
 
 
-def tries(subject: Subject, command: str, numbers: Iterator[int] | range | list[int]) -> Iterator[Try]:
-    """Kill a command before change k, for each k; then read, do it again, and compare."""
+def tries(subject: Subject, command: str, numbers: range | list[int], *, read: bool = True) -> Iterator[Try]:
+    """Kill a command before change k, for each k; then read (if asked for), do it again, and compare."""
     for k in numbers:
         subject.wipe(command)
 
@@ -38,7 +38,7 @@ def tries(subject: Subject, command: str, numbers: Iterator[int] | range | list[
         if child.code != -9:
             yield Try(FAULT, how, place, command, outcomes.TRACEBACK, f"exit code {child.code}: {child.last}")
             continue
-        if command in ("run", "import_cache"):
+        if read and command in ("run", "import_cache"):
             yield from _read(subject, command, how, place)
         yield _again(subject, command, how, place)
 

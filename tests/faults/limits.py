@@ -53,11 +53,11 @@ def _nothing(subject: Subject) -> None:
     pass
 
 
-def cases(subject: Subject, commands: tuple[str, ...] = COMMANDS, hooks: int = 8) -> list[Limit]:
+def cases(subject: Subject, commands: tuple[str, ...] = COMMANDS, hooks: int = 8, mount: bool = True) -> list[Limit]:
     """All limits; a disk that is full from the k-th change on at `hooks` places a command."""
     found = []
     for command in commands:
-        if can_mount(subject.base):
+        if mount and can_mount(subject.base):
             size = taken(subject.undisturbed(command))
             found += [
                 Limit("full disk", "a tmpfs", f"{share:.1%} of {size:,} bytes", command, _nothing, int(size * share))

@@ -10,7 +10,7 @@ from pathlib import Path
 FOUND = "found"  # one clear message and an exit code of 1 or 2
 REPAIRED = "repaired"  # what came out equals the undisturbed result
 HARMLESS = "harmless"  # the reader does without what is damaged, and says the same
-UNCHECKED = "unchecked"  # another result from a file that is known to have no checksum
+UNCHECKED = "not looked at"  # of a file that is known to have no checksum, or that nothing was read from
 SILENT = "silently wrong"  # success, and another result
 TRACEBACK = "traceback"  # an error that nobody foresaw, a crash, or no end
 LOST = "lost"  # the same command does not finish any more once the fault is gone
