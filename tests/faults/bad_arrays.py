@@ -134,17 +134,19 @@ def arrays_drawn(count: int) -> list[tuple[str, Any, dict[str, Any]]]:
     from hypothesis.extra import numpy as hnp
 
     found: list[tuple[str, Any, dict[str, Any]]] = []
-    numbers = st.one_of(
-        st.just(0.0), st.sampled_from([1.0, -1.0, 1e-60, 1e60, 1e-8, 65504.0]), st.floats(-8, 8, width=32)
-    )
+    usual = st.one_of(st.just(0.0), st.sampled_from([1.0, -1.0, 1e-8, 1000.0]), st.floats(0, 8, width=16))
+    extreme = st.one_of(usual, st.sampled_from([1e-60, 1e60, 65504.0, -8.0]), st.floats(-8, 8, width=32))
 
     @settings(max_examples=count, derandomize=True, database=None, phases=[Phase.generate], deadline=None,
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(st.data())
     def collect(data: st.DataObject) -> None:
-        shape = (data.draw(st.integers(1, 12)), data.draw(st.integers(1, 20)))
+        shape = (data.draw(st.integers(2, 30)), data.draw(st.integers(1, 40)))
         name = data.draw(st.sampled_from(sorted(CONFIGS)))
-        values = data.draw(hnp.arrays(np.float64, shape, elements=numbers, fill=st.sampled_from([0.0, 1.0])))
+        numbers = data.draw(st.sampled_from([usual, usual, usual, extreme]))
+        values = data.draw(
+            hnp.arrays(np.float64, shape, elements=numbers, fill=data.draw(st.sampled_from([numbers, st.just(0.0)])))
+        )
         dtype = data.draw(st.sampled_from(["float64", "float32", "float16"]))
         with np.errstate(over="ignore"):
             values = values.astype(dtype)

@@ -120,7 +120,7 @@ PROMPTS: dict[str, tuple[str, Make, dict[str, Any]]] = {
 }  # fmt: skip
 
 SWEEPS: dict[str, Any] = {
-    "empty": "", "a list": "- 1\n", "no YAML": "a: [", "no base": "vary: {umap.n_neighbors: [4]}\n",
+    "empty": "", "a list": "- 1\n", "no YAML": "a: [", "another base": {"base": 3},
     "unknown field": {"vary": {"umap.neighbours": [4]}}, "no values": {"vary": {"umap.n_neighbors": []}},
     "a value for values": {"vary": {"umap.n_neighbors": 4}}, "text for numbers": {"vary": {"umap.n_neighbors": ["x"]}},
     "one bad value": {"vary": {"umap.n_neighbors": [4, -1]}}, "no seeds": {"seeds": 0}, "no fields": {"vary": {}},

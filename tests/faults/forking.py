@@ -164,6 +164,8 @@ def _be_child(work: Callable[[Note], object], said: _Pipe, noted: _Pipe) -> None
         os.setsid()
         os.dup2(said.writes, 1)
         os.dup2(said.writes, 2)
+        sys.stdout = open(1, "w", buffering=1, encoding="utf8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, encoding="utf8", closefd=False)  # noqa: SIM115
 
         def note(row: dict[str, Any]) -> None:
             os.write(noted.writes, (json.dumps(row) + "\n").encode())

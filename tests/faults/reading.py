@@ -156,7 +156,8 @@ def _again(subject: Subject) -> dict[str, Any]:
         except Exception as error:
             unlike = [f"what is left cannot be read: {type(error).__name__}: {str(error)[:300]}"]
         row["digest"] = "; ".join(unlike[:3])
-        if unlike and all(line.startswith(("activations.zarr/activations", "shards/", "what is left")) for line in unlike):
+        of_shards = ("activations.zarr/activations", "shards/", "what is left")
+        if unlike and all(line.startswith(of_shards) for line in unlike):
             code, _ = captured(lambda: cli.main(["verify", str(subject.out)]))
             row["digest"] = f"{LEFT}{row['digest']}" if code == 1 else row["digest"]
     return row
