@@ -163,6 +163,8 @@ def tries(subject: Subject, chosen: list[Limit]) -> Iterator[Try]:
                 outcome, said = outcomes.TRACEBACK, again.last
             elif again.code and not (child.code == 0 and not unlike and limit.command == "export"):
                 outcome, said = outcomes.LOST, again.last
+            elif all(".tmp" in line.partition(":")[0] for line in unlike) and unlike:
+                outcome, said = outcomes.REPAIRED, f"leftovers stay: {'; '.join(unlike[:2])}"
             elif unlike:
                 outcome, said = outcomes.SILENT, "; ".join(unlike[:3])
             else:
