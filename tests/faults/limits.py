@@ -22,7 +22,7 @@ from tests.faults.subject import Subject
 SHARES = (0.005, 0.02, 0.06, 0.12, 0.2, 0.4, 0.7, 0.97)  # of what an undisturbed result takes
 SIZES = (0, 300, 1000, 4000, 16_000, 100_000, 1_000_000, 4_000_000)  # bytes of the largest file
 FILES = (3, 6, 10, 16, 24, 40)  # more than are open at the start
-MEMORY = (8, 32, 64, 128, 256, 512, 1024)  # MB more than are mapped at the start
+MEMORY = (8, 32, 128, 512, 2048)  # MB more than are mapped at the start
 COMMANDS = ("run", "import_cache", "sweep", "export")
 
 
