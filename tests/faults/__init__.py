@@ -1,6 +1,6 @@
 """Faults on purpose: kills, damaged files, limits and bad inputs, and what the project makes of them.
 
-    make test-faults                                              # all of it: about an hour and a half on two cores
+    make test-faults                                              # all of it: hours
     python -m tests.faults kills damages --every 10               # every tenth try of two kinds
     python -m tests.faults --sample                               # about 25, which `test_sample.py` runs
 
