@@ -2,6 +2,7 @@
 # make questions  the five questions on the embedded demo: minutes
 # make lint   ruff and mypy                         make clean  remove what the others made
 # make mutants  wrong lines, one at a time, on a copy: which do the tests not notice? (scripts/mutants.py)
+# make test-faults  kills, damaged files, full disks, bad inputs (tests/faults): hours; FAULTS="damages --every 10" for some
 # Each makes .venv when it is missing. PYTHON=python3.12 make run takes another interpreter.
 # make test-latest  the tests with the newest packages that the ranges allow, make test-oldest with the oldest ones,
 #   each in an environment of its own for each Python: PYTHON=python3.13 make test-latest
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: run test mutants lint format clean questions test-latest test-oldest test-wheel test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
+.PHONY: run test test-faults mutants lint format clean questions test-latest test-oldest test-wheel test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
 run: .venv/ready
 	$(BIN)/python -m gpuclust.run
 
@@ -22,6 +23,9 @@ questions: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python $(PYTEST)
+
+test-faults: .venv/ready
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 mutants: .venv/ready
 	$(BIN)/python scripts/mutants.py
