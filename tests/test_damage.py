@@ -167,6 +167,13 @@ def test_reports_cards_and_comparisons_take_nothing_damaged(
     assert (run / schema.REPORT).read_bytes() == before
 
 
+def test_a_report_written_again_is_not_damaged(run: Path) -> None:
+    (run / f"{schema.REPORT}.99999999.tmp").write_text("left by a killed process")
+    assert cli.main(["report", str(run)]) == 0
+    assert cli.main(["verify", str(run)]) == 0
+    assert not list(run.glob("*.tmp"))
+
+
 def test_a_damaged_configuration_is_said_by_verify_and_not_used(
     run: Path, original: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -474,6 +474,18 @@ def test_a_full_disk_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.exit_code(full) == 1
     assert "cannot write /runs/x: No space left on device. What is computed stays" in capsys.readouterr().err
 
+    def large() -> None:
+        raise OSError(errno.EFBIG, "File too large", "/runs/x")
+
+    assert terminal.exit_code(large) == 1
+    assert "cannot write /runs/x: File too large" in capsys.readouterr().err
+
+    def many() -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "/runs/x")
+
+    assert terminal.exit_code(many) == 1
+    assert "too many open files, at /runs/x. Raise the limit (ulimit -n" in " ".join(capsys.readouterr().err.split())
+
     def broken() -> None:
         raise OSError("something else")
 

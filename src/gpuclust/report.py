@@ -20,8 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(args: argparse.Namespace) -> None:
     """Write the report."""
     from gpuclust.results.report import write
+    from gpuclust.storage import atomic, run_folder
 
+    atomic.remove_leftovers(args.run, schema.REPORT)
     size = write(args.run)
+    run_folder.record_anew(args.run, "report", [schema.REPORT])
     print(f"wrote {terminal.visible(str(args.run / schema.REPORT))} ({size / 1e6:.1f} MB)")
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 STOPPED = 130  # as a shell has it for an interrupt
 # What a disk or a system says no with; any other OSError is one that nobody foresaw
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 def command(
@@ -143,6 +144,12 @@ def exit_code(work: Callable[[], object]) -> int:
         _say_error(str(error))
         return error.exit_code
     except OSError as error:
+        if error.errno in TOO_MANY:
+            _say_error(
+                f"too many open files{f', at {error.filename}' if error.filename else ''}. Raise the limit (ulimit "
+                "-n 4096, for instance) and run the same command again; what is computed stays"
+            )
+            return 1
         if error.errno not in UNWRITABLE:
             raise
         where = error.filename or "to the standard output"

@@ -239,6 +239,25 @@ def read_record(path: Path) -> dict[str, Any]:
     return data
 
 
+def record_anew(path: Path, stage: str, files: Sequence[str]) -> None:
+    """Record the checksums of files that were written again outside the run's own command.
+
+    Parameters
+    ----------
+    path : Path
+        The run's folder.
+    stage : str
+        A stage that is done; nothing is recorded of others.
+    files : sequence of str
+        All that it writes.
+    """
+    record = read_record(path / schema.RECORD)
+    entry = record["stages"].get(stage)
+    if entry is not None and "checksums" in entry:
+        entry["checksums"] = checksums.of_files(path, files)
+        write_json(path / schema.RECORD, record)
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a configuration that gpuclust wrote.
 
