@@ -19,7 +19,7 @@ def finished(path: Path, labels: list[int | None], settings: dict[str, Any], wor
     """A folder with what the command reads: configuration, features with labels, clusters with tokens."""
     path.mkdir()
     (path / schema.CONFIG).write_text(yaml.safe_dump(validate(settings).resolved()))
-    (path / schema.RECORD).write_text('{"stages": {}}')
+    (path / schema.RECORD).write_text('{"stages": {"prompts": {}, "cluster": {}, "analyse": {}}}')
     label = pd.array(labels, dtype="Int64")
     table = pd.DataFrame({"feature": np.arange(len(labels)), "kept": [x is not None for x in labels], "label": label})
     table.to_parquet(path / schema.FEATURES)

@@ -52,9 +52,10 @@ def test_profiles_are_those_of_the_whole_array(n_prompts: int, n_clusters: int, 
         np.testing.assert_allclose(got.correlation[np.ix_(varied, varied)], expected, atol=1e-9)
 
 
-def test_a_cluster_that_does_not_vary_correlates_with_nothing() -> None:
+@pytest.mark.parametrize("constant", [1.0, 0.1, 1 / 3])  # the mean of blocks of the last two is rounded
+def test_a_cluster_that_does_not_vary_correlates_with_nothing(constant: float) -> None:
     activations = np.random.default_rng(0).random((40, 3))
-    activations[:, 2] = 1.0
+    activations[:, 2] = constant
     correlation = profiles.profile(lambda: cut(activations, 16), 3, 1).correlation
     assert np.isnan(correlation[2]).all()
     assert np.isfinite(correlation[:2, :2]).all()
