@@ -18,7 +18,7 @@ from gpuclust.storage.run_folder import read_record, read_settings
 from gpuclust.sweep import subsets
 from gpuclust.sweep.experiment import EXTRACTIONS, LABELS, PAIR_TABLE, RECORD, SETTING_TABLE, SWEEP
 from gpuclust.sweep.grid import SweepConfig, expand
-from gpuclust.sweep.sharing import Extraction, Trial, extraction_name
+from gpuclust.sweep.sharing import PARTS, Extraction, Trial, extraction_name
 from gpuclust.sweep.trial_list import extractions_wanted, read_extraction, trials_of
 
 if TYPE_CHECKING:
@@ -86,10 +86,16 @@ class Sweep:
 
     @cached_property
     def labels(self) -> xr.DataArray:
-        """Labels, (trial, part, feature): -1 noise, -2 not kept; parts are all prompts and the two halves."""
+        """Labels, (trial, part, feature): -1 noise, -2 not kept; parts are all prompts and the two halves.
+
+        Along ``trial`` lie the coordinates ``setting`` and ``seed``, as in `table`; settings that failed have none.
+        """
         import xarray
 
-        found: xr.DataArray = xarray.open_zarr(self._file(LABELS), consolidated=False)["labels"]
+        opened = xarray.open_zarr(self._file(LABELS), consolidated=False)
+        found: xr.DataArray = opened["labels"].assign_coords(
+            setting=opened["setting"].load(), seed=opened["seed"].load(), part=list(PARTS)
+        )
         return found
 
     @cached_property
@@ -110,7 +116,7 @@ class Sweep:
                 extractions[name] = f"{path} has no activations"
         return trials_of(sweep, base, settings, extractions)
 
-    def run(self, setting: int = 0, seed: int | None = None, scheduler: str = "local") -> Run:
+    def run(self, setting: int = 0, seed: int | None = None, scheduler: str = "threads") -> Run:
         """Open a setting as a run.
 
         The first time it is computed, from the sweep's activations, into a folder under ``runs``: everything that a run
