@@ -331,6 +331,8 @@ MUTANTS = [
            "read_settings(existing)", "test_damage.py", "a damaged config.yaml ends a run"),
     Mutant("sealed", "storage/checksums.py", "        bad = damaged(path.parent, known)", "        bad = []",
            "test_sweep.py::test_damage_in_a_sweep_is_found_and_made_anew", "what a sweep kept is used though damaged"),
+    Mutant("all-else-equal", "sweep/effects.py", "if not others or known.empty:", "if True:", "test_effects.py",
+           "a failed setting makes an effect of another field"),
     Mutant("report-recorded", "report.py", "    run_folder.record_anew(", "    (lambda *_: None)(", "test_damage.py",
            "a report written again is called damaged"),
     Mutant("shard-anew", "engine/pipeline.py", '            self.folder.begin("extract")', "            pass",

@@ -106,6 +106,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("umap:\n" + "".join(" " * i + f"k{i}:\n" for i in range(1, 1000)), "100,000 at most"),
         ("".join(f"k{i}: 1\n" for i in range(100_000)), "100,000 at most"),
         ("".join(f"k{i}: 1\n" for i in range(5_000)), "unknown key k0.*and 4980 more"),
+        ("base: {}\nquestions: {}\n", r"unknown key base \(of a sweep: gpuclust sweep FILE\)"),
         ("x: " + "y" * 2_000_000, "100,000 at most"),
     ],
 )

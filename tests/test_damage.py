@@ -199,7 +199,10 @@ def test_a_damaged_shard_is_found_and_computed_anew(
     assert cli.main(["verify", str(run)]) == 1
     said = " ".join("".join(capsys.readouterr()).split())
     assert f"extract: {place} the activations file does not match its checksum" in said
-    assert "1 files are damaged. The run's own command makes them anew, in the stages extract, reduce, select" in said
+    assert (
+        "1 file damaged. The run's own command makes anew what is damaged, in the stages extract, reduce, select"
+        in said
+    )
     go(run.parent, settings)
     assert (run / place).read_bytes() == (original / place).read_bytes()
     assert stages(run)["extract"]["shards_computed"] == 1

@@ -61,6 +61,25 @@ def test_one_seed_has_no_interval_and_nothing_is_clear() -> None:
     assert "no interval" in str(found.difference)
 
 
+def test_levels_are_compared_with_all_else_equal() -> None:
+    """`a` does nothing; where b is 1 all is better, and one setting there has failed."""
+    rows = table(lambda a, b: 0.4 * b, noise=0.001, a=[0, 1, 2], b=[0, 1])
+    for lost in (rows.drop(rows.index[(rows["a"] == 2) & (rows["b"] == 1)]), rows.copy()):
+        lost.loc[(lost["a"] == 2) & (lost["b"] == 1), "ari_halves"] = np.nan
+        alone = effects.effect(lost, "a")
+        assert alone is not None
+        assert alone.difference.value > 0.15  # were b not looked at
+        found = effects.effect(lost, "a", others=["b"])
+        assert found is not None
+        assert not found.difference.clear
+        assert abs(found.difference.value) < 0.01
+        assert found.levels["level"].tolist() == ["0", "1"]  # four cells rather than three
+        assert found.left_out == lost["setting"].nunique() - 4
+    complete = effects.effect(rows, "a", others=["b"])
+    assert complete is not None
+    assert complete.left_out == 0
+
+
 def test_levels_without_an_outcome_drop() -> None:
     rows = table(lambda a: float(a), a=[0, 1, 2])
     rows.loc[rows["a"] == 2, "ari_halves"] = np.nan

@@ -38,7 +38,7 @@ def test_other_folders_and_unfinished_runs(small_run: Path, tmp_path: Path, caps
     shutil.copy(small_run / schema.CONFIG, tmp_path / schema.CONFIG)
     (tmp_path / schema.RECORD).write_text('{"stages": {"prompts": {}}}')
     assert main([str(tmp_path)]) == 2
-    assert "stopped before the stage analyse" in " ".join(capsys.readouterr().err.split())
+    assert "its stage analyse is not done" in " ".join(capsys.readouterr().err.split())
 
 
 def test_names_of_clusters_are_in_the_summary(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,6 +252,17 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(base: dict[str, Any], finished
     assert "umap.min_dist is 1.5" in page
 
 
+def test_a_sweep_whose_settings_all_fail_says_so_and_keeps_what_is_there(
+    base: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = go(tmp_path, {"base": base, "vary": N_NEIGHBORS, "seeds": 1}, finished)
+    hopeless = base | {"hdbscan": base["hdbscan"] | {"min_samples": 90}, "select": {"sparsity_max": 0.3}}
+    go(tmp_path, {"base": hopeless, "vary": N_NEIGHBORS, "seeds": 1}, finished, code=2)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "all of the sweep failed, 2 settings; the first: SelectionError: " in said
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "sweep.parquet"), table)
+
+
 def test_a_group_that_is_not_there_is_a_row_with_what_is(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     table = go(tmp_path, {"base": base, "vary": {"source": ["a", "nobody"]}, "seeds": 1}, finished)
     error = table.set_index("source")["error"]

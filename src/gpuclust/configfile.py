@@ -201,6 +201,8 @@ def _explain(problem: dict[str, Any]) -> str:
         likely = [path for path in _all_keys(Config) if path.split(".")[-1] == location[-1]]
         likely = likely or [".".join([*location[:-1], name]) for name in near]
         hint = f"did you mean {' or '.join(likely)}?" if likely else f"known: {', '.join(known)}"
+        if location in (["questions"], ["vary"], ["base"]):
+            hint = "of a sweep: gpuclust sweep FILE"
         return f"unknown key {key} ({hint})"
     message = str(problem["msg"]).removeprefix("Value error, ")
     value = problem.get("input")

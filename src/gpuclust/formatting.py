@@ -52,6 +52,28 @@ def score(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "none"
 
 
+def percent(share: float) -> str:
+    """Write a share; ``none`` where there was nothing to measure.
+
+    Examples
+    --------
+    >>> percent(0.567), percent(-0.001), percent(math.nan)
+    ('57%', '0%', 'none')
+    """
+    return f"{abs(share) if abs(share) < 0.005 else share:.0%}" if math.isfinite(share) else "none"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write how many there are.
+
+    Examples
+    --------
+    >>> counted(1, "seed"), counted(1200, "file")
+    ('1 seed', '1,200 files')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def written(value: Any) -> str:
     """Write a setting's value: whole numbers without a point, truth values as in YAML.
 

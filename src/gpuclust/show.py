@@ -34,8 +34,8 @@ def work(args: argparse.Namespace) -> None:
     if not args.cluster and not args.feature:
         if "analyse" not in run.record["stages"]:
             raise StoreError(
-                f"{args.run} has no clusters yet: its run stopped before the stage analyse; run the same command "
-                "again to go on"
+                f"{args.run} has no clusters to show: its stage analyse is not done, or something before it is "
+                "damaged; the run's own command goes on from there"
             )
         summary.show(args.run, run.record, console)
 

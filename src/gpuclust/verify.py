@@ -28,6 +28,7 @@ def work(args: argparse.Namespace) -> None:
     from rich.markup import escape
 
     from gpuclust.errors import CorruptDataError
+    from gpuclust.formatting import counted
     from gpuclust.results.run import open_run
     from gpuclust.storage import verifying
     from gpuclust.storage.run_folder import claim
@@ -40,6 +41,7 @@ def work(args: argparse.Namespace) -> None:
         if not found:
             console.print(f"{escape(str(args.run))}: {len(stages)} stages, nothing is damaged")
             return
+        bad = f"{counted(len(found), 'file')} damaged"
         for damage in found[:SHOWN]:
             console.print(f"{damage.stage}: {escape(damage.place)} {escape(damage.what)}", soft_wrap=True)
         if len(found) > SHOWN:
@@ -51,12 +53,11 @@ def work(args: argparse.Namespace) -> None:
         if first in stage_table.ACTIVATIONS and not (args.run / schema.SHARDS).exists():
             raise CorruptDataError(f"{args.run}: imported activations are damaged; import them again")
         if not writable:
-            raise CorruptDataError(f"{args.run}: {len(found):,} files are damaged, and nothing can be written there")
+            raise CorruptDataError(f"{args.run}: {bad}, and nothing can be written there")
         verifying.forget(args.run, first)
     again = [name for name in stage_table.after(first) if name in stages]
     raise CorruptDataError(
-        f"{args.run}: {len(found):,} files are damaged. The run's own command makes them anew, in the stages "
-        f"{', '.join(again)}"
+        f"{args.run}: {bad}. The run's own command makes anew what is damaged, in the stages {', '.join(again)}"
     )
 
 

@@ -43,7 +43,7 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._files = reading.Files(self.path)
-        if not (self.path / schema.CONFIG).exists():
+        if not (self.path / schema.CONFIG).exists() and not self._files.knows_its_settings():
             raise StoreError(
                 f"{self.path} is no gpuclust run: it has no {schema.CONFIG}. Give the --out folder of a run"
             )

@@ -42,6 +42,10 @@ class Files:
         recorded = self.record().get("config") if (self.run / schema.RECORD).exists() else None
         return recorded or read_settings(self.run / schema.CONFIG)
 
+    def knows_its_settings(self) -> bool:
+        """Whether the record has the configuration, as that of every newer run."""
+        return (self.run / schema.RECORD).exists() and "config" in self.record()
+
     def record(self) -> dict[str, Any]:
         """Return ``run.json``."""
         path = self.run / schema.RECORD
@@ -60,6 +64,8 @@ class Files:
             If it is not what its stage wrote.
         """
         path = self.run / name
+        if not self.run.is_dir():
+            raise StoreError(f"there is no folder {self.run}: give the --out folder of a run")
         if not path.exists():
             raise StoreError(
                 f"{self.run} has no {name}: the run has not come that far, or was made without it. The run's own "

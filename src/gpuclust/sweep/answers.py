@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust.formatting import score, written
+from gpuclust.formatting import percent, score, written
 from gpuclust.sweep import effects
 from gpuclust.sweep.effects import OUTCOME, Effect, Estimate
 
@@ -98,9 +98,23 @@ def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, p
             _groups(answer, key, rows, pairs[(pairs["question"] == name) & (pairs["grid"] == number)])
         settings = [key for key in fields if key not in GROUPS]
         asked = [key for key in settings if key.startswith(f"{name}.")] or settings
-        answer.effects += [effect for key in asked if (effect := effects.effect(rows, key)) is not None]
+        for key in asked:
+            rest = [name for name in fields if name != key]
+            if (found := effects.effect(rows, key, others=rest)) is None:
+                answer.notes.append(
+                    f"{short(key)} is not judged: no two of its values have an outcome with all else equal."
+                )
+                continue
+            answer.effects.append(found)
+            if found.left_out:
+                answer.notes.append(
+                    f"{found.left_out} settings do not count for {short(key)}: they failed or have no clusters, or "
+                    "what they would be compared with."
+                )
         answer.sentences += _special(asked, rows)
-        if "umap.enabled" in asked and (noise := effects.effect(rows, "umap.enabled", "noise")) is not None:
+        rest = [name for name in fields if name != "umap.enabled"]
+        noise = effects.effect(rows, "umap.enabled", "noise", rest) if "umap.enabled" in asked else None
+        if noise is not None:
             answer.parts.append(Part("umap.enabled", noise.difference.clear, noise.difference, "share of noise"))
         answer.notes += interaction_notes(rows, settings) + cliff_notes(rows, settings)
         if settings and "n_prompts" not in settings and not groups:
@@ -184,30 +198,38 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
     return (
         f"Recommended, the most stable of {tried} settings ({rule}): {', '.join(changed)}, with ARI "
         f"{score(own[OUTCOME].mean())} between halves, {own['clusters'].mean():.0f} clusters and "
-        f"{own['noise'].mean():.0%} noise against {score(before)}, {default['clusters'].mean():.0f} and "
-        f"{default['noise'].mean():.0%}; {lost} {str(gain).removeprefix('+')}, an upper estimate as it is the "
+        f"{percent(own['noise'].mean())} noise against {score(before)}, {default['clusters'].mean():.0f} and "
+        f"{percent(default['noise'].mean())}; {lost} {str(gain).removeprefix('+')}, an upper estimate as it is the "
         "best of many."
     )
+
+
+def _varied(rows: pd.DataFrame, field: str) -> list[str]:
+    """The other settings that vary in rows."""
+    named = [str(name) for name in rows if "." in str(name) or name in ("n_prompts", *GROUPS)]
+    return [name for name in named if name != field and rows[name].nunique(dropna=False) > 1]
 
 
 def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
     """Sentences that only one question has."""
     if "umap.enabled" in fields:
-        on, off = (rows[rows["umap.enabled"] == value] for value in (True, False))
+        equal = effects.matched(rows, "umap.enabled", _varied(rows, "umap.enabled"), "noise")
+        on, off = (equal[equal["umap.enabled"] == value] for value in (True, False))
         return [
-            f"With UMAP {on['noise'].mean():.0%} of the features are noise and the halves agree to ARI "
+            f"With UMAP {percent(on['noise'].mean())} of the features are noise and the halves agree to ARI "
             f"{score(on[OUTCOME].mean())} ({on['clusters'].mean():.0f} clusters); without, on exact cosine distances, "
-            f"{off['noise'].mean():.0%} and {score(off[OUTCOME].mean())} ({off['clusters'].mean():.0f} clusters)."
+            f"{percent(off['noise'].mean())} and {score(off[OUTCOME].mean())} ({off['clusters'].mean():.0f} clusters)."
         ]
     if any(name.startswith("hdbscan.") for name in fields):
         return [
-            f"Over {rows['setting'].nunique()} settings HDBSCAN leaves {rows['noise'].min():.0%} to "
-            f"{rows['noise'].max():.0%} of the features as noise; {rows['recovered_halves'].mean():.0%} of the "
-            "clusters of a half come back in the other (Jaccard at least 0.5), and "
-            f"{rows['purity'].mean():.0%} of a clustered feature's ten nearest neighbours are in its cluster."
+            f"Over {rows['setting'].nunique()} settings HDBSCAN leaves {percent(rows['noise'].min())} to "
+            f"{percent(rows['noise'].max())} of the features as noise; {percent(rows['recovered_halves'].mean())} of "
+            "the clusters of a half come back in the other (Jaccard at least 0.5), and "
+            f"{percent(rows['purity'].mean())} of a clustered feature's ten nearest neighbours are in its cluster."
         ]
     if "n_prompts" in fields:
-        cells = effects.by_seed(rows, "n_prompts", "ari_default").mean()
+        equal = effects.matched(rows, "n_prompts", _varied(rows, "n_prompts"), "ari_default")
+        cells = effects.by_seed(equal, "n_prompts", "ari_default").mean()
         most = max(cells.index)
         with_all = ", ".join(f"{score(cells[n])} with {n:,}" for n in sorted(cells.index) if n != most)
         return [f"The clustering of all {most:,} prompts is reached to ARI {with_all} prompts."]
@@ -237,7 +259,7 @@ def _groups(answer: Answer, name: str, rows: pd.DataFrame, pairs: pd.DataFrame) 
         f"{score(shown['within'].mean())} within one, a difference of {gap}."
     )
     each = "; ".join(
-        f"{written(level)}: {row['clusters']:.0f} clusters, {row['noise']:.0%} noise, ARI {score(row[OUTCOME])}"
+        f"{written(level)}: {row['clusters']:.0f} clusters, {percent(row['noise'])} noise, ARI {score(row[OUTCOME])}"
         for level, row in levels.iterrows()
     )
     answer.sentences.append(f"By {name}, {each}.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust.formatting import written
+from gpuclust.formatting import counted, percent, written
 from gpuclust.results import html_page, palette
 from gpuclust.sweep.answers import NOISE_GAP, Answer, short
 from gpuclust.sweep.effects import COVERAGE_LOSS, LEAST, OUTCOME
@@ -79,7 +79,7 @@ def _cell(name: str, value: float) -> str:
         return ""
     if name in ("clusters", "n_kept"):
         return f"{value:.0f}"
-    return f"{value:.0%}" if name in ("noise", "recovered_halves", "purity") else f"{value:.2f}"
+    return percent(value) if name in ("noise", "recovered_halves", "purity") else f"{value:.2f}"
 
 
 # ---------------------------------------------------------------- Markdown
@@ -106,10 +106,11 @@ def _markdown_table(head: Sequence[str], rows: Rows) -> list[str]:
 
 def _about(record: Mapping[str, Any]) -> str:
     attributes = record["attributes"]
+    tried = f"{counted(record['settings'], 'setting')} with {counted(record['seeds'], 'seed')} each"
     failed = f", {record['failed']} of the rows failed" if record["failed"] else ""
     return (
         f"{attributes.get('model', '?')}, {attributes.get('hook_name', '?')}, {record['prompts']:,} prompts, "
-        f"{record['d_sae']:,} features; {record['settings']} settings with {record['seeds']} seeds each{failed}."
+        f"{record['d_sae']:,} features; {tried}{failed}."
     )
 
 

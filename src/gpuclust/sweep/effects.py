@@ -60,6 +60,8 @@ class Effect:
         Levels with the largest and the smallest mean.
     difference : Estimate
         Best less worst, its interval corrected for the choice of the pair (Bonferroni).
+    left_out : int
+        Settings that are not counted, because not every level has an outcome beside them (`matched`).
     """
 
     field: str
@@ -67,6 +69,35 @@ class Effect:
     best: str
     worst: str
     difference: Estimate
+    left_out: int = 0
+
+
+def matched(table: pd.DataFrame, field: str, others: Sequence[str] = (), outcome: str = OUTCOME) -> pd.DataFrame:
+    """Choose the rows in which levels of a field are compared with all else equal.
+
+    A setting that failed, or has no cluster and so no agreement, would leave its level a mean over other values of the
+    other fields than the rest. So only those values of `others` count beside which every level has an outcome with
+    every seed; levels that would cost more rows than they bring are left out.
+
+    Parameters
+    ----------
+    table, field, outcome
+        As in `effect`.
+    others : sequence of str
+        The other fields that vary.
+    """
+    known = table[table[field].notna() & table[outcome].notna()]
+    if not others or known.empty:
+        return known
+    place = known.groupby(list(others), sort=False, dropna=False).ngroup()
+    seeds = known.groupby([place, known[field]], sort=False)["seed"].nunique().unstack(fill_value=0)
+    full = seeds == table["seed"].nunique()
+    best: tuple[int, pd.DataFrame] = (0, full.iloc[:0])
+    while full.shape[1]:
+        kept = full[full.all(axis=1)]
+        best = max(best, (kept.size, kept), key=lambda found: found[0])
+        full = full.drop(columns=full.sum().idxmin())
+    return known[place.isin(best[1].index) & known[field].isin(best[1].columns)]
 
 
 def by_seed(table: pd.DataFrame, field: str, outcome: str) -> pd.DataFrame:
@@ -84,7 +115,7 @@ def by_seed(table: pd.DataFrame, field: str, outcome: str) -> pd.DataFrame:
     return cells.reindex(columns=order).dropna(axis="columns")  # columns may be truth values
 
 
-def effect(table: pd.DataFrame, field: str, outcome: str = OUTCOME) -> Effect | None:
+def effect(table: pd.DataFrame, field: str, outcome: str = OUTCOME, others: Sequence[str] = ()) -> Effect | None:
     """Measure a field's main effect in the rows of one grid; None where fewer than two levels have an outcome.
 
     Parameters
@@ -93,8 +124,12 @@ def effect(table: pd.DataFrame, field: str, outcome: str = OUTCOME) -> Effect | 
         Rows of the grid without errors: ``seed``, the varied fields, outcomes.
     field, outcome : str
         Columns.
+    others : sequence of str
+        The other fields that vary in the grid.
     """
-    cells = by_seed(table[table[field].notna()], field, outcome)
+    asked = table.loc[table[field].notna(), "setting"].nunique()
+    table = matched(table, field, others, outcome)
+    cells = by_seed(table, field, outcome)
     if cells.shape[1] < 2:
         return None
     means = cells.mean()
@@ -104,12 +139,13 @@ def effect(table: pd.DataFrame, field: str, outcome: str = OUTCOME) -> Effect | 
     half = quantile(LEVEL, df) * error / np.sqrt(len(cells))
     gap = float(means.max() - means.min())
     wide = quantile(1 - (1 - LEVEL) / pairs, df) * error * np.sqrt(2 / len(cells))
-    others = table.groupby(field, sort=False)[[name for name in SHOWN if name in table]].mean()
-    levels = pd.DataFrame({"mean": means, "low": means - half, "high": means + half}).join(others)
+    more = table.groupby(field, sort=False)[[name for name in SHOWN if name in table]].mean()
+    levels = pd.DataFrame({"mean": means, "low": means - half, "high": means + half}).join(more)
     levels.insert(0, "level", [written(value) for value in levels.index])
     return Effect(
-        field, levels.reset_index(drop=True), written(best), written(worst), Estimate(gap, gap - wide, gap + wide)
-    )
+        field, levels.reset_index(drop=True), written(best), written(worst), Estimate(gap, gap - wide, gap + wide),
+        asked - table["setting"].nunique(),
+    )  # fmt: skip
 
 
 def residual(cells: Array) -> tuple[float, int]:

@@ -24,7 +24,8 @@ from gpuclust.engine.pipeline import Pipeline
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.reuse import link
 from gpuclust.engine.scheduler import Scheduler, start
-from gpuclust.errors import GpuclustError, StoreError
+from gpuclust.errors import GpuclustError, SelectionError, StoreError
+from gpuclust.formatting import counted
 from gpuclust.hardware import process
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, checksums
@@ -105,6 +106,10 @@ class Experiment:
             done = [trial for trial in found if trial.error is None]
             if done:
                 work.gather_labels(self.out / LABELS, done)
+        if not done:  # what an earlier command has found stays
+            raise SelectionError(
+                f"all of the sweep failed, {counted(len(settings), 'setting')}; the first: {table['error'].iloc[0]}"
+            )
         atomic.write_table(self.out / SETTING_TABLE, table)
         atomic.write_table(self.out / PAIR_TABLE, pairs)
         first = extractions[identity(settings[0])]
