@@ -56,7 +56,7 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
     data = {
         **{name: str(attributes.get(name) or "unknown") for name in ("model", "hook_name", "sae", "loader")},
         "neuronpedia_id": attributes.get("neuronpedia_id"),
-        "record": record,
+        "record": record | {"stages": {name: _told(entry) for name, entry in record["stages"].items()}},
         "settings": settings,
         "n_prompts": len(prompts),
         "n_sources": len(sources.categories),
@@ -85,6 +85,11 @@ def _medians(features: pd.DataFrame) -> dict[str, float]:
     """Where the quadrants are split, and of sparsity, over the kept features."""
     kept = features[features["kept"]]
     return {name: float(kept[name].median()) for name in ("entropy", "varentropy", "sparsity")}
+
+
+def _told(entry: dict[str, Any]) -> dict[str, Any]:
+    """What of a stage's entry is told; checksums are not, those of the page itself would change it."""
+    return {name: value for name, value in entry.items() if name not in ("checksums", "files")}
 
 
 def _neighbors(run: reading.Files, features: pd.DataFrame) -> dict[str, Array]:
