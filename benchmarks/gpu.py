@@ -36,7 +36,7 @@ from gpuclust.config import HdbscanConfig, StoreConfig, UmapConfig, parse_bytes
 from gpuclust.configfile import validate
 from gpuclust.extraction import encoders, extract_shard
 from gpuclust.hardware import backend, budget, device
-from gpuclust.storage import row_blocks, store
+from gpuclust.storage import markers, row_blocks, store
 from gpuclust.storage.run_folder import versions
 
 Result = dict[str, Any]
@@ -202,7 +202,7 @@ def store_pass(args: argparse.Namespace, work: Path) -> Result:
         path.parent.mkdir()
         store.create(path, *values.shape, StoreConfig(codec=codec), {})
         for index, (first, stop) in enumerate(store.shard_ranges(path)):
-            store.write_shard(path, path.parent / schema.SHARDS, index, first, values[first:stop], {}, "benchmark")
+            markers.write_shard(path, path.parent / schema.SHARDS, index, first, values[first:stop], {}, "benchmark")
         read = seconds(lambda path=path: [None for _ in store.read_rows(path, 512)])
         copied = seconds(lambda path=path: [None for _ in row_blocks.rows(path, 512, cuda)])
         found[codec] = {"host_read_bytes_s": values.nbytes / read, "to_gpu_bytes_s": values.nbytes / copied}

@@ -65,7 +65,7 @@ def make_store(case: Case, out: Path, states: bool = False) -> Path:
     from gpuclust import schema
     from gpuclust.extraction import extract_shard
     from gpuclust.hardware.backend import resolve
-    from gpuclust.storage import store
+    from gpuclust.storage import markers, store
 
     n, width = case.shapes.n_prompts, case.shapes.n_features
     path = out / schema.ACTIVATIONS
@@ -78,7 +78,7 @@ def make_store(case: Case, out: Path, states: bool = False) -> Path:
         if states:
             positions = np.zeros(data.shape, np.int16)
             found = extract_shard._states(data, positions, first, case.config, resolve("cpu"))
-            store.write_shard(path, out / schema.SHARDS, index, first, data, found, "key")
+            markers.write_shard(path, out / schema.SHARDS, index, first, data, found, "key")
         else:
             store.write_rows(path, index, first, data)
     return path

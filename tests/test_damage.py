@@ -136,12 +136,40 @@ def test_the_same_command_mends_what_a_run_is_read_by(
     np.testing.assert_array_equal(gpuclust.open_run(run).activations, gpuclust.open_run(original).activations)
 
 
+def test_shards_of_other_settings_are_left_alone_where_the_template_is_damaged(
+    run: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The extraction was stopped, its template is damaged, and the settings are others now."""
+    record = json.loads((run / schema.RECORD).read_text())
+    record["stages"] = {"prompts": record["stages"]["prompts"]}
+    (run / schema.RECORD).write_text(json.dumps(record))
+    spoil(run / schema.ACTIVATIONS / "zarr.json", "empty")
+    before = {file: file.read_bytes() for file in (run / schema.SHARDS).iterdir()}
+    go(run.parent, settings | {"extract": {"aggregate": "mean"}}, code=2)
+    assert "shards that were computed with other settings" in " ".join(capsys.readouterr().err.split())
+    assert all(file.read_bytes() == content for file, content in before.items())
+    go(run.parent, settings)
+    assert stages(run)["extract"]["shards_computed"] == 0
+
+
+@pytest.mark.parametrize("seal", ["{}", "[]", '"x"', "", "{", '{"a.npz": [1, 2]}'])
+def test_what_is_sealed_is_only_what_its_seal_says(seal: str, tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"abc")
+    checksums.seal(tmp_path / "a.npz")
+    assert checksums.sealed(tmp_path / "a.npz")
+    (tmp_path / "a.npz.crc").write_text(seal)
+    assert not checksums.sealed(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("how", ["cut", "empty", "lost"])
 def test_the_same_command_computes_a_shard_anew_that_is_not_whole(
     how: str, run: Path, original: Path, settings: dict[str, Any]
 ) -> None:
     place = f"{schema.ACTIVATIONS}/activations/c/1/0"
     spoil(run / place, how)
+    with pytest.raises(CorruptDataError, match="c/1/0"):
+        _ = gpuclust.open_run(run).activations
+    assert cli.main(["export", str(run), str(run.parent / "copy")]) == 1
     go(run.parent, settings)
     assert (run / place).read_bytes() == (original / place).read_bytes()
     assert stages(run)["extract"]["shards_computed"] == 1

@@ -16,7 +16,7 @@ from gpuclust.configfile import validate
 from gpuclust.engine import gram_pass
 from gpuclust.engine.progress import Progress
 from gpuclust.hardware import budget
-from gpuclust.storage import store
+from gpuclust.storage import markers, store
 from tests.strategies import sae_like
 from tests.test_neighbors import whole
 from tests.test_store import make
@@ -40,7 +40,7 @@ def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool)
     path = tmp_path / schema.ACTIVATIONS
     store.create(path, N, F, config.store, {})
     for index, (first, stop) in enumerate(store.shard_ranges(path)):
-        store.write_shard(path, tmp_path / schema.SHARDS, index, first, values[first:stop], {}, "key")
+        markers.write_shard(path, tmp_path / schema.SHARDS, index, first, values[first:stop], {}, "key")
     kept = np.flatnonzero(np.arange(F) % 7)
     groups = np.random.default_rng(1).integers(-1, 3, N)
     weights = {"whole": [1, 1, 1, 0], "first": [1, 0, 0, 0], "bootstrap": [0, 2, 1, 0], "other layer": [0, 0, 0, 1]}

@@ -21,7 +21,7 @@ from gpuclust.export import main as export
 from gpuclust.extraction import encoders
 from gpuclust.extraction import weights as loading
 from gpuclust.show import main as show
-from gpuclust.storage import keys, store
+from gpuclust.storage import keys, markers, store
 from gpuclust.storage.run_folder import claim
 from tests import tiny
 
@@ -400,7 +400,7 @@ def test_shards_of_another_extraction_are_neither_mixed_nor_lost(
     assert attempt(tmp_path, mine) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "holds 3 shards that were computed with other settings, prompts or weights" in said
-    assert store.shards_done(out / schema.SHARDS) == 3
+    assert markers.shards_done(out / schema.SHARDS) == 3
 
 
 @pytest.mark.parametrize("how", ["changed", "gone"])
@@ -532,7 +532,7 @@ def test_a_hub_that_moved_on_is_not_mixed_in(
     said = " ".join(capsys.readouterr().err.split())
     assert f"at commit {'b' * 40} of the hub" in said
     assert f"began with {'a' * 40}" in said
-    assert store.shards_done(out / schema.SHARDS) == 3
+    assert markers.shards_done(out / schema.SHARDS) == 3
 
 
 def test_a_stage_made_anew_takes_the_later_ones_with_it(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -723,7 +723,7 @@ def test_a_cache_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         ((3, 3), "'prompts' is of type int; a list of str is expected"),
         ((3, None), "'prompts' is of type NoneType"),
         ((3, ["a", "b", 3]), "prompt 2 is of type int"),
-        ((3, ["a", "\ud800b", "c"]), r"prompt 1 holds half a character \(a lone surrogate, '\\ud800'\)"),
+        ((3, ["a", "\ud800b", "c"]), "c.pt, prompt 1 has half of a surrogate pair at character 0"),
         ((0, []), r"'acts' has the shape \(0, 2\); it holds no activations"),
         (b"hello", r"cannot be loaded safely \(\w+\)"),
         (b"", r"cannot be loaded safely \(\w+\)"),

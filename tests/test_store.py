@@ -11,7 +11,7 @@ import zarr
 from gpuclust import schema
 from gpuclust.config import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
-from gpuclust.storage import store
+from gpuclust.storage import markers, store
 from tests.strategies import sae_like
 
 CONFIG = StoreConfig(shard_prompts=20, chunk_prompts=8, chunk_features=16)
@@ -22,7 +22,7 @@ def make(folder: Path, data: np.ndarray, config: StoreConfig = CONFIG) -> Path:
     path = folder / schema.ACTIVATIONS
     store.create(path, *data.shape, config, {"model": "m"})
     for index, (first, stop) in enumerate(store.shard_ranges(path)):
-        store.write_shard(path, folder / schema.SHARDS, index, first, data[first:stop], {"s": np.arange(2)}, KEY)
+        markers.write_shard(path, folder / schema.SHARDS, index, first, data[first:stop], {"s": np.arange(2)}, KEY)
     return path
 
 
@@ -54,18 +54,18 @@ def test_a_shard_is_one_file_of_whole_chunks(tmp_path: Path) -> None:
 
 def test_done_only_with_marker_checksum_and_key(tmp_path: Path) -> None:
     path, shards = make(tmp_path, sae_like(53, 37)), tmp_path / schema.SHARDS
-    assert [store.shard_done(path, shards, i, KEY) for i in range(4)] == [None] * 4
-    assert store.shard_done(path, shards, 0, "other") == "computed with another configuration"
+    assert [markers.shard_done(path, shards, i, KEY) for i in range(4)] == [None] * 4
+    assert markers.shard_done(path, shards, 0, "other") == "computed with another configuration"
     (shards / "00001.json").unlink()
-    assert store.shard_done(path, shards, 1, KEY) == "not computed yet"
+    assert markers.shard_done(path, shards, 1, KEY) == "not computed yet"
     with (path / "activations/c/2/0").open("r+b") as file:
         file.seek(40)
         byte = file.read(1)
         file.seek(40)
         file.write(bytes([byte[0] ^ 1]))
-    assert store.shard_done(path, shards, 2, KEY) == "the activations file does not match its checksum"
+    assert markers.shard_done(path, shards, 2, KEY) == "the activations file does not match its checksum"
     (shards / "00003.npz").unlink()
-    assert store.shard_done(path, shards, 3, KEY) == "the states file does not match its checksum"
+    assert markers.shard_done(path, shards, 3, KEY) == "the states file does not match its checksum"
 
 
 @pytest.mark.parametrize("codec", ["bitmap", "zstd"])
@@ -88,9 +88,9 @@ def test_a_partial_shard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError, match=r"shard 1 at prompt 16 has shape \(3, 37\).*the store expects prompt 16, shape"
     ):
-        store.write_shard(path, tmp_path / "shards", 1, 16, data[16:19], {}, KEY)
+        markers.write_shard(path, tmp_path / "shards", 1, 16, data[16:19], {}, KEY)
     with pytest.raises(StoreError, match="expects prompt 16"):
-        store.write_shard(path, tmp_path / "shards", 1, 10, data[10:26], {}, KEY)
+        markers.write_shard(path, tmp_path / "shards", 1, 10, data[10:26], {}, KEY)
 
 
 def test_shards_may_come_in_any_order_and_twice(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_shards_may_come_in_any_order_and_twice(tmp_path: Path) -> None:
     store.create(path, *data.shape, CONFIG, {})
     ranges = list(enumerate(store.shard_ranges(path)))
     for index, (first, stop) in [*reversed(ranges), ranges[1]]:
-        store.write_shard(path, tmp_path / "shards", index, first, data[first:stop], {}, KEY)
+        markers.write_shard(path, tmp_path / "shards", index, first, data[first:stop], {}, KEY)
     np.testing.assert_array_equal(np.concatenate([block for _, block in store.read_rows(path, 11)]), data)
 
 

@@ -1,4 +1,6 @@
-"""How numbers are written for people, in the terminal, on pages and in sentences; the report's script does the same."""
+"""How numbers are written for people, in the terminal, on pages and in sentences.
+
+The report's script has its own `number`, with the same digits."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from gpuclust import schema
 from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, StoreError
+from gpuclust.extraction.prompts import storable
 from gpuclust.results.inputs import dense
 from gpuclust.results.run import Run, open_run
 from gpuclust.storage import atomic, store
@@ -139,11 +140,4 @@ def _texts(given: Any, path: Path) -> list[str]:
     for row, text in enumerate(given):
         if not isinstance(text, str):
             raise StoreError(f"{path}: prompt {row} is of type {type(text).__name__}; a list of str is expected")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise StoreError(
-                f"{path}: prompt {row} holds half a character (a lone surrogate, {text[error.start]!a}), which is no "
-                "text: take it out"
-            ) from error
-    return list(given)
+    return [storable(text, f"{path}, prompt {row}") for row, text in enumerate(given)]

@@ -22,9 +22,10 @@ def work(args: argparse.Namespace) -> None:
     from gpuclust.results.report import write
     from gpuclust.storage import atomic, run_folder
 
-    atomic.remove_leftovers(args.run, schema.REPORT)
-    size = write(args.run)
-    run_folder.record_anew(args.run, "report", [schema.REPORT])
+    with run_folder.claim(args.run):
+        atomic.remove_leftovers(args.run, schema.REPORT)
+        size = write(args.run)
+        run_folder.record_anew(args.run, "report", [schema.REPORT])
     print(f"wrote {terminal.visible(str(args.run / schema.REPORT))} ({size / 1e6:.1f} MB)")
 
 

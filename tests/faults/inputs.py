@@ -26,6 +26,15 @@ LONG = ("n_epochs", "members", "seeds", "random_sets", "timeout")  # of which mo
 MEMORY = 6 << 30  # more bytes than are mapped at the start: what is asked for in good faith must be planned
 
 
+def _raised(error: Exception) -> dict[str, Any]:
+    """What is noted of an error: refused in one line, or what nobody foresaw."""
+    from gpuclust.errors import GpuclustError
+
+    if isinstance(error, GpuclustError):
+        return {"outcome": outcomes.FOUND, "said": str(error)}
+    return {"outcome": outcomes.TRACEBACK, "said": traceback.format_exception(error)[-1].strip()}
+
+
 def fields() -> list[str]:
     """All settings by their dotted names."""
     from gpuclust.config import Config
@@ -62,7 +71,6 @@ def _is_long(key: str) -> bool:
 def configurations(subject: Subject, count: int, runs: int) -> Iterator[Try]:
     """Draw settings, check them all, and run on those that are taken."""
     from gpuclust import configfile
-    from gpuclust.errors import GpuclustError
 
     base = yaml.safe_load(subject.config.read_text())
     cases = drawn(count)
@@ -78,10 +86,8 @@ def configurations(subject: Subject, count: int, runs: int) -> Iterator[Try]:
             row = {"number": number, "outcome": outcomes.HARMLESS, "said": ""}
             try:
                 configfile.validate(settings(case))
-            except GpuclustError as error:
-                row |= {"outcome": outcomes.FOUND, "said": str(error)}
-            except Exception:
-                row |= {"outcome": outcomes.TRACEBACK, "said": traceback.format_exc().strip().splitlines()[-1]}
+            except Exception as error:
+                row |= _raised(error)
             note(row)
         return 0
 
@@ -167,7 +173,6 @@ def caches(subject: Subject, files: Mapping[str, Any] = CACHES) -> Iterator[Try]
 def arrays(subject: Subject, count: int) -> Iterator[Try]:
     """Arrays in hand: of odd kinds, and drawn ones."""
     from gpuclust import cluster_features
-    from gpuclust.errors import GpuclustError
     from tests.faults.bad_arrays import DRAWN, TABLE, arrays_drawn
 
     cases: list[tuple[str, str, Callable[[], Any], dict[str, Any]]] = [
@@ -187,10 +192,8 @@ def arrays(subject: Subject, count: int) -> Iterator[Try]:
                     len(result.labels) == len(result.probabilities) == size and np.isfinite(result.distances).all()
                 ):
                     row |= {"outcome": outcomes.SILENT, "said": f"{size} kept, {len(result.labels)} labels"}
-            except GpuclustError as error:
-                row |= {"outcome": outcomes.FOUND, "said": str(error)}
-            except Exception:
-                row |= {"outcome": outcomes.TRACEBACK, "said": traceback.format_exc().strip().splitlines()[-1]}
+            except Exception as error:
+                row |= _raised(error)
             note(row)
         return 0
 

@@ -20,7 +20,7 @@ from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget, device, process
 from gpuclust.stage_table import Stage
-from gpuclust.storage import store
+from gpuclust.storage import markers
 from gpuclust.storage.keys import inputs, stage_key
 from gpuclust.storage.run_folder import Folder
 
@@ -146,7 +146,7 @@ def _projected(plan: budget.Plan | None, name: str, what: str) -> int | None:
 
 def _refuse_other_prompts(config: Config, out: Path, done: Mapping[str, Any], key: str) -> None:
     """Leave a folder alone whose activations are of prompts that are not there any more."""
-    known, shards = done.get("prompts"), store.shards_done(out / schema.SHARDS)
+    known, shards = done.get("prompts"), markers.shards_done(out / schema.SHARDS)
     if known is None or known["key"] == key or not shards:
         return
     raise StoreError(
@@ -170,8 +170,8 @@ def _why(config: Config, known: Mapping[str, Any]) -> str:
 
 def _refuse_other_extraction(config: Config, out: Path, done: Mapping[str, Any], key: str) -> None:
     """Leave a store alone that holds activations of something else."""
-    path, shards = out / schema.ACTIVATIONS, store.shards_done(out / schema.SHARDS)
-    if shards and path.exists() and store.begun_with(path) not in (None, key):
+    path, shards = out / schema.ACTIVATIONS, markers.shards_done(out / schema.SHARDS)
+    if shards and path.exists() and markers.begun_with(path, out / schema.SHARDS) not in (None, key):
         raise StoreError(
             f"{path} holds {shards} shards that were computed with other settings, prompts or weights, or by another "
             "version. Give another --out, restore what was changed, or delete that folder; nothing in it was changed"

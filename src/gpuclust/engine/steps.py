@@ -25,7 +25,7 @@ from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
 from gpuclust.extraction import extract_shard
 from gpuclust.hardware import budget, device
-from gpuclust.storage import store
+from gpuclust.storage import markers, store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -169,18 +169,18 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
         "extraction_key": x.key,
     }
     template = (path, facts["rows"], facts["d_sae"], x.config.store, attributes)
-    if path.exists() and store.begun_with(path) not in (None, x.key):
+    if path.exists() and markers.begun_with(path, shards) not in (None, x.key):
         log.warning("extract: %s was begun with other settings, has no shards yet, and is made anew", path)
         shutil.rmtree(path)
     if not path.exists():
         store.create(*template)
     elif restored := store.restore(*template):
-        log.warning("extract: %s of %s are damaged and made anew", ", ".join(restored[:3]), path)
+        log.warning("extract: %s of %s are not what is written now, and are put back", ", ".join(restored[:3]), path)
     tokens = pd.read_parquet(x.out / schema.PROMPTS, columns=["tokens"])["tokens"].tolist()
     items = []
     again: dict[str, int] = {}
     for index, (first, stop) in enumerate(store.shard_ranges(path)):
-        reason = store.shard_done(path, shards, index, x.key)
+        reason = markers.shard_done(path, shards, index, x.key)
         if reason is not None:
             again[reason] = again.get(reason, 0) + 1
             items.append((index, first, tokens[first:stop]))

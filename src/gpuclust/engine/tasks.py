@@ -21,7 +21,7 @@ from gpuclust.engine.gram_pass import read_neighbors, view_path, write_neighbors
 from gpuclust.errors import ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve
-from gpuclust.storage import atomic, row_blocks, store
+from gpuclust.storage import atomic, markers, row_blocks, store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -110,7 +110,7 @@ def reduce_task(
     read_again = 0
     counted = {"negative": 0, "underflowed": 0}
     for index, (first, stop) in enumerate(ranges):
-        states = store.read_states(shards, index)
+        states = markers.read_states(shards, index)
         counted = {name: n + int((states or {}).get(name, 0)) for name, n in counted.items()}
         if states is None or float(states["threshold"]) != threshold:
             read_again += 1

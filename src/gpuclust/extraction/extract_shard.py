@@ -19,7 +19,7 @@ from gpuclust.config import Config
 from gpuclust.errors import ActivationError, ModelError
 from gpuclust.hardware import device as gpu
 from gpuclust.hardware.backend import Backend, on_host, resolve
-from gpuclust.storage import store
+from gpuclust.storage import markers, store
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -72,7 +72,7 @@ def run_shard(
     states = _states(data, positions, first, config, backend)
     states["negative"] = np.int64((activations < 0).sum())
     states["underflowed"] = np.int64(np.count_nonzero(activations) - np.count_nonzero(data))
-    store.write_shard(out / schema.ACTIVATIONS, out / schema.SHARDS, index, first, data, states, key)
+    markers.write_shard(out / schema.ACTIVATIONS, out / schema.SHARDS, index, first, data, states, key)
     return {"prompts": len(tokens), "tokens": sum(map(len, tokens)), "bytes": data.nbytes}
 
 

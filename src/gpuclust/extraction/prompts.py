@@ -210,12 +210,18 @@ def read(source: PromptSource, n_prompts: int) -> Iterator[tuple[str | None, str
     where = source.path or f"dataset {source.dataset}"
     for number, row in enumerate(islice(rows, source.limit), 1):
         named = None if source.source_column is None else row.get(source.source_column)
-        text = _text(row[source.column], f"{where}, row {number}, {source.column}") if source.column in row else None
+        text = storable(row[source.column], f"{where}, row {number}, {source.column}") if source.column in row else None
         yield text, label if _missing(named) else str(named)
 
 
-def _text(value: Any, where: str) -> str:
-    """A row's value as text that can be stored."""
+def storable(value: Any, where: str) -> str:
+    """Return a row's value as text that can be stored; nothing for a missing one.
+
+    Raises
+    ------
+    PromptsError
+        If it is a list or the like, bytes that are no UTF-8, or holds half of a surrogate pair.
+    """
     if isinstance(value, dict | list | tuple | set | np.ndarray):
         raise PromptsError(f"{where} is a {type(value).__name__}, not text: write each prompt out as one text")
     if isinstance(value, bytes):

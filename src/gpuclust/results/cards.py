@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NEURONPEDIA = "https://www.neuronpedia.org"
 AROUND = 200  # characters on either side of a peak
-MEMBERS = 20  # features of a cluster that are listed
+FEATURES_SHOWN = 20  # features of a cluster that are listed
 NUMBERS = ("persistence", "mean_activation", "max_activation", "std_activation", "sparsity")
 # Columns that a cluster's card places itself, or leaves out; other numbers and words follow them.
 PLACED = {
@@ -161,7 +161,7 @@ def cluster_card(run: Run, number: int) -> Card:
         facts=[(name, value) for name, value in facts if value],
         words=[(name, found) for name, found in words if found],
         prompts=[_cluster_prompt(prompt) for prompt in chosen],
-        tables=[(f"features ({min(len(own), MEMBERS)} of {len(own)})", own.head(MEMBERS))],
+        tables=[(f"features ({min(len(own), FEATURES_SHOWN)} of {len(own)})", own.head(FEATURES_SHOWN))],
         link=quick_list(run.neuronpedia_id, own["feature"].tolist(), f"cluster {number}"),
     )
 

@@ -6,6 +6,7 @@
     codec              the bitmap codec; codec_kernels and codec_cuda are its loops
     run_folder         the configuration and record of a run, and which stages are done
     keys               what results depend on, as digests
+    markers            states and done-markers beside the store; reading: a run's files, compared before they are used
     atomic             the one way to write; checksums: whether files are what was written; verifying: of a whole run
     export             a store that needs no gpuclust
 

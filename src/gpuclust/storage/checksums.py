@@ -56,8 +56,8 @@ def sealed(path: Path) -> bool:
         return False
     try:
         known = json.loads(_seal_of(path).read_text(encoding="utf8"))
-        bad = damaged(path.parent, known)
-    except (ValueError, AttributeError):
+        bad = damaged(path.parent, known) if known else [_seal_of(path).name]
+    except (ValueError, TypeError):
         bad = [_seal_of(path).name]
     if bad:
         log.warning("%s is damaged, and made anew", path.parent / bad[0])
@@ -68,6 +68,16 @@ def _seal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.crc")
 
 
-def damaged(folder: Path, known: Mapping[str, list[int] | None]) -> list[str]:
-    """Return the places of files that are missing, or are not what they were."""
-    return [place for place, was in known.items() if of_file(folder / place) != was]
+def damaged(folder: Path, known: Mapping[str, list[int] | None], within: str = "") -> list[str]:
+    """Return the places of files that are missing, or are not what they were.
+
+    Parameters
+    ----------
+    folder : Path
+    known : mapping of str to [size, CRC-32C]
+        As from `of_files`.
+    within : str
+        A file, or a folder, and no others are looked at.
+    """
+    asked = [place for place in known if not within or place == within or place.startswith(f"{within}/")]
+    return [place for place in asked if of_file(folder / place) != known[place]]

@@ -6,13 +6,14 @@ from outside: reports, cards, comparisons, exports, and `open_run`.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuclust import schema, stage_table
 from gpuclust.configfile import validate
 from gpuclust.errors import ConfigError, CorruptDataError, StoreError
-from gpuclust.storage import checksums, store
+from gpuclust.storage import checksums, markers, store
 from gpuclust.storage.run_folder import read_record, read_settings
 
 if TYPE_CHECKING:
@@ -79,27 +80,31 @@ class Files:
     def _check(self, name: str) -> None:
         stages = read_record(self.run / schema.RECORD)["stages"] if (self.run / schema.RECORD).exists() else {}
         for stage, entry in stages.items():
-            own = {place: was for place, was in entry.get("checksums", {}).items()
-                   if place == name or place.startswith(f"{name}/")}  # fmt: skip
-            if bad := checksums.damaged(self.run, own):
+            if bad := checksums.damaged(self.run, entry.get("checksums", {}), within=name):
                 raise CorruptDataError(
                     f"{self.run / bad[0]} is not what the stage {stage} wrote: it fails its checksum. The run's own "
                     "command makes it anew"
                 )
-        if (stage := self._maker(name)) and stage not in stages:  # `verify` found it damaged, or it is being made
+        if (stage := self._makers.get(name)) and stage not in stages:  # `verify` found it damaged, or it is being made
             raise StoreError(
                 f"{self.run / name} is of the stage {stage}, which is not done. The run's own command makes it anew"
             )
-        if name == schema.ACTIVATIONS:  # Zarr would read zeros
-            store.refuse_missing(self.run / name)
+        if name == schema.ACTIVATIONS:
+            store.refuse_missing(self.run / name)  # Zarr would read zeros
+            if bad := markers.shards_changed(self.run / name, self.run / schema.SHARDS):
+                raise CorruptDataError(
+                    f"{self.run / bad[0]} is not what the stage extract wrote: it has another size, or says nothing. "
+                    "The run's own command makes it anew"
+                )
 
-    def _maker(self, name: str) -> str | None:
-        """The stage that writes a file or folder."""
+    @cached_property
+    def _makers(self) -> dict[str, str]:
+        """The stage that writes each file and folder."""
         try:
             config = validate(self.settings(), where=str(self.run / schema.CONFIG))
         except (ConfigError, StoreError):  # of an older version, or there is none
-            return None
-        return next((stage.name for stage in stage_table.STAGES if name in stage.writes(config)), None)
+            return {}
+        return {name: stage.name for stage in stage_table.STAGES for name in stage.writes(config)}
 
     def table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
         """Return a table; all its columns, or some."""

@@ -23,7 +23,7 @@ import yaml
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
-from gpuclust.storage import atomic, checksums, store
+from gpuclust.storage import atomic, checksums, markers
 from gpuclust.storage.atomic import write_json, write_text
 
 log = logging.getLogger("gpuclust")
@@ -173,7 +173,7 @@ class Folder:
             return False
         bad = checksums.damaged(self.path, entry.get("checksums", {}))
         if schema.SHARDS in files:
-            bad += store.shards_changed(self.path / schema.ACTIVATIONS, self.path / schema.SHARDS)
+            bad += markers.shards_changed(self.path / schema.ACTIVATIONS, self.path / schema.SHARDS)
         if bad:
             log.warning("%s: %s is not what the stage wrote, so it is made anew", stage, ", ".join(bad[:3]))
         return not bad

@@ -1,13 +1,11 @@
 """The chunked Zarr array of activations: template first, then whole shards by region, then a done-marker.
 
 A shard is a range of prompts, one Zarr shard file, written once by one task. Beside the array lie, per shard, its
-states (`shards/00000.npz`) and its marker (`shards/00000.json`), written last: a shard counts as done when the marker
-is there, has the extraction's key, and both files have the sizes and CRC-32C that it names.
+states and its marker (`markers`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -142,20 +140,6 @@ def attributes(path: Path) -> dict[str, Any]:
     return dict(zarr.open_group(path, mode="r").attrs) if (path / "zarr.json").exists() else {}
 
 
-def begun_with(path: Path) -> str | None:
-    """Return the key of the extraction that a store was begun with; None where its attributes cannot be read."""
-    try:
-        found = json.loads((path / "zarr.json").read_text(encoding="utf8"))["attributes"]["extraction_key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, str) else None
-
-
-def shards_done(shards: Path) -> int:
-    """Count the shards that have a marker, whatever they were computed with."""
-    return len(list(shards.glob("*.json")))
-
-
 def shard_ranges(path: Path) -> list[tuple[int, int]]:
     """Return the (first, stop) prompts of every shard."""
     array: Any = open_array(path)
@@ -211,35 +195,6 @@ def to_stored(activations: Array, dtype: str, where: str) -> Array:
     return activations.astype(dtype)
 
 
-def write_shard(
-    path: Path, shards: Path, index: int, first: int, data: Array, states: Mapping[str, Any], key: str
-) -> None:
-    """Write one whole shard, its states, and last its marker.
-
-    Parameters
-    ----------
-    path, shards : Path
-        The Zarr store, and the folder of states and markers.
-    index, first : int
-        Number of the shard, and its first prompt.
-    data : array, (prompt, feature), in the stored dtype
-        All rows of the shard.
-    states : mapping of str to array
-        Small states, saved as they are.
-    key : str
-        What the data depend on; a resumed run compares it.
-    """
-    write_rows(path, index, first, data)
-    shards.mkdir(parents=True, exist_ok=True)
-    state_file = shards / f"{index:05d}.npz"
-    atomic.write_arrays(state_file, states)
-    marker = {
-        "key": key,
-        "files": {name: checksums.of_file(file) for name, file in _files(path, shards, index).items()},
-    }
-    atomic.write_json(shards / f"{index:05d}.json", marker)
-
-
 def write_rows(path: Path, index: int, first: int, data: Array) -> None:
     """Write the activations of one whole shard: its file is there afterwards, even if all of them are zero.
 
@@ -280,66 +235,6 @@ def write_rows(path: Path, index: int, first: int, data: Array) -> None:
     if not file.exists():
         grid = tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True))
         shards.write_empty(folder, index, grid)
-
-
-def shard_done(path: Path, shards: Path, index: int, key: str) -> str | None:
-    """Return None when the shard is complete, else why it has to be computed again.
-
-    Parameters
-    ----------
-    path, shards, index, key
-        As in `write_shard`.
-    """
-    marker = _marker(shards / f"{index:05d}.json")
-    if isinstance(marker, str):
-        return marker
-    if marker["key"] != key:
-        return "computed with another configuration"
-    for name, file in _files(path, shards, index).items():
-        if checksums.of_file(file) != marker["files"][name]:
-            return f"the {name} file does not match its checksum"
-    return None
-
-
-def _marker(file: Path) -> dict[str, Any] | str:
-    """A shard's marker, or why it has none."""
-    if not file.exists():
-        return "not computed yet"
-    try:
-        marker = json.loads(file.read_text(encoding="utf8"))
-    except ValueError:
-        marker = None
-    if not isinstance(marker, dict) or not isinstance(marker.get("key"), str):
-        return "its marker is damaged"
-    files = marker.get("files")
-    return marker if isinstance(files, dict) and files.keys() == {"activations", "states"} else "its marker is damaged"
-
-
-def shards_changed(path: Path, shards: Path) -> list[str]:
-    """Return the files of shards that have not the size in their marker, and markers that say nothing.
-
-    Nothing is read but the markers: whether their bytes are right is seen when they are read, or by ``verify``.
-    """
-    found = []
-    for file in sorted(shards.glob("*.json")):
-        marker = _marker(file)
-        if isinstance(marker, str):
-            found.append(f"{shards.name}/{file.name}")
-            continue
-        for name, own in _files(path, shards, int(file.stem)).items():
-            size = own.stat().st_size if own.is_file() else None
-            if name == "activations" and size != (marker["files"][name] or [None])[0]:
-                found.append(own.relative_to(path.parent).as_posix())
-    return found
-
-
-def read_states(shards: Path, index: int) -> dict[str, Array] | None:
-    """Return the states of one shard, or None when it has none."""
-    file = shards / f"{index:05d}.npz"
-    if not file.exists():
-        return None
-    with np.load(file, allow_pickle=False) as states:
-        return dict(states)
 
 
 def read_rows(path: Path, rows: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -459,7 +354,3 @@ def _consolidate(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
         zarr.consolidate_metadata(path)
-
-
-def _files(path: Path, shards: Path, index: int) -> dict[str, Path]:
-    return {"activations": path / "activations" / "c" / str(index) / "0", "states": shards / f"{index:05d}.npz"}

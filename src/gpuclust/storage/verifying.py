@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuclust import schema, stage_table
 from gpuclust.errors import CorruptDataError, StoreError
-from gpuclust.storage import atomic, checksums, store
+from gpuclust.storage import atomic, checksums, markers, store
 from gpuclust.storage.run_folder import read_record, read_settings
 
 CONFIGURATION = "configuration"  # stands for a stage: the run's own command writes it first of all
@@ -60,7 +60,7 @@ def _shards(run: Path, entry: dict[str, Any]) -> list[Damage]:
     for index, (first, stop) in enumerate(store.shard_ranges(path)):
         reason = None
         if (shards / f"{index:05d}.json").exists():
-            reason = store.shard_done(path, shards, index, entry["key"])
+            reason = markers.shard_done(path, shards, index, entry["key"])
         else:
             try:
                 for _ in store.read_rows(path, stop - first, first, stop):

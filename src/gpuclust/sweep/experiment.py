@@ -104,12 +104,11 @@ class Experiment:
             table = self._table(found, work.facts(found))
             pairs = self._pairs(settings, found, work)
             done = [trial for trial in found if trial.error is None]
-            if done:
-                work.gather_labels(self.out / LABELS, done)
-        if not done:  # what an earlier command has found stays
-            raise SelectionError(
-                f"all of the sweep failed, {counted(len(settings), 'setting')}; the first: {table['error'].iloc[0]}"
-            )
+            if not done:  # what an earlier command has found stays
+                raise SelectionError(
+                    f"all of the sweep failed, {counted(len(settings), 'setting')}; the first: {table['error'].iloc[0]}"
+                )
+            work.gather_labels(self.out / LABELS, done)
         atomic.write_table(self.out / SETTING_TABLE, table)
         atomic.write_table(self.out / PAIR_TABLE, pairs)
         first = extractions[identity(settings[0])]

@@ -66,9 +66,7 @@ class Sweep:
 
     def _file(self, name: str) -> Path:
         """A file that is what the sweep wrote."""
-        known = {place: was for place, was in self.record.get("checksums", {}).items()
-                 if place == name or place.startswith(f"{name}/")}  # fmt: skip
-        if bad := checksums.damaged(self.path, known):
+        if bad := checksums.damaged(self.path, self.record.get("checksums", {}), within=name):
             raise CorruptDataError(f"{self.path / bad[0]} is not what the sweep wrote: it fails its checksum. {AGAIN}")
         if not (self.path / name).exists():
             raise StoreError(f"{self.path} has no {name}. {AGAIN}")

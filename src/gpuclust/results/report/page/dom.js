@@ -26,7 +26,8 @@ function number(x, digits = 3) {
   if (Number.isInteger(x)) return count(x);
   const size = Math.abs(x);
   if (size >= 1e5 || size < 1e-4) return x.toExponential(digits - 1);
-  return size >= 100 ? x.toFixed(size >= 1000 ? 0 : 1) : String(Number(x.toPrecision(digits)));
+  if (size >= 1000) return count(x);
+  return size >= 100 ? x.toFixed(1) : String(Number(x.toPrecision(digits)));
 }
 
 /** What Plotly takes for markup in labels, as plain characters. */
