@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,6 @@ from gpuclust.hardware.backend import on_host, resolve
 from gpuclust.storage import atomic, markers, row_blocks, store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("gpuclust")
 
