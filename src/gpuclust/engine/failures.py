@@ -241,18 +241,23 @@ class _Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.deaths: list[str] = []
-        self.closing = False
+        self.running = False
 
-    def close_begins(self) -> None:
-        """Workers that end from now on are no news."""
-        self.closing = True
+    @contextmanager
+    def worth_telling(self) -> Iterator[None]:
+        """Tell of workers that die within; before they are all there, and as they are closed, it is no news."""
+        self.running = True
+        try:
+            yield
+        finally:
+            self.running = False
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         line = text.partition("\n")[0]
         if record.name == "distributed.nanny" and line.startswith("Worker process"):
             how = line.partition(" was ")[2] or line.partition(" exited with ")[2]
-            if not self.closing and how != "status 0":
+            if self.running and how != "status 0":
                 self.deaths.append(how)
                 log.warning("a worker process died (%s); Dask starts another, which does again what it did", how)
         elif record.levelno >= logging.WARNING:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gpuclust import schema
 from gpuclust.config import Config, SchedulerConfig
-from gpuclust.engine import failures
+from gpuclust.engine import failures, security
 from gpuclust.engine.failures import everywhere
 from gpuclust.engine.spawned import guarded_script, refuse_in_child
 from gpuclust.errors import SchedulerError, WorkerError
@@ -104,7 +104,7 @@ def choose(name: str) -> tuple[str, str]:
     if name in schema.SCHEDULERS or "://" in name:
         return name, "as asked"
     raise SchedulerError(
-        f"--scheduler is {name!r}; it must be one of {', '.join(schema.SCHEDULERS)}, or an address (tcp://host:port)"
+        f"--scheduler is {name!r}; it must be one of {', '.join(schema.SCHEDULERS)}, or an address (tcp://host:port, tls://host:port)"
     )
 
 
@@ -137,10 +137,11 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     name, reason = choose(name)
     log.info("scheduler: %s (%s)", name, reason)
     with failures.dask_logs() as logs, failures.told(name, config.timeout, logs.deaths), ExitStack() as stack:
+        security.check(name)
         ours = name in schema.SCHEDULERS
         cluster = stack.enter_context(failures.closing("the workers", _cluster(name, config))) if ours else None
         client = stack.enter_context(failures.closing("the client", _client(name, cluster, config.timeout)))
-        stack.callback(logs.close_begins)
+        stack.enter_context(logs.worth_telling())
         stack.enter_context(failures.watching(client, name, config.timeout))
         _check_threads(client, name, config.timeout)
         client.register_plugin(_quiet_workers(log.getEffectiveLevel(), ours and name != "threads"))
@@ -211,6 +212,16 @@ def _client(name: str, cluster: Any, timeout: float) -> Any:
 
 def _unreachable(name: str, error: Exception, timeout: float) -> str:
     said = f"no Dask scheduler answers at {name} within scheduler.timeout={timeout:g} s: {gpu.first_line(error)}"
+    if "certificate" in said.lower():
+        return (
+            f"the scheduler at {name} and this process do not take each other's certificates "
+            f"({gpu.first_line(error)}): both need certificates of the same authority, {security.SECTION}.* in Dask's "
+            "configuration; see docs/tls.md"
+        )
+    if name.startswith("tls://"):
+        said += ". It must have been started with TLS (dask scheduler --protocol tls)"
+    elif "reset" in said.lower():
+        said += f". If it was started with TLS, its address is {name.replace('tcp://', 'tls://')}"
     return (
         f"{said}. Start one with `dask scheduler`, its workers with `dask worker ADDRESS --nthreads 1`, or use "
         "--scheduler local"
