@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 from gpuclust import schema, stage_table
@@ -227,9 +229,44 @@ def closing(what: str, thing: Any) -> Iterator[Any]:
         yield thing
     finally:
         try:
-            thing.close()
+            with interrupts_wait():
+                thing.close()
         except Exception as error:
             log.info("%s did not close in order: %s: %s", what, type(error).__name__, device.first_line(error))
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let a Ctrl-C wait until worker processes are started, or closed, whole; the second one does not wait.
+
+    Threads and processes that begin within do not see any: workers would each print where they were. Outside of the
+    main thread there is nothing to do.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    if before is None:  # set by something else than Python, which nothing here could put back
+        yield
+        return
+    resource_tracker.ensure_running()  # of multiprocessing, which lets interrupts in again as it starts
+    signal.signal(signal.SIGINT, note)
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)  # one that waited is noted here
+        signal.signal(signal.SIGINT, before)
+    if came:
+        log.debug("an interrupt waited")
+        signal.raise_signal(signal.SIGINT)
 
 
 # ---------------------------------------------------------------- Dask's log
@@ -275,18 +312,20 @@ def dask_logs() -> Iterator[_Lines]:
     import distributed  # noqa: F401 - it sets up its own log as it is imported
 
     lines = _Lines()
-    levels = {"distributed": logging.WARNING, "distributed.nanny": logging.INFO}
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    tops = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    known = [
+        one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger) and one.handlers
+    ]
+    loggers = tops + [one for one in known if one.name.startswith(tuple(f"{top.name}." for top in tops))]
     before = [(one, list(one.handlers), one.propagate) for one in loggers]
-    set_before = {name: logging.getLogger(name).level for name in levels}
     for one in loggers:
-        one.handlers, one.propagate = [lines], False
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+        one.handlers, one.propagate = ([lines], False) if one in tops else ([], True)
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    nanny = logging.getLogger("distributed.nanny")
+    nanny.setLevel(logging.INFO)
     try:
         yield lines
     finally:
         for one, handlers, propagate in before:
             one.handlers, one.propagate = handlers, propagate
-        for name, level in set_before.items():
-            logging.getLogger(name).setLevel(level)
+        nanny.setLevel(logging.ERROR)

@@ -139,7 +139,10 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     with failures.dask_logs() as logs, failures.told(name, config.timeout, logs.deaths), ExitStack() as stack:
         security.check(name)
         ours = name in schema.SCHEDULERS
-        cluster = stack.enter_context(failures.closing("the workers", _cluster(name, config))) if ours else None
+        cluster = None
+        if ours:
+            with failures.interrupts_wait():  # raised behind this, where what was started is closed
+                cluster = stack.enter_context(failures.closing("the workers", _cluster(name, config)))
         client = stack.enter_context(failures.closing("the client", _client(name, cluster, config.timeout)))
         stack.enter_context(logs.worth_telling())
         stack.enter_context(failures.watching(client, name, config.timeout))
