@@ -295,9 +295,9 @@ def exact_neighbors(
             partial = [
                 submit(
                     client, "neighbors", gram_task, run, features, int(share[0][0]), int(share[-1][1]), tiles, plan,
-                    groups, device, workers=[worker], allow_other_workers=True,
+                    groups, device,
                 )
-                for worker, share in zip(workers, shares, strict=False)
+                for share in shares  # not tied to a worker: Dask would wait for that one where all have died
             ]  # fmt: skip
             sums = [submit(client, "neighbors", gram_sums, part) for part in partial]
             shared = submit(client, "neighbors", gram_totals, *sums)  # not scattered: Dask can compute it again

@@ -127,9 +127,8 @@ class Computation:
             self._submit(
                 trials.pass_task, extraction.run, int(share[0][0]), int(share[-1][1]), rows,
                 [layer.codes for layer in cut], [layer.n_atoms for layer in cut], thresholds, self.device,
-                workers=[worker], allow_other_workers=True,
             )
-            for worker, share in zip(self.workers, shares, strict=False)
+            for share in shares
         ]  # fmt: skip
         places = _places(cut)
         written = []
