@@ -301,8 +301,8 @@ class _Lines(logging.Handler):
         line = text.partition("\n")[0]
         if record.name == "distributed.nanny" and line.startswith("Worker process"):
             how = line.partition(" was ")[2] or line.partition(" exited with ")[2]
+            self.deaths += [how] if how != "status 0" else []
             if self.running and how != "status 0":
-                self.deaths.append(how)
                 log.warning("a worker process died (%s); Dask starts another, which does again what it did", how)
         elif record.levelno >= logging.WARNING:
             log.info("%s: %s", record.name, line)
