@@ -307,7 +307,8 @@ MUTANTS = [
     Mutant("decoder-p", "tables/decoder.py", "(1 + (drawn[size] >= own[c]).sum()) / (1 + N_SETS)",
            "(drawn[size] >= own[c]).sum() / N_SETS", "test_decoder.py", "a p value is never 0"),
     # ------------------------------------------------------------ found by using it, 2026-11-27
-    Mutant("no-worker", "engine/scheduler.py", "        if not found:", "        if False:", "test_scheduler.py",
+    Mutant("no-worker", "engine/scheduler.py", "    if not found:\n        log.info", "    if False:\n        log.info",
+           "test_scheduler.py",
            "no worker for a moment"),
     Mutant("names-of-axes", "results/inputs.py", "turned = names[0] == COLUMNS or names[1] == ROWS", "turned = False",
            "test_inputs.py", "names go before order"),
@@ -353,6 +354,18 @@ MUTANTS = [
     Mutant("half-written", "storage/atomic.py", "        remove(partial)\n\n\ndef remove",
            "        pass\n\n\ndef remove",
            "test_atomic.py", "leftovers"),
+    # ------------------------------------------------------------ workers that die
+    Mutant("cancelled-is-done", "sweep/computation.py", "    if future.cancelled():", "    if False:", "test_failures.py",
+           "a sweep takes what a lost scheduler cancelled for done"),
+    Mutant("waits-for-ever", "engine/failures.py", "elif now - since > timeout:", "elif False:", "test_failures.py",
+           "nobody ends the wait for workers that stay away"),
+    Mutant("exit-passes", "hardware/device.py", "    except BaseException as error:  # nobody",
+           "    except OSError as error:  # nobody", "test_failures.py", "SystemExit of a task ends its worker"),
+    Mutant("one-certificate", "engine/security.py", "        if needed:", "        if False:", "test_security.py",
+           "a missing certificate is Dask's to tell"),
+    Mutant("close-raises", "engine/failures.py", "        except Exception as error:\n            log.info(\"%s did not",
+           "        except KeyError as error:\n            log.info(\"%s did not", "test_failures.py",
+           "a finished run fails because its workers close slowly"),
 ]  # fmt: skip
 
 
