@@ -63,7 +63,7 @@ def _ignores_interrupts() -> bool:
     return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_a_worker_that_dies_for_good_is_one_error(started: scheduler.Scheduler, caplog: Any) -> None:
+def test_a_worker_that_dies_for_good_is_one_error(started: scheduler.Scheduler) -> None:
     future = failures.submit(started.client, "extract", _die, 0, label="shard 7")
     with (
         pytest.raises(WorkerError) as raised,
@@ -80,7 +80,7 @@ def test_a_worker_that_dies_for_good_is_one_error(started: scheduler.Scheduler, 
     assert started.said(ValueError("no")) == "ValueError: no"
 
 
-def test_passes_go_on_where_all_workers_died(started: scheduler.Scheduler) -> None:
+def test_passes_are_not_tied_to_workers() -> None:
     """Dask never runs a task again that is tied to a dead worker, allowed elsewhere or not, where all had died."""
     import inspect
 
@@ -155,7 +155,7 @@ def test_workers_that_stay_away_end_the_wait(caplog: Any) -> None:
     assert "has no workers just now; waiting 1 s for one" in caplog.text
 
 
-def test_a_scheduler_that_ends_is_one_error_and_no_noise(capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_ends_is_one_error_and_no_noise(capfd: Any) -> None:
     from distributed import LocalCluster
 
     cluster = LocalCluster(n_workers=1, processes=False, **TCP)
