@@ -22,6 +22,7 @@ from gpuclust.report import main
 from gpuclust.results import report
 from gpuclust.results.report import content, contexts, pack, tree
 from gpuclust.storage import reading
+from gpuclust.storage.record import write_record
 from tests import tiny
 
 
@@ -146,7 +147,7 @@ def without_checksums(out: Path) -> None:
     record = json.loads((out / schema.RECORD).read_text())
     for entry in record["stages"].values():
         del entry["checksums"], entry["files"]
-    (out / schema.RECORD).write_text(json.dumps(record))
+    write_record(out / schema.RECORD, record)
 
 
 def test_verdicts_of_other_checks_are_carried_along(small_run: Path, tmp_path: Path) -> None:
@@ -207,6 +208,6 @@ def test_the_command(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "cannot be reported: it has no config.yaml, run.json" in said
     record = json.loads((out / schema.RECORD).read_text())
     del record["stages"]["analyse"]
-    (out / schema.RECORD).write_text(json.dumps(record))
+    write_record(out / schema.RECORD, record)
     with pytest.raises(StoreError, match="its stage analyse is not done"):
         report.write(out)

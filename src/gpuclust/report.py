@@ -20,12 +20,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(args: argparse.Namespace) -> None:
     """Write the report."""
     from gpuclust.results.report import write
-    from gpuclust.storage import atomic, run_folder
+    from gpuclust.storage import atomic
+    from gpuclust.storage.record import record_anew
+    from gpuclust.storage.run_folder import claim
 
-    with run_folder.claim(args.run):
+    with claim(args.run):
         atomic.remove_leftovers(args.run, schema.REPORT)
         size = write(args.run)
-        run_folder.record_anew(args.run, "report", [schema.REPORT])
+        record_anew(args.run, "report", [schema.REPORT])
     print(f"wrote {terminal.visible(str(args.run / schema.REPORT))} ({size / 1e6:.1f} MB)")
 
 
