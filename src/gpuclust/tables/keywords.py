@@ -133,14 +133,17 @@ def peak_tokens(
     """
     from scipy.sparse import csr_array
 
-    label = features.loc[features["kept"], ["feature", "label"]]
-    label = label[label["label"] >= 0]
+    label = features.loc[features["kept"]].set_index("feature")["label"]
     if spans is None:
         spans = prompt_text.peak_spans(examples, prompts, tokenizer)
-    placed = examples.assign(start=spans["start"].to_numpy(), stop=spans["stop"].to_numpy())
-    rows = placed[placed["position"] >= 0].merge(label, on="feature").sort_values("prompt", kind="stable")
-    rows = rows.assign(word=_peak_words(rows, prompts, tokenizer))
-    rows["share"] = 1 / rows.groupby("feature")["rank"].transform("count")
+    own = examples["feature"].map(label[label >= 0])
+    at = np.flatnonzero((examples["position"] >= 0).to_numpy() & own.notna().to_numpy())
+    prompt = examples["prompt"].to_numpy()
+    at = at[np.argsort(prompt[at], kind="stable")]
+    places = (examples["position"].to_numpy()[at], spans["start"].to_numpy()[at], spans["stop"].to_numpy()[at])
+    found_words = _peak_words(prompt[at], *places, prompts, tokenizer)
+    rows = pd.DataFrame({"feature": examples["feature"].to_numpy()[at], "label": own.to_numpy()[at]})
+    rows = rows.assign(word=found_words, share=1 / rows.groupby("feature")["label"].transform("size"))
     rows = rows[rows["word"] != ""]
     if rows.empty:
         return {}
@@ -151,18 +154,26 @@ def peak_tokens(
     return dict(zip(clusters.tolist(), found, strict=True))
 
 
-def _peak_words(rows: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any) -> list[str]:
-    """The word at each row's peak, or nothing; rows of a prompt stand together."""
-    texts, tokens = prompts["text"].tolist(), prompts["tokens"].tolist()
-    found, of, cut = [], -1, []
-    columns = (rows[name].tolist() for name in ("prompt", "position", "start", "stop"))
-    for prompt, position, start, stop in zip(*columns, strict=True):
-        if start < 0:
-            text, first, last = prompt_text.decoded_around(tokens[prompt], position, tokenizer)
-            word = words.word_at(text, first, last, words.segments(text))
-            found.append("" if "\ufffd" in word else word)
-            continue
-        if prompt != of:
-            of, cut = prompt, words.segments(texts[prompt])
-        found.append(words.word_at(texts[prompt], start, stop, cut))
+def _peak_words(
+    prompt: Array, position: Array, start: Array, stop: Array, prompts: pd.DataFrame, tokenizer: Any
+) -> list[str]:
+    """The word at each peak, or nothing; peaks of a prompt stand together."""
+    texts, tokens = prompts["text"].to_numpy(), prompts["tokens"].to_numpy()
+    found: list[str] = []
+    of, cut = -1, words.segments("")  # a prompt, and its segments
+    known: dict[int | tuple[int, int], str] = {}  # the words in it that were asked for
+    for p, *place in zip(prompt, position, start, stop, strict=True):
+        if p != of:
+            of, cut, known = p, words.segments(texts[p]), {}
+        at, a, b = map(int, place)
+        key = (a, b) if a >= 0 else at
+        if key not in known:
+            known[key] = words.word_at(texts[p], a, b, cut) if a >= 0 else _decoded_word(tokens[p], at, tokenizer)
+        found.append(known[key])
     return found
+
+
+def _decoded_word(ids: Any, position: int, tokenizer: Any) -> str:
+    text, start, stop = prompt_text.decoded_around(ids, position, tokenizer)
+    word = words.word_at(text, start, stop, words.segments(text))
+    return "" if "\ufffd" in word else word

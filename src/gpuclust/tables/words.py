@@ -150,6 +150,7 @@ def listed(word: str) -> str:
     return unicodedata.normalize("NFC", word.translate(UNSEEN)).strip("\u200c")
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def folded(word: str) -> str:
     """Return what words that differ in case or in composition only have in common (Unicode's canonical caseless form).
 
@@ -170,12 +171,16 @@ def terms(text: str) -> Iterator[str]:
     ['ship', 'crew', 'eau', 'हिन्दी', 'ภาษา', 'ไทย', '北京', '大学']
     """
     for start, stop in segments(text):
-        piece = text[start:stop]
-        if stop - start <= LONGEST and is_word(piece) and not any(_kind(c) == "N" or c == "_" for c in piece):
-            for part in _parts(piece):
-                word = ELIDED.sub("", part.lower()).removesuffix("'s")
-                if _long_enough(word) and not _is_stop_word(word):
-                    yield word
+        if stop - start <= LONGEST:
+            yield from _terms_of(text[start:stop])
+
+
+@functools.lru_cache(maxsize=1 << 16)  # few words are most of a text
+def _terms_of(piece: str) -> tuple[str, ...]:
+    if not is_word(piece) or any(_kind(c) == "N" or c == "_" for c in piece):
+        return ()
+    found = (ELIDED.sub("", part.lower()).removesuffix("'s") for part in _parts(piece))
+    return tuple(word for word in found if _long_enough(word) and not _is_stop_word(word))
 
 
 def _parts(piece: str) -> list[str]:
