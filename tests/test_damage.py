@@ -175,7 +175,7 @@ def test_a_damaged_record_is_said_and_begun_anew(
     assert f"run.json is {'missing' if how == 'lost' else 'damaged'}" in caplog.text
     assert stages(run)["extract"]["shards_computed"] == 0
     for name in (schema.FEATURES, schema.CLUSTERS, schema.EXAMPLES):
-        assert store.read_table(run / name).equals(store.read_table(original / name)), name
+        assert str(store.read_table(run / name).to_dict()) == str(store.read_table(original / name).to_dict()), name
     assert verifying.damages(run) == []
 
 

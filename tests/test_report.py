@@ -100,6 +100,19 @@ def test_contexts_shrink_until_they_fit(monkeypatch: pytest.MonkeyPatch, caplog:
     assert "5 prompts each, 150 characters around the peak" in caplog.text
 
 
+def test_nothing_is_cut_through_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = "👩\u200d👩\u200d👧\u200d👦"
+    text = f"{family * 3}x{family * 3}"
+    table = pd.DataFrame({"feature": [0], "rank": 0, "prompt": 0, "value": 1.0, "start": 21, "stop": 22})
+    monkeypatch.setattr(contexts, "STEPS", ((5, 9),))
+    pieces, arrays = contexts.collect(table, table, pd.DataFrame({"text": [text]}), 1)
+    assert pieces == [f"{family * 2}x{family}"]
+    assert (arrays["ctx_start"].tolist(), arrays["piece_cut"].tolist()) == ([14], [3])
+    marks = [{"start": 0, "stop": 7}, {"start": 7, "stop": 14}]
+    cut = content._cut({"text": family * 3, "marks": marks}, 12)
+    assert cut == {"text": f"{family} …", "marks": marks[:1]}
+
+
 def test_layout_of_the_tree() -> None:
     import hdbscan
 

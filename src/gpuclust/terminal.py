@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STOPPED = 130  # as a shell has it for an interrupt
 # What a disk or a system says no with; any other OSError is one that nobody foresaw
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
+JOINERS = "\u200c\u200d"
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
@@ -98,12 +99,23 @@ def safe_console(**options: Any) -> Console:
 def visible(text: str) -> str:
     """Write characters that a terminal would act on, or not show at all, as escapes; keep line breaks.
 
+    Joiners (ZWJ, ZWNJ) stay where they follow a letter or emoji that is not ASCII: they are spelling there.
+
     Examples
     --------
     >>> print(visible(f"a{chr(27)}[2Jb{chr(8)}"))
     a\\x1b[2Jb\\x08
     """
-    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" or (c in JOINERS and _joins(before)) else _escaped(c)
+        for before, c in zip(" " + text, text, strict=False)
+    )
+
+
+def _joins(before: str) -> bool:
+    return not before.isascii() and unicodedata.category(before)[0] in "LMS"
 
 
 def _escaped(character: str) -> str:

@@ -14,8 +14,8 @@ from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import checksums
 
 PACKAGES = (
-    "gpuclust", "dask", "datasets", "hdbscan", "numpy", "sae-lens", "torch", "transformer-lens", "transformers",
-    "umap-learn", "xarray", "zarr",
+    "gpuclust", "dask", "datasets", "hdbscan", "icu4py", "numpy", "sae-lens", "torch", "transformer-lens",
+    "transformers", "umap-learn", "xarray", "zarr",
 )  # fmt: skip
 GPU_PACKAGES = ("cuml-cu13", "cupy-cuda13x", "dask-cuda", "rmm-cu13")  # where they are installed
 RECORD_VERSION = 2  # of run.json: 1 had other keys, and no versions of a stage
