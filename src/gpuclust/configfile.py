@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from gpuclust.config import Config, PromptSource, Section
 from gpuclust.errors import ConfigError
+from gpuclust.places import place
 
 LARGEST, MOST = 100_000, 20_000  # characters, and values, of a configuration or a sweep
 SHOWN = 20  # problems that one message names
@@ -43,7 +44,8 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
     data: dict[str, Any] = {}
     if path is not None:
         try:
-            text = Path(path).read_text(encoding="utf8")
+            path = place(path)
+            text = path.read_text(encoding="utf8")
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:

@@ -17,6 +17,7 @@ from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, StoreError
 from gpuclust.extraction.prompts import storable
+from gpuclust.places import place
 from gpuclust.results.inputs import dense
 from gpuclust.results.run import Run, open_run
 from gpuclust.storage import atomic, store
@@ -57,10 +58,10 @@ def import_cache(
     from gpuclust.engine.execute import execute
     from gpuclust.engine.scheduler import choose
 
-    path = Path(path)
+    path = place(path)
     acts, texts = read_cache(path)
     c = config if isinstance(config, Config) else validate(config or {}, where="config")
-    target = Path(out) if out is not None else Path("runs") / path.stem
+    target = place(out) if out is not None else Path("runs") / path.stem
     c = c.model_copy(update={"model": ModelConfig(name="imported"), "sae": SaeConfig(path=path.name)})
     data = store.to_stored(acts, c.store.dtype, str(path))
     choose(scheduler)

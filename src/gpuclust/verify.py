@@ -7,9 +7,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from gpuclust import schema, stage_table, terminal
+from gpuclust.places import place
 
 DESCRIPTION = (
     "Check every file of a run against its record and its checksums. What is damaged is marked, and the run's own "
@@ -20,7 +20,7 @@ SHOWN = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
 
 
 def work(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, InputError, StoreError
+from gpuclust.places import place
 from gpuclust.results.inputs import as_activations
 from gpuclust.storage import reading
 from gpuclust.types import Array
@@ -41,7 +42,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         self._files = reading.Files(self.path)
         if not (self.path / schema.CONFIG).exists() and not self._files.knows_its_settings():
             raise StoreError(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gpuclust import schema
 from gpuclust.errors import CorruptDataError, InputError, StoreError
+from gpuclust.places import place
 from gpuclust.results.run import Run
 from gpuclust.storage import checksums, store
 from gpuclust.storage.keys import content_key
@@ -42,7 +43,7 @@ class Sweep:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         missing = [name for name in (SWEEP, RECORD, SETTING_TABLE) if not (self.path / name).exists()]
         if missing:
             raise StoreError(
