@@ -13,7 +13,8 @@ from typing import Any
 
 from gpuclust.config import PromptSource
 from gpuclust.errors import PromptsError
-from gpuclust.extraction.texts import decoded, shown
+from gpuclust.extraction.texts import decoded
+from gpuclust.formatting import shown
 
 log = logging.getLogger("gpuclust")
 

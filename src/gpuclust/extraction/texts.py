@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import math
 import numbers
-import reprlib
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.errors import PromptsError
+from gpuclust.formatting import shown
 
 # What `str` writes as people would: True, 3, 0.5, 2024-01-31. A Decimal is a number, a Timestamp a date
 PLAIN = (
-    numbers.Number, np.generic, datetime.date, datetime.time, datetime.timedelta, uuid.UUID,
+    numbers.Number, np.bool_, np.datetime64, np.timedelta64, datetime.date, datetime.time, datetime.timedelta,
+    uuid.UUID,
 )  # fmt: skip
 MARKS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz"}
 WIDE = {"utf-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "utf-16": (b"\xff\xfe", b"\xfe\xff")}
-SHORT = reprlib.Repr()
-SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 60
-SHORT.maxlevel = 2
 
 
 def storable(value: Any, where: str) -> str:
@@ -63,14 +61,6 @@ def storable(value: Any, where: str) -> str:
 def is_missing(value: Any) -> bool:
     """None, or what takes its place in tables: NaN, NaT and pd.NA."""
     return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
-
-
-def shown(value: Any) -> str:
-    """Return the beginning of a value in ASCII, however long or deep it is."""
-    try:
-        return SHORT.repr(value).encode("ascii", "backslashreplace").decode()
-    except Exception:  # what `repr` of somebody else's objects raises is anything
-        return f"a {type(value).__name__}"
 
 
 def decoded(raw: bytes, where: str | Path) -> str:
