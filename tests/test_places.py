@@ -32,7 +32,7 @@ def test_what_no_file_can_be_called_is_refused_everywhere(text: str, capsys: pyt
     with pytest.raises(StoreError, match=BAD[text]):
         gpuclust.import_cache(text)
     for key in ("sae", "prompts"):
-        with pytest.raises(GpuclustError, match=BAD[text]):
+        with pytest.raises(GpuclustError, match=f"{BAD[text]}|which is no text"):
             configfile.validate({key: {"path": text} if key == "sae" else [{"path": text}]})
     for command in (
         ["run", "--out", text], ["run", "--config", text], ["show", text], ["report", text], ["verify", text],

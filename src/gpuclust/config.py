@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gpuclust.errors import ConfigError, StoreError
+from gpuclust.formatting import shown
 from gpuclust.places import place
 
+LARGEST = 2**63
 DEMO = Path(__file__).parent / "demo"
 
 
@@ -39,8 +41,12 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_switch_for_a_number(cls, data: Any) -> Any:
-        """``true`` is no 1."""
+        """``true`` is no 1; what no file and no text in Unicode can hold is no value."""
         for name, value in data.items() if isinstance(data, dict) else ():
+            if isinstance(value, int) and abs(value) >= LARGEST:
+                raise ValueError(f"{name} is {shown(value)}: give a number below {LARGEST:,}")
+            if isinstance(value, str) and (surrogates := [c for c in value if "\ud800" <= c <= "\udfff" or c == "\0"]):
+                raise ValueError(f"{name} is {shown(value)}, with {surrogates[0]!a}, which is no text: take it away")
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
                 raise ValueError(f"{name} is {str(value).lower()}: it is no switch; give a value")

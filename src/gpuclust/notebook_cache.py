@@ -16,7 +16,7 @@ from gpuclust import schema
 from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, StoreError
-from gpuclust.extraction.prompts import storable
+from gpuclust.extraction.texts import storable
 from gpuclust.places import place
 from gpuclust.results.inputs import dense
 from gpuclust.results.run import Run, open_run
