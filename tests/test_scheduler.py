@@ -76,7 +76,7 @@ def test_workers_with_several_threads_are_refused() -> None:
 
 def test_workers_elsewhere_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Client:
-        def run(self, function: Any, out: Path) -> dict[str, Any]:
+        def run(self, function: Any, out: Path, on_error: str) -> dict[str, Any]:
             return {"tcp://1": (tmp_path / "elsewhere", out == tmp_path)}
 
     monkeypatch.chdir(tmp_path)

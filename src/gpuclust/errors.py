@@ -12,6 +12,8 @@
     │   ├── ActivationError       activations that cannot be stored: NaN, infinite, too large for the dtype
     │   ├── MemoryBudgetError     a stage that cannot fit the memory it is allowed
     │   └── SchedulerError        a scheduler that cannot be started or reached
+    ├── WorkerError               workers, or their scheduler, that die while something is computed; exit code 1
+    ├── TaskError                 code of somebody else's that wants to end the process it runs in; exit code 1
     ├── DeviceError               memory that runs out while a stage runs, or a GPU that fails; exit code 1
     └── CorruptDataError          stored bytes that fail their checksum; exit code 1
 
@@ -63,6 +65,14 @@ class MemoryBudgetError(InputError):
 
 class SchedulerError(InputError):
     """A scheduler that cannot be started or reached."""
+
+
+class WorkerError(GpuclustError):
+    """Workers, or their scheduler, that die while something is computed."""
+
+
+class TaskError(GpuclustError):
+    """Code of somebody else's that wants to end the process it runs in."""
 
 
 class DeviceError(GpuclustError):

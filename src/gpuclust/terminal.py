@@ -60,7 +60,7 @@ def write_anything() -> None:
 def computing(parser: argparse.ArgumentParser) -> None:
     """Add what commands that compute have in common: where, and settings on top of the configuration's."""
     parser.add_argument(
-        "--scheduler", default="auto", metavar="|".join((*schema.SCHEDULERS, "tcp://…")),
+        "--scheduler", default="auto", metavar="|".join((*schema.SCHEDULERS, "tcp://…", "tls://…")),
         help="where it computes; default auto",
     )  # fmt: skip
     parser.add_argument(

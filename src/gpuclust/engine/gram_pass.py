@@ -17,9 +17,9 @@ import numpy as np
 
 from gpuclust import schema
 from gpuclust.compute import gram, neighbors
+from gpuclust.engine.failures import submit
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve, to_host
-from gpuclust.hardware.device import guarded
 from gpuclust.stage_table import view_file
 from gpuclust.storage import atomic, row_blocks, store
 from gpuclust.storage.record import versions
@@ -162,6 +162,11 @@ def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
     ]
 
 
+def gram_totals(*sums: list[gram.Gram]) -> list[gram.Gram]:
+    """What `gram_sums` made of every share of the prompts, added up by group."""
+    return [gram.combine(list(group)) for group in zip(*sums, strict=True)]
+
+
 def gram_tile(parts: list[gram.Gram], tile: gram.Tile, travels: bool) -> list[Array]:
     """One tile of every group, where the Grams are; in host memory if it `travels` to another worker.
 
@@ -288,47 +293,44 @@ def exact_neighbors(
     with progress.counting("tiles", sum(map(len, passes))) as advance:
         for tiles in passes:
             partial = [
-                client.submit(
-                    guarded, "neighbors", gram_task, run, features, int(share[0][0]), int(share[-1][1]), tiles, plan,
-                    groups, device, workers=[worker], allow_other_workers=True, pure=False,
+                submit(
+                    client, "neighbors", gram_task, run, features, int(share[0][0]), int(share[-1][1]), tiles, plan,
+                    groups, device,
                 )
-                for worker, share in zip(workers, shares, strict=False)
+                for share in shares  # not tied to a worker: Dask would wait for that one where all have died
             ]  # fmt: skip
-            sums = client.gather([client.submit(guarded, "neighbors", gram_sums, part, pure=False) for part in partial])
-            totals = [gram.combine(list(group)) for group in zip(*sums, strict=True)]
+            sums = [submit(client, "neighbors", gram_sums, part) for part in partial]
+            shared = submit(client, "neighbors", gram_totals, *sums)  # not scattered: Dask can compute it again
+            totals = shared.result()
             edges = totals[0].edges
             for total in totals:
                 routes |= {name: routes.get(name, 0) + count for name, count in total.routes.items()}
-            shared = client.scatter([totals], broadcast=True, hash=False)[0]
             for tile in tiles:
                 travels = len(partial) > 1
-                held = [client.submit(guarded, "neighbors", gram_tile, part, tile, travels, pure=False)
-                        for part in partial]  # fmt: skip
+                held = [submit(client, "neighbors", gram_tile, part, tile, travels) for part in partial]
                 done = [
-                    client.submit(
-                        guarded, "neighbors", tile_task, shared, tile, [wanted[v] for v in part], device, *held,
-                        pure=False,
+                    submit(
+                        client, "neighbors", tile_task, shared, tile, [wanted[v] for v in part], device, *held,
+                        label=f"tile {tile}",
                     )
                     for part in parted
                 ]  # fmt: skip
-                near = client.gather([client.submit(_candidates, one, pure=False) for one in done])
+                near = client.gather([submit(client, "neighbors", _candidates, one) for one in done])
                 for part, one, several in zip(parted, done, near, strict=True):
                     for at, (v, blocks) in enumerate(zip(part.tolist(), several, strict=True)):
                         if wanted[v].dense:
-                            dense[v, tile] = client.submit(_distances, one, at, pure=False)
+                            dense[v, tile] = submit(client, "neighbors", _distances, one, at)
                         for block, keys in blocks.items():
                             parts = [found[v, block], keys] if (v, block) in found else [keys]
                             found[v, block] = neighbors.merge(parts, wanted[v].k - 1)
                 advance()
-            del partial, held, done, shared  # the workers let go of their tiles before the next pass
+            del partial, sums, held, done, shared  # the workers let go of their tiles before the next pass
     for v, (view, place) in enumerate(zip(views, places, strict=True)):
         if view.trees:
             tiles = [tile for one, tile in dense if one == v]
             own = edges if place is None else tuple(np.searchsorted(place, edges).tolist())
-            client.submit(
-                guarded, "neighbors", tree_task, dict(view.trees), own, tiles, [dense.pop((v, tile)) for tile in tiles],
-                pure=False,
-            ).result()  # fmt: skip
+            parts = [dense.pop((v, tile)) for tile in tiles]
+            submit(client, "neighbors", tree_task, dict(view.trees), own, tiles, parts).result()
         merged = np.concatenate([found.pop((v, block)) for one, block in sorted(found) if one == v])
         indices, far = neighbors.finish(merged, wanted[v].k)
         write_neighbors(view.path, features if place is None else features[place], indices, far, view.metric)

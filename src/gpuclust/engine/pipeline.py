@@ -13,6 +13,7 @@ from typing import Any
 
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
+from gpuclust.engine.failures import everywhere
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler, check_places
 from gpuclust.engine.steps import STEPS, Context
@@ -99,16 +100,16 @@ class Pipeline:
         client = scheduler.client
         check_places(scheduler, self.config, self.out)
         if scheduler.device == "cuda" and name not in stage_table.ACTIVATIONS:  # these need the room of the weights
-            client.run(encoders.release)
-        client.run(process.reset_peak)
-        client.run(device.reset_peak)
+            everywhere(client, encoders.release)
+        everywhere(client, process.reset_peak)
+        everywhere(client, device.reset_peak)
         process.reset_peak()
         done = self.folder.record["stages"]
         started = time.perf_counter()
         with self.progress.stage(name):
             x = Context(name, self.config, self.out, key, done, scheduler, self.progress)
             facts, plan = self._computed(x, mendable)
-        peaks = client.run(process.peak_bytes)
+        peaks = everywhere(client, process.peak_bytes)
         facts |= {
             "seconds": round(time.perf_counter() - started, 3),
             "peak_bytes": {"driver": process.peak_bytes(), **dict(sorted(peaks.items()))},
@@ -116,7 +117,7 @@ class Pipeline:
             "scheduler": scheduler.name,
         }
         if scheduler.device == "cuda":
-            facts["device_peak_bytes"] = dict(sorted(client.run(device.peaks).items()))
+            facts["device_peak_bytes"] = dict(sorted(everywhere(client, device.peaks).items()))
             facts["device_projected_bytes"] = _projected(plan, name, "device_peak")
         self.folder.record["scheduler"] = {"name": scheduler.name, "reason": scheduler.reason}
         self.folder.record["device"] = scheduler.device

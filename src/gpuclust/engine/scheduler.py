@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpuclust import schema
 from gpuclust.config import Config, SchedulerConfig
-from gpuclust.errors import SchedulerError
+from gpuclust.engine import failures, security
+from gpuclust.engine.failures import everywhere
+from gpuclust.engine.spawned import guarded_script, refuse_in_child
+from gpuclust.errors import SchedulerError, WorkerError
 from gpuclust.hardware import device as gpu
 from gpuclust.hardware import process
 from gpuclust.hardware.backend import cuda_status
 
 log = logging.getLogger("gpuclust")
 
+LOOPBACK_WAIT = 5.0  # seconds for a connection to this machine itself
 # Dask's own default is every interface, for pages that show logs, tasks and call stacks without a password
 LOOPBACK: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 
@@ -37,6 +42,10 @@ class Scheduler:
         torch device of the workers: all have a GPU, or none.
     memory : int or None
         Bytes of GPU memory that each worker may use, CUDA context included; None on CPU workers.
+    timeout : float
+        Seconds that a lost worker is waited for.
+    deaths : list of str
+        How worker processes of this machine died, as they do.
     """
 
     client: Any
@@ -45,6 +54,12 @@ class Scheduler:
     device: str
     memory: int | None = None
     timeout: float = 60.0
+    deaths: list[str] = field(default_factory=list)
+
+    def said(self, error: BaseException) -> str:
+        """Write an error of a task in a line, Dask's own among them."""
+        found = failures.explained(error, self.name, self.timeout, self.deaths)
+        return f"{type(error).__name__}: {error}" if found is None else str(found)
 
     @property
     def workers(self) -> list[str]:
@@ -52,21 +67,10 @@ class Scheduler:
 
         Raises
         ------
-        SchedulerError
+        WorkerError
             If none comes within `timeout` seconds.
         """
-        found = self.client.scheduler_info(n_workers=-1)["workers"]
-        if not found:
-            log.warning("the scheduler has no workers just now; waiting %g s for one", self.timeout)
-            try:
-                self.client.wait_for_workers(1, timeout=self.timeout)
-            except TimeoutError as error:
-                raise SchedulerError(
-                    f"the scheduler {self.name} has lost all its workers, and none came back within scheduler.timeout="
-                    f"{self.timeout:g} s. Start workers, or raise scheduler.timeout, and run the same command again"
-                ) from error
-            found = self.client.scheduler_info(n_workers=-1)["workers"]
-        return sorted(found)
+        return sorted(_workers(self.client, self.name, self.timeout))
 
 
 def choose(name: str) -> tuple[str, str]:
@@ -79,8 +83,11 @@ def choose(name: str) -> tuple[str, str]:
     Raises
     ------
     SchedulerError
-        For an unknown name, or `local-cuda` on a machine that lacks something for it.
+        For an unknown name, `local-cuda` on a machine that lacks something for it, or a script without a guard that
+        something else than gpuclust started in a process of its own.
     """
+    if name in ("auto", "local", "local-cuda"):
+        refuse_in_child()
     if name == "auto":
         status = cuda_status()
         if status.usable:
@@ -97,7 +104,7 @@ def choose(name: str) -> tuple[str, str]:
     if name in schema.SCHEDULERS or "://" in name:
         return name, "as asked"
     raise SchedulerError(
-        f"--scheduler is {name!r}; it must be one of {', '.join(schema.SCHEDULERS)}, or an address (tcp://host:port)"
+        f"--scheduler is {name!r}; it must be one of {', '.join(schema.SCHEDULERS)}, or an address (tcp://host:port, tls://host:port)"
     )
 
 
@@ -127,76 +134,114 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
     MemoryBudgetError
         If a GPU has too little memory to begin with.
     """
-    from distributed import Client, LocalCluster
-
-    logging.getLogger("distributed").setLevel(logging.WARNING)
-    logging.getLogger("distributed.nanny").setLevel(logging.ERROR)  # a worker that is slow to close is no news
     name, reason = choose(name)
     log.info("scheduler: %s (%s)", name, reason)
+    with failures.dask_logs() as logs, failures.told(name, config.timeout, logs.deaths), ExitStack() as stack:
+        security.check(name)
+        ours = name in schema.SCHEDULERS
+        cluster = None
+        if ours:
+            with failures.interrupts_wait():  # raised behind this, where what was started is closed
+                cluster = stack.enter_context(failures.closing("the workers", _cluster(name, config)))
+        client = stack.enter_context(failures.closing("the client", _client(name, cluster, config.timeout)))
+        stack.enter_context(logs.worth_telling())
+        stack.enter_context(failures.watching(client, name, config.timeout))
+        _check_threads(client, name, config.timeout)
+        client.register_plugin(_quiet_workers(log.getEffectiveLevel(), ours and name != "threads"))
+        if name != "threads":  # there the worker's log is this process's
+            client.forward_logging("gpuclust", level=log.getEffectiveLevel())
+        device, allowed = ("cpu", None) if name in ("local", "threads") else _gpus(client, name, memory)
+        yield Scheduler(client, name, reason, device, allowed, config.timeout, logs.deaths)
+
+
+def _cluster(name: str, config: SchedulerConfig) -> Any:
+    """Start the workers of a name on this machine."""
+    from distributed import LocalCluster, Security
+
+    if name == "threads":
+        return LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=0, processes=False, **LOOPBACK)
+    _check_loopback(name)
     cores = process.cores()
-    cluster: Any = None
+    options: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "host": "127.0.0.1", **LOOPBACK}
     try:
         if name == "local":
             n_workers = config.n_workers or max(1, cores // 4)
-            with _threads(cores // n_workers):
-                cluster = LocalCluster(
-                    n_workers=n_workers,
-                    threads_per_worker=1,
-                    memory_limit=0,
-                    processes=True,
-                    host="127.0.0.1",
-                    **LOOPBACK,
-                )
-        elif name == "threads":
-            cluster = LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=0, processes=False, **LOOPBACK)
-        elif name == "local-cuda":
-            from dask_cuda import LocalCUDACluster
+            with guarded_script(), _environment(cores // n_workers):
+                return LocalCluster(n_workers=n_workers, processes=True, **options)
+        from dask_cuda import LocalCUDACluster
 
-            # Dask's own spilling and limits are off: memory.py plans, and the pool caps.
-            try:
-                with _threads(cores // max(1, cuda_status().n_devices)):
-                    cluster = LocalCUDACluster(
-                        threads_per_worker=1, protocol="tcp", device_memory_limit=0, memory_limit=0,
-                        host="127.0.0.1", **LOOPBACK,
-                    )  # fmt: skip
-            except (OSError, RuntimeError, ValueError) as error:
-                raise SchedulerError(
-                    f"dask-cuda cannot start a worker per GPU: {gpu.first_line(error)}. Look at nvidia-smi and "
-                    "CUDA_VISIBLE_DEVICES, or use --scheduler local to run on the CPU"
-                ) from error
-        try:
-            client = Client(name if cluster is None else cluster, timeout=config.timeout)
-        except (OSError, TimeoutError, ValueError) as error:
+        # Dask's own spilling and limits are off: memory.py plans, and the pool caps.
+        protocol = "tls" if Security().require_encryption else "tcp"
+        with guarded_script(), _environment(cores // max(1, cuda_status().n_devices)):
+            return LocalCUDACluster(protocol=protocol, device_memory_limit=0, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        fix = "Look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use --scheduler local to run on the CPU"
+        raise SchedulerError(
+            f"{'Dask' if name == 'local' else 'dask-cuda'} cannot start worker processes: {gpu.first_line(error)}. "
+            f"{fix if name == 'local-cuda' else 'Take fewer (scheduler.n_workers), or use --scheduler threads'}"
+        ) from error
+
+
+def _check_loopback(name: str) -> None:
+    """Refuse at once what Dask would wait a minute for."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=LOOPBACK_WAIT).close()
+    except OSError as error:
+        raise SchedulerError(
+            f"--scheduler {name} reaches its workers at 127.0.0.1, where nothing answers here ({error}): allow "
+            "connections on the loopback interface, or use --scheduler threads, which needs none"
+        ) from error
+
+
+def _client(name: str, cluster: Any, timeout: float) -> Any:
+    """Connect, and see that there are workers."""
+    from distributed import Client
+
+    try:
+        client = Client(name if cluster is None else cluster, timeout=timeout)
+    except (OSError, RuntimeError, TimeoutError, TypeError, ValueError) as error:
+        raise SchedulerError(_unreachable(name, error, timeout)) from error
+    try:
+        client.wait_for_workers(1, timeout=timeout)
+    except TimeoutError as error:
+        with failures.closing("the client", client):
             raise SchedulerError(
-                f"no Dask scheduler answers at {name} within scheduler.timeout={config.timeout:g} s: {error}. Start "
-                "one with `dask scheduler`, its workers with `dask worker ADDRESS --nthreads 1`, or use --scheduler "
-                "local"
+                f"the scheduler at {name} has no workers after scheduler.timeout={timeout:g} s; start them with "
+                "`dask worker ADDRESS --nthreads 1`"
             ) from error
-        with client:
-            try:
-                client.wait_for_workers(1, timeout=config.timeout)
-            except TimeoutError as error:
-                raise SchedulerError(
-                    f"the scheduler at {name} has no workers after scheduler.timeout={config.timeout:g} s; start them "
-                    "with `dask worker ADDRESS --nthreads 1`"
-                ) from error
-            _check_threads(client, name)
-            client.run(_quiet_worker, log.getEffectiveLevel(), cluster is not None and name != "threads")
-            if name != "threads":  # there the worker's log is this process's
-                client.forward_logging("gpuclust", level=log.getEffectiveLevel())
-            device, allowed = ("cpu", None) if name in ("local", "threads") else _gpus(client, name, memory)
-            yield Scheduler(client, name, reason, device, allowed, config.timeout)
-    finally:
-        if cluster is not None:
-            cluster.close()
+    return client
+
+
+def _unreachable(name: str, error: Exception, timeout: float) -> str:
+    said = f"no Dask scheduler answers at {name} within scheduler.timeout={timeout:g} s: {gpu.first_line(error)}"
+    if "certificate" in said.lower():
+        return (
+            f"the scheduler at {name} and this process do not take each other's certificates "
+            f"({gpu.first_line(error)}): both need certificates of the same authority, {security.SECTION}.* in Dask's "
+            "configuration; see docs/tls.md"
+        )
+    if name.startswith("tls://"):
+        said += ". It must have been started with TLS (dask scheduler --protocol tls)"
+    elif "reset" in said.lower():
+        said += f". If it was started with TLS, its address is {name.replace('tcp://', 'tls://')}"
+    return (
+        f"{said}. Start one with `dask scheduler`, its workers with `dask worker ADDRESS --nthreads 1`, or use "
+        "--scheduler local"
+    )
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Give worker processes started within so many threads for BLAS and the like; Dask's own default is one."""
+def _environment(n: int) -> Iterator[None]:
+    """Give worker processes started within so many threads for BLAS and the like; Dask's own default is one.
+
+    What they would log of Dask's own, from their start on, is left out: whatever matters reaches the driver.
+    """
     import dask
 
     limits = {f"{lib}_NUM_THREADS": str(max(1, n)) for lib in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+    if log.getEffectiveLevel() > logging.DEBUG:
+        limits |= {f"DASK_LOGGING__{name}": "critical" for name in ("DISTRIBUTED", "TORNADO", "ASYNCIO")}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": limits}):
         yield
 
@@ -224,7 +269,7 @@ def check_places(started: Scheduler, config: Config, out: Path) -> None:
         key: path for key, path in paths.items()
         if path is not None and path != "demo" and not Path(path).is_absolute() and Path(path).exists()
     }  # fmt: skip
-    for address, (place, there) in sorted(started.client.run(_look, out).items()):
+    for address, (place, there) in sorted(everywhere(started.client, _look, out).items()):
         if not there:
             raise SchedulerError(
                 f"worker {address} does not see the run's folder {out}: give an --out that all machines share"
@@ -241,11 +286,22 @@ def _look(out: Path) -> tuple[Path, bool]:
     return Path.cwd(), out.is_dir()
 
 
-def _check_threads(client: Any, name: str) -> None:
+def _workers(client: Any, name: str, timeout: float) -> dict[str, Any]:
+    """What the scheduler knows of the workers there are, by address; where there is none, one is waited for."""
+    found: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    if not found:
+        log.info("the scheduler %s has no workers just now; waiting for one", name)
+        try:
+            client.wait_for_workers(1, timeout=timeout)
+        except TimeoutError as error:
+            raise WorkerError(failures.no_workers(name, timeout)) from error
+        found = client.scheduler_info(n_workers=-1)["workers"]
+    return found
+
+
+def _check_threads(client: Any, name: str, timeout: float) -> None:
     """Refuse workers that do several tasks at a time: memory is planned for one."""
-    threads = {
-        address: worker["nthreads"] for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
-    }
+    threads = {address: worker["nthreads"] for address, worker in _workers(client, name, timeout).items()}
     address, most = max(threads.items(), key=lambda item: int(item[1]))
     if most > 1:
         raise SchedulerError(
@@ -256,7 +312,9 @@ def _check_threads(client: Any, name: str) -> None:
 
 def _gpus(client: Any, name: str, memory: int | None) -> tuple[str, int | None]:
     """See whether the workers have GPUs, and make their memory pools: before any task, and in workers still to come."""
-    found = client.run(cuda_status)
+    found = everywhere(client, cuda_status)
+    if not found:
+        raise WorkerError(f"the workers at {name} died as they were looked at. {failures.KEPT}")
     without = {address: status for address, status in found.items() if not status.usable}
     if len(without) == len(found) and name != "local-cuda":
         log.info(
@@ -270,18 +328,28 @@ def _gpus(client: Any, name: str, memory: int | None) -> tuple[str, int | None]:
             f"worker {address}{more} cannot compute on a GPU: {status.reason}. {len(found) - len(without)} of "
             f"{len(found)} workers at {name} can, and a run takes one kind: stop the others, or {status.fix}"
         )
-    budgets = client.run(gpu.guarded, "start of the workers", gpu.install, memory)
+    budgets = everywhere(client, gpu.guarded, "start of the workers", gpu.install, memory)
+    if not budgets:
+        raise WorkerError(f"the workers at {name} died as their memory pools were made. {failures.KEPT}")
     client.register_plugin(gpu.plugin(memory))
     return "cuda", min(budgets.values())
 
 
-def _quiet_worker(level: int, ours: bool) -> None:
-    """Leave errors of tasks to the driver, where they arrive whole: a worker would print each a second time.
+def _quiet_workers(level: int, ours: bool) -> Any:
+    """The Dask plugin that leaves errors of tasks to the driver, where they arrive whole; of workers to come, too.
 
-    Ctrl-C is the driver's too, which then stops the workers that are its own (`ours`).
+    Ctrl-C is the driver's as well, which then stops the workers that are its own (`ours`).
     """
-    if ours and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("gpuclust").setLevel(level)
-    for name in ("distributed.worker", "distributed.worker.state_machine"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    from distributed import WorkerPlugin
+
+    class Quiet(WorkerPlugin):  # type: ignore[misc]
+        name = "gpuclust-quiet"
+
+        def setup(self, worker: Any) -> None:
+            if ours and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            logging.getLogger("gpuclust").setLevel(level)
+            for name in ("distributed.worker", "distributed.worker.state_machine"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    return Quiet()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ import pandas as pd
 from gpuclust import schema, stage_table
 from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
-from gpuclust.engine import analyse_task, gram_pass, quality_task, tasks
+from gpuclust.engine import analyse_task, failures, gram_pass, quality_task, tasks
 from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
 from gpuclust.extraction import extract_shard
-from gpuclust.hardware import budget, device
+from gpuclust.hardware import budget
 from gpuclust.storage import disk, markers, store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
@@ -104,19 +104,20 @@ class Context:
         held = stage_table.PLANNED if n_clusters else budget.TO_CLUSTERS if n_kept else ("extract",)
         return budget.plan(self.config, shapes, allowed, held, self.scheduler.memory)
 
-    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run one task on a worker and return its result; the driver's copy of an error is the worker's.
 
         Parameters
         ----------
         function : callable
-        *args, **kwargs
+        *args
             What it is called with.
         """
-        client = self.scheduler.client
-        return client.submit(device.guarded, self.stage, function, *args, pure=False, **kwargs).result()
+        return failures.submit(self.scheduler.client, self.stage, function, *args).result()
 
-    def each(self, function: Callable[..., Any], items: list[tuple[Any, ...]], what: str) -> Iterator[Any]:
+    def each(
+        self, function: Callable[..., Any], items: list[tuple[Any, ...]], what: str, numbers: Sequence[int] = ()
+    ) -> Iterator[Any]:
         """Run one task an item, yield results as they come, and stop all at the first error.
 
         Parameters
@@ -125,12 +126,17 @@ class Context:
         items : list of tuple
             What it is called with, a tuple a task.
         what : str
-            What is counted, for the progress.
+            What is counted, for the progress: a plural in s.
+        numbers : sequence of int, optional
+            What each is called; default from 0.
         """
         from distributed import as_completed
 
         client = self.scheduler.client
-        futures = [client.submit(device.guarded, self.stage, function, *item, pure=False) for item in items]
+        futures = [
+            failures.submit(client, self.stage, function, *item, label=f"{what.removesuffix('s')} {number}")
+            for number, item in zip(numbers or range(len(items)), items, strict=True)
+        ]
         with self.progress.counting(what, len(futures)) as advance:
             try:
                 for future in as_completed(futures):
@@ -191,7 +197,7 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     left = sum(len(part) for _, _, part in items)
     disk.check(x.out, x.config, left, facts["d_sae"])
     total = {"prompts": 0, "tokens": 0, "bytes": 0}
-    for done in x.each(extract_shard.run_shard, jobs, "shards"):
+    for done in x.each(extract_shard.run_shard, jobs, "shards", [index for index, *_ in items]):
         total = {name: total[name] + done[name] for name in total}
         if left > total["prompts"]:
             there = facts["rows"] - left + total["prompts"]

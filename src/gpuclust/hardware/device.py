@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuclust import stage_table
-from gpuclust.errors import DeviceError, GpuclustError, MemoryBudgetError, SchedulerError
+from gpuclust.errors import DeviceError, GpuclustError, MemoryBudgetError, SchedulerError, TaskError
 from gpuclust.formatting import gigabytes
 
 log = logging.getLogger("gpuclust")
@@ -216,6 +216,8 @@ def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
     DeviceError
         If memory runs out, or the GPU fails. The libraries' own exceptions stay in the worker's log: the driver may
         not have the libraries to read them.
+    TaskError
+        For SystemExit, KeyboardInterrupt and the like: Dask lets them end the worker, and tries again with another.
     """
     try:
         return function(*args, **kwargs)
@@ -225,7 +227,7 @@ def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
         what = f"{type(error).__name__}: {first_line(error)}"
         log.debug("stage %s failed", stage, exc_info=True)
         if is_out_of_memory(error):
-            failure = out_of_memory(stage, what)
+            failure: GpuclustError = out_of_memory(stage, what)
         elif _is_of_the_device(error):
             failure = DeviceError(
                 f"{_called(stage)}: the GPU failed ({what}). Look at nvidia-smi and the driver's log (dmesg); the same "
@@ -233,6 +235,13 @@ def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
             )
         else:
             raise
+    except BaseException as error:  # nobody interrupts a task: that is the driver's, which cancels it
+        log.debug("stage %s failed", stage, exc_info=True)
+        failure = TaskError(
+            f"{_called(stage)}: {getattr(function, '__name__', 'a task')} raised {type(error).__name__}"
+            f"({first_line(error)}), which would have ended the worker. What is done is kept; mend what raises it, and "
+            "run the same command again"
+        )
     raise failure  # out of the except block: a worker keeps a task's error, and its traceback held the step's arrays
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from gpuclust import schema
 from gpuclust.compute.halves import half_of
+from gpuclust.engine import failures
 from gpuclust.engine.gram_pass import PromptGroups, View, exact_neighbors, neighbors_held
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
@@ -65,6 +66,7 @@ class Computation:
 
     def __init__(self, scheduler: Scheduler, progress: Progress, out: Path, counts: Counts) -> None:
         self.client = scheduler.client
+        self.said = scheduler.said
         self.workers = scheduler.workers
         self.device, self.memory = scheduler.device, scheduler.memory
         self.progress = progress
@@ -86,7 +88,7 @@ class Computation:
         return self.out / TRIALS / f"{trial.key}.npz"
 
     def _submit(self, function: Any, *args: Any, **options: Any) -> Any:
-        return self.client.submit(function, *args, pure=False, **options)
+        return failures.submit(self.client, "sweep", function, *args, **options)
 
     def compute(self, found: Sequence[Trial]) -> None:
         """Compute all trials that have no error and no file yet; what fails gets its error."""
@@ -125,9 +127,8 @@ class Computation:
             self._submit(
                 trials.pass_task, extraction.run, int(share[0][0]), int(share[-1][1]), rows,
                 [layer.codes for layer in cut], [layer.n_atoms for layer in cut], thresholds, self.device,
-                workers=[worker], allow_other_workers=True,
             )
-            for worker, share in zip(self.workers, shares, strict=False)
+            for share in shares
         ]  # fmt: skip
         places = _places(cut)
         written = []
@@ -171,7 +172,7 @@ class Computation:
                 seal(path)
         self.counts.store_reads += facts["passes"]
         self.counts.neighbors += len(requests)
-        self.client.run(trials.release_memory)
+        failures.everywhere(self.client, trials.release_memory)
 
     def _plan(
         self,
@@ -214,9 +215,9 @@ class Computation:
                 futures[key] = self._submit(trials.kept_task, self.path(name), threshold, select, needed, copies_by)
             keys.append(key)
         for trial, key in zip(own, keys, strict=True):
-            error = futures[key].exception()
+            error = _error(futures[key])
             if error is not None:
-                trial.error = _said(error)
+                trial.error = self.said(error)
             else:
                 trial.kept, trial.point = futures[key].result()
 
@@ -280,15 +281,15 @@ class Computation:
         del embeddings, trees
         with self.progress.counting("trials", len(futures)) as advance:
             for future in as_completed(list(futures.values())):
-                error = future.exception()
+                error = _error(future)
                 name = named[future.key]
                 del futures[name]
                 if error is None:
                     self.counts.trials += 1
                 else:
-                    log.warning("sweep: setting %d fails: %s", waiting[name][0].setting.number, _said(error))
+                    log.warning("sweep: setting %d fails: %s", waiting[name][0].setting.number, self.said(error))
                     for trial in waiting[name]:
-                        trial.error = _said(error)
+                        trial.error = self.said(error)
                 advance()
 
     def _tree(
@@ -350,8 +351,12 @@ class Computation:
         self._submit(trials.labels_task, target, paths, numbers, n_features(done[0])).result()
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _error(future: Any) -> BaseException | None:
+    """The error of a task, None where it is done; one that was cancelled, as by a lost scheduler, ends the sweep."""
+    error: BaseException | None = future.exception()
+    if future.cancelled():
+        future.result()  # raises why
+    return error
 
 
 def _places(cut: Sequence[Layer]) -> dict[Subset, tuple[int, tuple[list[int], list[int]]]]:

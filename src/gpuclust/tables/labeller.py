@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,11 +42,8 @@ def find(name: str) -> Labeller:
         module, _, attribute = name.partition(":")
         try:
             found: Any = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"analyse.labeller is {name}, which cannot be imported ({error}). Install its package, or set "
-                "PYTHONPATH to its folder"
-            ) from error
+        except BaseException as error:
+            raise _not_imported(name, error) from error
     else:
         points = importlib.metadata.entry_points(group=GROUP)
         if name not in points.names:
@@ -53,11 +51,29 @@ def find(name: str) -> Labeller:
             raise ConfigError(
                 f"analyse.labeller is {name!r}: neither module:function nor an entry point of {GROUP} ({known})"
             )
-        found = points[name].load()
+        try:
+            found = points[name].load()
+        except BaseException as error:
+            raise _not_imported(name, error) from error
     if not callable(found):
         raise ConfigError(f"analyse.labeller is {name}, a {type(found).__name__}; a function is expected")
     labeller: Labeller = found
     return labeller
+
+
+def _not_imported(name: str, error: BaseException) -> ConfigError:
+    """Say why; a module may raise anything, SystemExit included."""
+    _let_interrupts_pass(error)
+    known = isinstance(error, ImportError | AttributeError)
+    fix = "Install its package, or set PYTHONPATH to its folder" if known else "Mend it, or set analyse.labeller=null"
+    why = str(error) if known else f"{type(error).__name__}: {error}"
+    return ConfigError(f"analyse.labeller is {name}, which cannot be imported ({why}). {fix}")
+
+
+def _let_interrupts_pass(error: BaseException) -> None:
+    """Raise a Ctrl-C again: only the main thread gets one, and labellers run in others, where it is their own."""
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error
 
 
 def apply(name: str, clusters: pd.DataFrame) -> list[str | None]:
@@ -71,7 +87,8 @@ def apply(name: str, clusters: pd.DataFrame) -> list[str | None]:
     label = find(name)
     try:
         names = label(clusters.copy())
-    except Exception as error:
+    except BaseException as error:  # SystemExit too, which would end a worker
+        _let_interrupts_pass(error)
         raise ConfigError(
             f"analyse.labeller {name} failed ({type(error).__name__}: {error}). Mend it, or set analyse.labeller=null; "
             "the same command goes on from the cluster tables"
