@@ -316,8 +316,8 @@ MUTANTS = [
     Mutant("part-of-a-character", "tables/prompt_text.py", "= words.whole(text, a, b)", "= a, b",
            "test_prompt_text.py", "an accent is no character"),
     # ------------------------------------------------------------ found by using it, 2026-11-27
-    Mutant("no-worker", "engine/scheduler.py", "        if not found:", "        if False:", "test_scheduler.py",
-           "no worker for a moment"),
+    Mutant("no-worker", "engine/scheduler.py", "    if not found:\n        log.info", "    if False:\n        log.info",
+           "test_scheduler.py", "no worker for a moment"),
     Mutant("names-of-axes", "results/inputs.py", "turned = names[0] == COLUMNS or names[1] == ROWS", "turned = False",
            "test_inputs.py", "names go before order"),
     Mutant("bounds-of-values", "results/inputs.py", "    if len(odd):", "    if False:", "test_inputs.py", "NaN"),
