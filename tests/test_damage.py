@@ -107,6 +107,8 @@ def spoil(file: Path, how: str) -> None:
         flip(file)
     elif how == "lost":
         file.unlink()
+    elif how == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
     else:
         file.write_bytes(file.read_bytes()[: -9 if how == "cut" else 0])
 
@@ -188,7 +190,7 @@ def test_what_is_sealed_is_only_what_its_seal_says(seal: str, tmp_path: Path) ->
     assert not checksums.sealed(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "lost"])
+@pytest.mark.parametrize("how", ["cut", "empty", "lost", "zeros"])
 def test_the_same_command_computes_a_shard_anew_that_is_not_whole(
     how: str, run: Path, original: Path, settings: dict[str, Any]
 ) -> None:
@@ -197,6 +199,8 @@ def test_the_same_command_computes_a_shard_anew_that_is_not_whole(
     with pytest.raises(CorruptDataError, match="c/1/0"):
         _ = gpuclust.open_run(run).activations
     assert cli.main(["export", str(run), str(run.parent / "copy")]) == 1
+    if how == "zeros":  # of the same size, so that no resume sees it
+        assert cli.main(["verify", str(run)]) == 1
     go(run.parent, settings)
     assert (run / place).read_bytes() == (original / place).read_bytes()
     assert stages(run)["extract"]["shards_computed"] == 1

@@ -18,6 +18,7 @@ from gpuclust.storage import atomic
 log = logging.getLogger("gpuclust")
 
 OWN = (f"{schema.ACTIVATIONS}/activations/c/", f"{schema.SHARDS}/")  # what has checksums of its own
+SEAL = ".crc"  # ends the name of the checksums of what no record knows
 CHECKSUM = "checksum"  # of a JSON file's content, within it
 
 
@@ -103,7 +104,7 @@ def sealed(path: Path) -> bool:
 
 
 def _seal_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.crc")
+    return path.with_name(f"{path.name}{SEAL}")
 
 
 def damaged(folder: Path, known: Mapping[str, list[int] | None], within: str = "") -> list[str]:
