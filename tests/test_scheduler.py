@@ -9,7 +9,7 @@ import pytest
 from gpuclust.config import Config, SchedulerConfig
 from gpuclust.configfile import validate
 from gpuclust.engine import scheduler
-from gpuclust.errors import SchedulerError
+from gpuclust.errors import SchedulerError, WorkerError
 from gpuclust.hardware import backend, process
 
 NO_GPU = backend.CudaStatus(False, "no CUDA device is visible", "get one")
@@ -135,7 +135,7 @@ def test_workers_that_are_gone_for_a_moment_are_waited_for() -> None:
     with LocalCluster(n_workers=0, **options) as cluster, Client(cluster) as client:
         started = scheduler.Scheduler(client, "tcp://here", "as asked", "cpu", timeout=0.3)
         with pytest.raises(
-            SchedulerError, match=r"tcp://here has lost all its workers, and none came back within .*0.3 s"
+            WorkerError, match=r"tcp://here has lost all its workers, and none came back within .*0.3 s"
         ):
             _ = started.workers
         patient = scheduler.Scheduler(client, "tcp://here", "as asked", "cpu", timeout=30)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import signal
 import threading
 import time
@@ -25,6 +26,7 @@ log = logging.getLogger("gpuclust")
 
 KEPT = "What is done is kept; the same command goes on from there"
 NO_WORKERS = "no workers"  # why futures are cancelled
+CLOSES = 30.0  # seconds that closing may take
 LOOKS = 2.0  # seconds between two looks at the workers
 
 
@@ -223,16 +225,21 @@ def closing(what: str, thing: Any) -> Iterator[Any]:
     Parameters
     ----------
     what : str
-    thing : object with the method close
+    thing : distributed.Client or a cluster
     """
     try:
         yield thing
     finally:
         try:
             with interrupts_wait():
-                thing.close()
+                thing.close(timeout=CLOSES)
         except Exception as error:
             log.info("%s did not close in order: %s: %s", what, type(error).__name__, device.first_line(error))
+            if hasattr(thing, "shutdown_on_close"):
+                thing.shutdown_on_close = False  # Dask would try again, and in vain, as this process ends
+            for process in multiprocessing.active_children():
+                if process.name.startswith("Dask Worker"):
+                    process.kill()
 
 
 @contextmanager
@@ -294,8 +301,8 @@ class _Lines(logging.Handler):
         line = text.partition("\n")[0]
         if record.name == "distributed.nanny" and line.startswith("Worker process"):
             how = line.partition(" was ")[2] or line.partition(" exited with ")[2]
+            self.deaths += [how] if how != "status 0" else []
             if self.running and how != "status 0":
-                self.deaths.append(how)
                 log.warning("a worker process died (%s); Dask starts another, which does again what it did", how)
         elif record.levelno >= logging.WARNING:
             log.info("%s: %s", record.name, line)

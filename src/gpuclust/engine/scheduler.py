@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +142,7 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
         cluster = None
         if ours:
             with failures.interrupts_wait():  # raised behind this, where what was started is closed
-                cluster = stack.enter_context(failures.closing("the workers", _cluster(name, config)))
+                cluster = stack.enter_context(failures.closing("the workers", _cluster(name, config, logs.deaths)))
         client = stack.enter_context(failures.closing("the client", _client(name, cluster, config.timeout)))
         stack.enter_context(logs.worth_telling())
         stack.enter_context(failures.watching(client, name, config.timeout))
@@ -154,8 +154,8 @@ def start(name: str, config: SchedulerConfig, memory: int | None = None) -> Iter
         yield Scheduler(client, name, reason, device, allowed, config.timeout, logs.deaths)
 
 
-def _cluster(name: str, config: SchedulerConfig) -> Any:
-    """Start the workers of a name on this machine."""
+def _cluster(name: str, config: SchedulerConfig, deaths: Sequence[str] = ()) -> Any:
+    """Start the workers of a name on this machine; how some died meanwhile is in `deaths`."""
     from distributed import LocalCluster, Security
 
     if name == "threads":
@@ -175,10 +175,12 @@ def _cluster(name: str, config: SchedulerConfig) -> Any:
         with guarded_script(), _environment(cores // max(1, cuda_status().n_devices)):
             return LocalCUDACluster(protocol=protocol, device_memory_limit=0, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        fix = "Look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use --scheduler local to run on the CPU"
+        fix = "look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use --scheduler local to run on the CPU"
+        died = f"; one died as it started ({deaths[-1]})" if deaths else ""
         raise SchedulerError(
-            f"{'Dask' if name == 'local' else 'dask-cuda'} cannot start worker processes: {gpu.first_line(error)}. "
-            f"{fix if name == 'local-cuda' else 'Take fewer (scheduler.n_workers), or use --scheduler threads'}"
+            f"{'Dask' if name == 'local' else 'dask-cuda'} cannot start worker processes: "
+            f"{gpu.first_line(error).rstrip('.')}{died}. Run the same command again; if that does not help: "
+            f"{fix if name == 'local-cuda' else 'take fewer (scheduler.n_workers), or use --scheduler threads'}"
         ) from error
 
 

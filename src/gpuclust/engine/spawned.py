@@ -45,10 +45,13 @@ def guarded_script() -> Iterator[None]:
     SchedulerError
         At once, where the script does not ask at all where it runs; else when a worker process comes to the same place.
     """
+    main = sys.modules["__main__"]
+    if getattr(main, "__file__", None) == "<stdin>":  # no file, which worker processes would look for all the same
+        del main.__file__
     data = multiprocessing.spawn.get_preparation_data("gpuclust")
     script = data.get("init_main_from_path")
     if script is None and not str(data.get("init_main_from_name", ".__main__")).endswith(".__main__"):
-        script = getattr(sys.modules["__main__"], "__file__", None)
+        script = getattr(main, "__file__", None)
     if script is None:  # python -c, a notebook, standard input, python -m of a package: nothing is imported
         yield
         return
@@ -59,9 +62,9 @@ def guarded_script() -> Iterator[None]:
         os.environ[MARK] = str(mark)
         try:
             yield
-        except Exception as error:
+        except Exception:
             if mark.exists():
-                raise SchedulerError(_unguarded(script)) from error
+                raise SchedulerError(_unguarded(script)) from None  # Dask's own says nothing of it, at length
             raise
         finally:
             del os.environ[MARK]

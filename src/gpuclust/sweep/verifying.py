@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpuclust.errors import CorruptDataError, StoreError
-from gpuclust.storage import checksums, verifying
+from gpuclust.storage import atomic, checksums, verifying
 from gpuclust.sweep.experiment import EXTRACTIONS, RECORD, SWEEP
 
 
@@ -16,7 +16,9 @@ def is_sweep(path: Path) -> bool:
 
 
 def damages(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (place, what) of each file of a sweep that is not what was written; extractions are marked as damaged.
+    """Yield (place, what) of each file of a sweep that is not what was written.
+
+    Extractions are marked as damaged, and what was kept for the next time is removed: it is made when it is wanted.
 
     Parameters
     ----------
@@ -33,7 +35,9 @@ def damages(path: Path) -> Iterator[tuple[str, str]]:
     for seal in sorted(path.rglob(f"*{checksums.SEAL}")):
         kept = seal.with_name(seal.name.removesuffix(checksums.SEAL))
         if not checksums.sealed(kept):
-            yield kept.relative_to(path).as_posix(), "is not what was kept"
+            yield kept.relative_to(path).as_posix(), "is not what was kept, and is removed"
+            atomic.remove(kept)
+            atomic.remove(seal)
     for extraction in sorted((path / EXTRACTIONS).glob("*")) if (path / EXTRACTIONS).is_dir() else ():
         try:
             found = verifying.damages(extraction)
