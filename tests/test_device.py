@@ -225,7 +225,7 @@ class Client:
     def __init__(self, statuses: dict[str, backend.CudaStatus]) -> None:
         self.statuses = statuses
 
-    def run(self, function: Any, *args: Any) -> Any:
+    def run(self, function: Any, *args: Any, on_error: str) -> Any:
         return self.statuses if function is scheduler.cuda_status else dict.fromkeys(self.statuses, 5 * GB)
 
     def register_plugin(self, plugin: Any) -> None:

@@ -31,7 +31,7 @@ def refuse_in_child() -> None:
     main = getattr(sys.modules.get("__main__"), "__file__", None) or "the script"
     script = getattr(sys.modules.get("__mp_main__"), "__file__", None) or main
     if mark := os.environ.get(MARK):
-        Path(mark).write_text(str(script))
+        Path(mark).touch()
         os._exit(1)  # not sys.exit: nothing of the script is to run here, its exits included
     raise SchedulerError(_unguarded(str(script)))
 
