@@ -374,7 +374,8 @@ MUTANTS = [
            "        pass\n\n\ndef remove",
            "test_atomic.py", "leftovers"),
     # ------------------------------------------------------------ workers that die
-    Mutant("cancelled-is-done", "sweep/computation.py", "    if future.cancelled():", "    if False:", "test_failures.py",
+    Mutant("cancelled-is-done", "sweep/computation.py", "    if future.cancelled():", "    if False:",
+           "test_failures.py",
            "a sweep takes what a lost scheduler cancelled for done"),
     Mutant("waits-for-ever", "engine/failures.py", "elif now - since > timeout:", "elif False:", "test_failures.py",
            "nobody ends the wait for workers that stay away"),
@@ -382,7 +383,8 @@ MUTANTS = [
            "    except OSError as error:  # nobody", "test_failures.py", "SystemExit of a task ends its worker"),
     Mutant("one-certificate", "engine/security.py", "        if needed:", "        if False:", "test_security.py",
            "a missing certificate is Dask's to tell"),
-    Mutant("close-raises", "engine/failures.py", "        except Exception as error:\n            log.info(\"%s did not",
+    Mutant("close-raises", "engine/failures.py",
+           "        except Exception as error:\n            log.info(\"%s did not",
            "        except KeyError as error:\n            log.info(\"%s did not", "test_failures.py",
            "a finished run fails because its workers close slowly"),
 ]  # fmt: skip

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpuclust import configfile
 from gpuclust.config import PromptSource
-from gpuclust.errors import ConfigError, GpuclustError, PromptsError
+from gpuclust.errors import ActivationError, ConfigError, MemoryBudgetError, PromptsError
 from gpuclust.extraction import prompts
-from tests.strategies import contents, settings_of_any_kind, tables_of_arrow
-
-MORE = int(os.environ.get("GPUCLUST_FUZZ", "1"))  # times as many examples
-SECONDS = 20.0
-
-
-def fuzz(examples: int) -> settings:
-    suppressed = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
-    return settings(max_examples=examples * MORE, deadline=None, suppress_health_check=suppressed)
-
-
-@contextmanager
-def one_error(kind: type[GpuclustError] = GpuclustError) -> Iterator[None]:
-    """Nothing is raised but one of ours, whose message can be printed and is not endless, and in time."""
-    begun = time.perf_counter()
-    try:
-        yield
-    except kind as error:
-        text = str(error)
-        assert text.strip()
-        assert len(text) < 20_000
-        text.encode()
-    assert time.perf_counter() - begun < SECONDS
+from gpuclust.notebook_cache import read_cache
+from gpuclust.results.inputs import as_activations
+from tests import arrays
+from tests.fuzzing import fuzz, one_error
+from tests.strategies import JUNK, contents, settings_of_any_kind, tables_of_arrow
 
 
 @fuzz(150)
@@ -130,3 +110,32 @@ def test_a_flipped_bit_of_a_table_is_taken_or_refused(tmp_path: Path, place: int
     path.write_bytes(content)
     with one_error(PromptsError):
         read(path)
+
+
+@fuzz(250)
+@given(arrays.cases())
+def test_arrays_are_taken_as_they_are_meant_or_refused(case: arrays.Case) -> None:
+    with one_error((ActivationError, MemoryBudgetError)):
+        got = as_activations(case.given)
+        assert type(got) is np.ndarray
+        assert got.dtype in (np.dtype("float16"), np.dtype("float32"), np.dtype("float64"))
+        assert case.meant is not None, "this had to be refused"
+        np.testing.assert_array_equal(got, case.meant)
+        return
+    if case.meant is not None:  # only values beyond what float64 can work with
+        size = np.abs(case.meant).max(axis=0)
+        assert ((size > 1e70) | ((size > 0) & (size < 1e-70))).any()
+
+
+@fuzz(40)
+@given(arrays.tensors() | JUNK.map(lambda value: arrays.Case(value, None)), JUNK, st.booleans())
+def test_caches_are_taken_or_refused(tmp_path: Path, case: arrays.Case, texts: Any, fitting: bool) -> None:
+    path = tmp_path / "cache.pt"
+    if fitting and isinstance(case.given, torch.Tensor) and case.given.ndim:
+        texts = [str(row) for row in range(len(case.given))]
+    torch.save({"acts": case.given, "prompts": texts}, path)
+    with one_error():
+        found, prompts = read_cache(path)
+        assert found.dtype == np.float32
+        assert len(prompts) == len(found)
+        np.testing.assert_array_equal(found, case.meant)

@@ -131,7 +131,8 @@ def read_cache(path: Path) -> tuple[Array, list[str]]:
         raise ActivationError(f"{path}: 'acts' has the shape {tuple(acts.shape)}; it holds no activations")
     if len(texts) != len(acts):
         raise ActivationError(f"{path}: 'acts' has {len(acts)} rows but 'prompts' has {len(texts)}; they must agree")
-    return dense(acts).astype(np.float32), texts
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite where it is stored
+        return dense(acts).astype(np.float32), texts
 
 
 def _texts(given: Any, path: Path) -> list[str]:
