@@ -37,7 +37,7 @@ from gpuclust.configfile import validate
 from gpuclust.extraction import encoders, extract_shard
 from gpuclust.hardware import backend, budget, device
 from gpuclust.storage import markers, row_blocks, store
-from gpuclust.storage.run_folder import versions
+from gpuclust.storage.record import versions
 
 Result = dict[str, Any]
 HDBSCAN = HdbscanConfig(min_cluster_size=10, min_samples=5)

@@ -22,7 +22,8 @@ import yaml
 
 # Of records: what differs between two runs of one computation
 VOLATILE = {
-    "seconds", "peak_bytes", "projected_bytes", "started", "finished", "created", "versions", "key", "keys", "device",
+    "seconds", "checksum", "peak_bytes", "projected_bytes", "started", "finished", "created", "versions", "key", "keys",
+    "device",
     "scheduler", "git", "python", "platform", "out", "updated", "measured", "digest", "budget", "memory",
 }  # fmt: skip
 

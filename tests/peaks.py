@@ -367,7 +367,10 @@ def warm() -> None:
     from gpuclust.compute.spanning_tree import mutual_reachability_tree
     from gpuclust.config import HdbscanConfig, UmapConfig
     from gpuclust.storage.codec import decode, encode
+    from gpuclust.tables import words
 
+    list(words.terms("words ภาษา 我们 ភាសា ພາສາ မြန်မာ é"))  # ICU's dictionaries
+    words.whole("é", 0, 1)
     embed_features(*random_neighbors(100, 10), UmapConfig(n_neighbors=10, n_epochs=2))
     random = np.random.default_rng(0).random((300, 300)).astype(np.float32)
     cluster_embedding(random[:, :3], HdbscanConfig())

@@ -108,6 +108,12 @@ def test_figures(run: gpuclust.Run) -> None:
     assert {shape.x0 for shape in entropy.layout.shapes} >= {kept["entropy"].median()}
 
 
+def test_joiners_of_words_reach_the_terminal() -> None:
+    for text in ("کتاب\u200cها", "क्\u200dष", "👩\u200d👧"):
+        assert terminal.visible(text) == text
+    assert terminal.visible("a\u200db \u200c") == "a\\u200db \\u200c"
+
+
 def test_no_character_of_a_prompt_reaches_the_terminal_as_a_command(run: gpuclust.Run) -> None:
     bad = "a\x1b]0;title\x07b\x9b2Jc\x00d\u202ee\r"
     card = cards.Card(bad, run.clusters.iloc[0], [("x", bad)], [("w", [bad])], [cards.Prompt(bad, [(0, 3)], bad)])

@@ -137,4 +137,4 @@ def test_a_full_disk_behind_the_output_is_told() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1, done.stderr
-    assert "cannot write to the standard output: No space left on device" in " ".join(done.stderr.split())
+    assert "cannot write the standard output or a file: No space left on device" in " ".join(done.stderr.split())

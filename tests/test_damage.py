@@ -15,7 +15,8 @@ import gpuclust
 from gpuclust import cli, schema, stage_table
 from gpuclust.engine.execute import execute
 from gpuclust.errors import CorruptDataError, GpuclustError, StoreError
-from gpuclust.storage import checksums, verifying
+from gpuclust.storage import checksums, store, verifying
+from gpuclust.storage.record import write_record
 from gpuclust.storage.run_folder import Folder
 from tests import tiny
 from tests.test_folder import go
@@ -106,6 +107,8 @@ def spoil(file: Path, how: str) -> None:
         flip(file)
     elif how == "lost":
         file.unlink()
+    elif how == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
     else:
         file.write_bytes(file.read_bytes()[: -9 if how == "cut" else 0])
 
@@ -142,7 +145,7 @@ def test_shards_of_other_settings_are_left_alone_where_the_template_is_damaged(
     """The extraction was stopped, its template is damaged, and the settings are others now."""
     record = json.loads((run / schema.RECORD).read_text())
     record["stages"] = {"prompts": record["stages"]["prompts"]}
-    (run / schema.RECORD).write_text(json.dumps(record))
+    write_record(run / schema.RECORD, record)
     spoil(run / schema.ACTIVATIONS / "zarr.json", "empty")
     before = {file: file.read_bytes() for file in (run / schema.SHARDS).iterdir()}
     go(run.parent, settings | {"extract": {"aggregate": "mean"}}, code=2)
@@ -150,6 +153,32 @@ def test_shards_of_other_settings_are_left_alone_where_the_template_is_damaged(
     assert all(file.read_bytes() == content for file, content in before.items())
     go(run.parent, settings)
     assert stages(run)["extract"]["shards_computed"] == 0
+
+
+@pytest.mark.parametrize("how", ["flip", "empty", "lost", "list"])
+def test_a_damaged_record_is_said_and_begun_anew(
+    how: str, run: Path, original: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Of a run whose record is damaged nothing is lost but time: its shards have markers of their own."""
+    record = run / schema.RECORD
+    if how == "flip":
+        record.write_text(record.read_text().replace('"rows"', '"rovs"', 1))  # a name, which nobody asks for
+    elif how == "list":
+        record.write_text("[]")
+    else:
+        spoil(record, how)
+    if how != "lost":
+        with pytest.raises(CorruptDataError, match=r"run\.json is damaged"):
+            _ = gpuclust.open_run(run).record
+    go(run.parent, settings | {"umap": {"n_components": 4}}, code=2)  # another run's settings are refused as before
+    assert "holds another run: umap.n_components is" in " ".join(capsys.readouterr().err.split())
+    go(run.parent, settings)
+    assert f"run.json is {'missing' if how == 'lost' else 'damaged'}" in caplog.text
+    assert stages(run)["extract"]["shards_computed"] == 0
+    for name in (schema.FEATURES, schema.CLUSTERS, schema.EXAMPLES):
+        assert str(store.read_table(run / name).to_dict()) == str(store.read_table(original / name).to_dict()), name
+    assert verifying.damages(run) == []
 
 
 @pytest.mark.parametrize("seal", ["{}", "[]", '"x"', "", "{", '{"a.npz": [1, 2]}'])
@@ -161,7 +190,7 @@ def test_what_is_sealed_is_only_what_its_seal_says(seal: str, tmp_path: Path) ->
     assert not checksums.sealed(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "lost"])
+@pytest.mark.parametrize("how", ["cut", "empty", "lost", "zeros"])
 def test_the_same_command_computes_a_shard_anew_that_is_not_whole(
     how: str, run: Path, original: Path, settings: dict[str, Any]
 ) -> None:
@@ -170,6 +199,8 @@ def test_the_same_command_computes_a_shard_anew_that_is_not_whole(
     with pytest.raises(CorruptDataError, match="c/1/0"):
         _ = gpuclust.open_run(run).activations
     assert cli.main(["export", str(run), str(run.parent / "copy")]) == 1
+    if how == "zeros":  # of the same size, so that no resume sees it
+        assert cli.main(["verify", str(run)]) == 1
     go(run.parent, settings)
     assert (run / place).read_bytes() == (original / place).read_bytes()
     assert stages(run)["extract"]["shards_computed"] == 1

@@ -23,6 +23,7 @@ from gpuclust.results import report
 from gpuclust.show import main as show
 from gpuclust.stage_table import NAMES, STAGES
 from gpuclust.storage import run_folder, store
+from gpuclust.storage.record import write_record
 from tests import tiny
 
 TABLES = (
@@ -156,7 +157,7 @@ def aged(out: Path, version: int = 1) -> None:
         for key in ("version", "versions", "files"):
             entry.pop(key)
         entry["key"] = f"old-{name}"
-    (out / schema.RECORD).write_text(json.dumps(record))
+    write_record(out / schema.RECORD, record)
 
 
 def test_a_folder_of_an_older_version_opens_and_is_reported(finished: Path, tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_a_folder_of_an_older_version_is_not_gone_on_in(
     aged(finished)
     record = json.loads((finished / schema.RECORD).read_text())
     record["stages"] = {name: record["stages"][name] for name in done}
-    (finished / schema.RECORD).write_text(json.dumps(record))
+    write_record(finished / schema.RECORD, record)
     before = contents(finished)
     go(finished.parent, settings, code=2)
     said = " ".join(capsys.readouterr().err.split())
@@ -194,7 +195,7 @@ def test_a_record_of_a_newer_version_is_refused(
     settings: dict[str, Any], finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = json.loads((finished / schema.RECORD).read_text())
-    (finished / schema.RECORD).write_text(json.dumps(record | {"record_version": 7}))
+    write_record(finished / schema.RECORD, record | {"record_version": 7})
     before = contents(finished)
     words = "has record version 7, but this version of gpuclust reads up to 2"
     with pytest.raises(gpuclust.GpuclustError, match=words):
@@ -251,7 +252,7 @@ def test_another_sae_before_the_extraction_is_another_size(
 ) -> None:
     record = json.loads((finished / schema.RECORD).read_text())
     record["stages"] = {"prompts": record["stages"]["prompts"] | {"d_sae": 5}}  # as if it were another's
-    (finished / schema.RECORD).write_text(json.dumps(record))
+    write_record(finished / schema.RECORD, record)
     other = tmp_path / "sae"
     shutil.copytree(settings["sae"]["path"], other)
     changed = settings | {"sae": {"path": str(other)}}
@@ -312,7 +313,7 @@ def test_a_run_without_its_configuration_says_so(
     assert (tmp_path / "out" / "config.yaml").exists()
     record = json.loads((tmp_path / "out" / schema.RECORD).read_text())
     del record["config"]  # as older versions wrote it
-    (tmp_path / "out" / schema.RECORD).write_text(json.dumps(record))
+    write_record(tmp_path / "out" / schema.RECORD, record)
     (tmp_path / "out" / "config.yaml").unlink()
     go(tmp_path, settings, code=2)
     assert "holds a run without its config.yaml" in " ".join(capsys.readouterr().err.split())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
-VOCABULARY = {"errors", "schema", "config", "configfile", "terminal", "stage_table", "types", "formatting"}
+VOCABULARY = {"errors", "schema", "config", "configfile", "terminal", "stage_table", "types", "formatting", "places"}
 # From the ground up: a folder may import those before it. All else at the top level is a command.
 FLOORS = [
     "vocabulary",
@@ -30,7 +30,7 @@ PURE = {
     "tables": {"vocabulary"},
 }
 IMPURE = {"zarr", "dask", "distributed", "pathlib", "xarray"}  # what those do not touch
-LAZY = {"storage.codec_kernels"}  # imported only inside functions, so that it may import numba at its top level
+LAZY = {"storage.codec_kernels", "clusterer"}  # imported only inside functions, so they may import numba or sklearn
 OPENERS = {"engine.execute", "sweep.experiment"}  # only these start a scheduler
 HEAVY = {
     "cupy", "cuml", "dask_cuda", "rmm", "torch", "transformers", "transformer_lens", "sae_lens", "datasets", "umap",

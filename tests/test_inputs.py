@@ -48,7 +48,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "ragged": ([[1.0, 2.0], [3.0]], "are no array"),
     "masked": (np.ma.masked_less(VALUES, 0), r"1 masked entries: fill them"),
     "texts": ([["a", "b"]], "dtype <U1"),
-    "objects": (np.array([[1.0, None]], dtype=object), "hold float, not numbers"),
+    "objects": (np.array([[1.0, None]], dtype=object), "hold NoneType, not numbers, first for prompt 0 and feature 1"),
     "missing": (pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), "not numbers|NaN"),
     "torch on meta": (torch.ones(2, 3, device="meta"), "a tensor of float32 on meta, which has no values"),
     "torch float8": (torch.tensor(VALUES).to(torch.float8_e4m3fn), "a tensor of float8_e4m3fn on cpu"),

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gpuclust.config import Config, PromptSource
@@ -120,7 +124,6 @@ def test_sources_are_labelled(tmp_path: Path) -> None:
         ("p.jsonl", "{not json\n", {}, "line 1 is not valid JSON"),
         ("p.jsonl", "[1]\n", {}, "line 1 is a list"),
         ("p.jsonl", '{"text": "a"}\n' + "[" * 100_000, {}, "line 2 is not valid JSON: maximum recursion depth"),
-        ("p.jsonl", '{"text": ' + "9" * 6000 + "}", {}, "line 1 is not valid JSON: Exceeds the limit"),
         ("p.txt", "caf\xe9".encode("latin-1"), {}, "is not UTF-8 text"),
         ("p.jsonl", b'{"text": "caf\xe9"}', {}, "is not UTF-8 text"),
         ("p.csv", 'text\n"a', {}, "no valid CSV"),
@@ -163,6 +166,14 @@ def test_a_source_is_a_dataset_or_a_file() -> None:
         ("i.csv", b"text,author\nsaid this, and that,bob\nsaid, and not,eve\n", "more fields than its header names"),
         ("q.csv", b'text\n"a"b\n', "line 2 is no valid CSV"),
         ("t.csv", b"text,text\na,b\n", "has 2 columns 'text'; rename all but one"),
+        ("2.jsonl", b'{"text": "a"}\n\n{"text": "b", "text": "c"}\n', r"line 3, row 2 has the key 'text' twice"),
+        ("u.csv", "text\na\n".encode("utf-16-le"), "a third of it is NUL, as in UTF-16; convert it: data.decode"),
+        ("b.jsonl", '{"text": "a"}\n'.encode("utf-16"), "line 1 is not UTF-8 text, but probably UTF-16: convert it"),
+        ("8.txt", "caf\xe9 au lait".encode("latin-1"), r"invalid continuation byte at byte 3: b'caf\\xe9 au lait'\)"),
+        ("z.jsonl", gzip.compress(b'{"text": "a"}\n'), "gzip-compressed: unpack it first"),
+        ("z.jsonl.gz", gzip.compress(b'{"text": "a"}\n'), r"files of type .gz are not read; use .*: unpack it first"),
+        ("a.json", b'[{"text": "a"}]', "files of type .json are not read; .*: write one JSON object a line"),
+        ("n.jsonl", b'{"text": ' + b'{"a": ' * 900 + b"1" + b"}" * 901, r"text is a dict, not text: \{'a': \{'a': "),
         ("s.jsonl", b'{"text": "a"}\n{"text": "lone \\ud83d half"}\n', r"row 2, text has half of a surrogate pair"),
         ("l.jsonl", b'{"text": ["a", "b"]}\n', r"row 1, text is a list, not text"),
         ("d.jsonl", b'{"text": {"x": 1}}\n', r"row 1, text is a dict, not text"),
@@ -190,6 +201,158 @@ def test_every_character_is_read_as_it_is(tmp_path: Path, suffix: str, text: str
         path.write_bytes(f"text,who\n{quoted},{quoted}\n".encode())
     source = PromptSource(path=str(path), source_column="who")
     assert list(prompts.read(source, 9)) == [(text, text)]
+
+
+def test_numbers_are_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "n.jsonl"
+    numbers = ["9" * 6000, "1.50", "1e400", "-0", "12345678901234567890.5"]
+    path.write_text("".join(f'{{"text": {number}, "id": {"8" * 9000}}}\n' for number in numbers))
+    assert [text for text, _ in prompts.read(PromptSource(path=str(path)), 9)] == numbers
+
+
+NULLABLE = pd.DataFrame(
+    {
+        "text": pd.array(["one two", pd.NA, "three"], dtype="string"),
+        "number": pd.array([1, pd.NA, 3], dtype="Int64"),
+        "date": pd.to_datetime(["2024-01-31 00:00", None, "2024-02-01 10:30"]),
+        "kind": pd.Categorical(["a", None, "b"]),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ("text", ["one two", "p", "three"]),
+        ("number", ["1", "p", "3"]),
+        ("date", ["2024-01-31 00:00:00", "p", "2024-02-01 10:30:00"]),
+        ("kind", ["a", "p", "b"]),
+    ],
+)
+def test_nullable_columns_are_texts_and_sources(tmp_path: Path, column: str, expected: list[str]) -> None:
+    path = tmp_path / "p.parquet"
+    NULLABLE.to_parquet(path)
+    found = list(prompts.read(PromptSource(path=str(path), column="text", source_column=column), 9))
+    assert found == list(zip(["one two", "", "three"], expected, strict=True))
+    texts = [text for text, _ in prompts.read(PromptSource(path=str(path), column=column), 9)]
+    assert texts == ["" if text == "p" else text for text in expected]
+
+
+ARROW = {
+    "large strings": (pa.array(["a", None, "b"], pa.large_string()), ["a", "", "b"]),
+    "a view": (pa.array(["a", None, "b"], pa.string_view()), ["a", "", "b"]),
+    "a dictionary": (pa.array(["a", None, "b"]).dictionary_encode(), ["a", "", "b"]),
+    "bytes": (pa.array([b"a", None, "é".encode()], pa.large_binary()), ["a", "", "é"]),
+    "64 bits": (pa.array([2**64 - 1, None, 0], pa.uint64()), ["18446744073709551615", "", "0"]),
+    "decimals": (pa.array([Decimal("1.50"), None], pa.decimal128(5, 2)), ["1.50", ""]),
+    "not a number": (pa.array([float("nan"), 2.5]), ["", "2.5"]),
+    "days": (pa.array([0, None], pa.date32()), ["1970-01-01", ""]),
+    "far days": (pa.array([3 * 10**11], pa.timestamp("s")), ["11476-08-15 05:20:00.000"]),
+    "days out of range": (pa.array([10**15], pa.timestamp("s")), "a date is a value out of range: 10+, in rows 1 and"),
+    "a list": (pa.array([["a"], None]), "row 1, text is a list, not text: \\['a'\\]. Write each out as one text"),
+    "a struct": (pa.array([None, {"a": 1}]), "row 2, text is a dict, not text"),
+    "latin bytes": (pa.array([b"caf\xe9"]), r"row 1, text is not UTF-8 text .*convert it: data.decode\(\"latin-1"),
+    "infinity": (pa.array(["0.5", "inf"]).cast(pa.float64()), "row 2, text is inf, not text"),
+}
+
+
+@pytest.mark.parametrize("name", ARROW)
+@pytest.mark.parametrize("as_source", [False, True])
+def test_parquets_columns_of_any_type_are_text_or_refused(tmp_path: Path, name: str, as_source: bool) -> None:
+    path = tmp_path / "p.parquet"
+    array, expected = ARROW[name]
+    columns = {"text": ["x"] * len(array), "who": array} if as_source else {"text": array, "who": ["x"] * len(array)}
+    pq.write_table(pa.table(columns), path)
+    source = PromptSource(path=str(path), source_column="who")
+    if isinstance(expected, str):
+        with pytest.raises(PromptsError, match=expected.replace(", text is", ", who is" if as_source else ", text is")):
+            list(prompts.read(source, 9))
+        return
+    found = list(prompts.read(source, 9))
+    assert [row[as_source] for row in found] == [value or ("p" if as_source else "") for value in expected]
+
+
+def test_text_in_parquet_that_is_no_utf8_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"text": pa.array([b"fine", b"caf\xe9"]).view(pa.string())}), path)
+    with pytest.raises(PromptsError, match="row 2, text is not UTF-8 text"):
+        list(prompts.read(PromptSource(path=str(path)), 9))
+
+
+def test_sources_are_text_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    source = PromptSource(path=str(path), source_column="who")
+    for value, words in {
+        '["a"]': "line 1, row 1, who is a list, not text: \\['a'\\]",
+        '{"a": 1}': "who is a dict, not text",
+        '"\\ud800"': "who has half of a surrogate pair at character 0",
+    }.items():
+        path.write_text(f'{{"text": "a", "who": {value}}}\n')
+        with pytest.raises(PromptsError, match=words):
+            list(prompts.read(source, 9))
+    path.write_text('{"text": "a", "who": ""}\n{"text": "b"}\n{"text": "c", "who": NaN}\n{"text": "d", "who": 3}\n')
+    assert [label for _, label in prompts.read(source, 9)] == ["p", "p", "p", "3"]
+
+
+def test_columns_are_looked_for_in_several_rows(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"body": "a"}\n' * 5 + '{"text": "b"}\n')
+    prompts.check([PromptSource(path=str(path))])
+    assert [text for text, _ in prompts.read(PromptSource(path=str(path)), 9)] == [None] * 5 + ["b"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
+    with pytest.raises(PromptsError, match="has 2 columns 'text'; rename all but one"):
+        list(prompts.read(PromptSource(path=str(path)), 9))
+
+
+def test_one_column_may_be_text_and_source(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"], "text.b": ["c", "d"]}), path)
+    assert list(prompts.read(PromptSource(path=str(path), source_column="text"), 9)) == [("a", "a"), ("b", "b")]
+    assert list(prompts.read(PromptSource(path=str(path), column="text.b"), 9)) == [("c", "p"), ("d", "p")]
+
+
+HUBS = {
+    "other columns": ({"a.jsonl": '{"text": "a"}\n', "b.jsonl": '{"body": "c"}\n'}, "b.jsonl has no column 'text'; it"),
+    "a broken line": ({"a.jsonl": '{"text": "a"}\n{"text":\n'}, r"a.jsonl, line 2 is not valid JSON: .*'{\"text\":'"),
+    "surrogates": ({"a.jsonl": '{"text": "\\ud800"}\n'}, "a.jsonl, line 1, row 1, text has half of a surrogate pair"),
+    "latin-1": ({"a.txt": b"caf\xe9\n"}, "a.txt is not UTF-8 text"),
+    "a deep line": ({"a.jsonl": "[" * 100_000}, "a.jsonl, line 1 is not valid JSON"),
+    "no Parquet": ({"a.parquet": "x"}, "a.parquet is no valid Parquet file"),
+    "empty": ({"a.jsonl": ""}, "cannot be loaded: "),
+    "too large": ({"a.jsonl": '{"text": 1e400}\n'}, "too (big|large)"),
+    "lists": ({"a.jsonl": '{"text": ["a"]}\n'}, "row 1, text is a list, not text"),
+}
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_what_a_data_set_has_wrong_is_one_line(
+    tmp_path: Path, streaming: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name, (files, words) in HUBS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, content in files.items():
+            (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(PromptsError, match=words) as caught:
+            list(prompts.read(PromptSource(dataset=str(folder), streaming=streaming), 9))
+        assert len(str(caught.value).splitlines()) == 1
+        assert len(str(caught.value)) < 1500
+
+
+def test_rows_of_a_data_set_may_lack_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    rows = [{"body": "a"}, {"text": "b", "who": None}, {"text": None}, *({"text": f"c {i}"} for i in range(9))]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    found = list(prompts.read(PromptSource(dataset="x", source_column="who"), 1))
+    assert found == [(None, "x"), ("b", "x"), ("", "x"), ("c 0", "x"), ("c 1", "x"), ("c 2", "x")]
 
 
 def test_bytes_are_text_where_they_are_utf8(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from gpuclust.report import main
 from gpuclust.results import report
 from gpuclust.results.report import content, contexts, pack, tree
 from gpuclust.storage import reading
+from gpuclust.storage.record import write_record
 from tests import tiny
 
 
@@ -99,6 +100,19 @@ def test_contexts_shrink_until_they_fit(monkeypatch: pytest.MonkeyPatch, caplog:
     assert "5 prompts each, 150 characters around the peak" in caplog.text
 
 
+def test_nothing_is_cut_through_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = "👩\u200d👩\u200d👧\u200d👦"
+    text = f"{family * 3}x{family * 3}"
+    table = pd.DataFrame({"feature": [0], "rank": 0, "prompt": 0, "value": 1.0, "start": 21, "stop": 22})
+    monkeypatch.setattr(contexts, "STEPS", ((5, 9),))
+    pieces, arrays = contexts.collect(table, table, pd.DataFrame({"text": [text]}), 1)
+    assert pieces == [f"{family * 2}x{family}"]
+    assert (arrays["ctx_start"].tolist(), arrays["piece_cut"].tolist()) == ([14], [3])
+    marks = [{"start": 0, "stop": 7}, {"start": 7, "stop": 14}]
+    cut = content._cut({"text": family * 3, "marks": marks}, 12)
+    assert cut == {"text": f"{family} …", "marks": marks[:1]}
+
+
 def test_layout_of_the_tree() -> None:
     import hdbscan
 
@@ -146,7 +160,7 @@ def without_checksums(out: Path) -> None:
     record = json.loads((out / schema.RECORD).read_text())
     for entry in record["stages"].values():
         del entry["checksums"], entry["files"]
-    (out / schema.RECORD).write_text(json.dumps(record))
+    write_record(out / schema.RECORD, record)
 
 
 def test_verdicts_of_other_checks_are_carried_along(small_run: Path, tmp_path: Path) -> None:
@@ -207,6 +221,6 @@ def test_the_command(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "cannot be reported: it has no config.yaml, run.json" in said
     record = json.loads((out / schema.RECORD).read_text())
     del record["stages"]["analyse"]
-    (out / schema.RECORD).write_text(json.dumps(record))
+    write_record(out / schema.RECORD, record)
     with pytest.raises(StoreError, match="its stage analyse is not done"):
         report.write(out)

@@ -13,7 +13,7 @@ import yaml
 import zarr
 
 import gpuclust
-from gpuclust import Run, cluster_features, run, schema
+from gpuclust import Run, cli, cluster_features, run, schema
 from gpuclust.compute import agreement, consensus, measures, validity
 from gpuclust.compute.halves import half_of
 from gpuclust.engine import gram_pass
@@ -329,7 +329,10 @@ def test_damage_in_a_sweep_is_found_and_made_anew(
     labels = gpuclust.open_sweep(tmp_path / "out").labels.to_numpy()
     for pattern, reader in KINDS.items():
         file = sorted((tmp_path / "out").glob(pattern))[0]
+        assert cli.main(["verify", str(tmp_path / "out")]) == 0, pattern
         spoil(file, how)
+        if pattern != "sweep.yaml":  # it has no checksum, and is written anew by each command
+            assert cli.main(["verify", str(tmp_path / "out")]) == 1, pattern
         if pattern.startswith("cache/neighbors"):  # what was made of them has to be made anew to need them
             for made in [*(tmp_path / "out" / "trials").iterdir(), *(tmp_path / "out" / "cache").glob("embedding*")]:
                 made.unlink()

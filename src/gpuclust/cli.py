@@ -40,8 +40,12 @@ def parser() -> argparse.ArgumentParser:
 def main(given: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 2 bad input or configuration, 1 a failure."""
     terminal.write_anything()
-    args = parser().parse_args(given)
-    return terminal.exit_code(lambda: COMMANDS[args.command][2](args))
+
+    def work() -> None:
+        args = parser().parse_args(given)
+        COMMANDS[args.command][2](args)
+
+    return terminal.exit_code(work)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpuclust import schema
-from gpuclust.errors import InputError
+from gpuclust.compute import validity
+from gpuclust.config import Config
+from gpuclust.errors import ActivationError, ConfigError, ParameterError, SelectionError
+from gpuclust.formatting import shown
+from gpuclust.hardware import budget
+from gpuclust.results.inputs import as_activations, is_turned
 from gpuclust.results.run import cluster_features
 from gpuclust.types import Array
 
 
-class FeatureClusterer:
+class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Cluster the features of activations in hand, in the manner of scikit-learn.
+
+    scikit-learn's clusterers label the rows of X. This one labels its *columns*, the features, because rows are the
+    prompts that features are measured on. So ``labels_`` and what ``fit_predict`` returns have ``n_features_in_``
+    entries, and splits of the rows, as in `GridSearchCV`, are splits of the prompts. There is no ``predict``: a feature
+    that was not there has no activations.
 
     Parameters
     ----------
@@ -22,7 +34,7 @@ class FeatureClusterer:
         Of UMAP; default as in ``config.py``.
     min_cluster_size, min_samples, cluster_selection_epsilon : optional
         Of HDBSCAN; default as in ``config.py``.
-    config : mapping, optional
+    config : Config or mapping, optional
         Further settings, such as ``{"select": {"sparsity_max": 1.0}}``; the parameters above go before it.
 
     Attributes
@@ -35,11 +47,24 @@ class FeatureClusterer:
         NaN where not kept.
     kept_ : bool array, (feature,)
     result_ : FeatureClusters
+    n_features_in_ : int
+    feature_names_in_ : array, (feature,)
+        Names of the columns, where X is a DataFrame whose names are all text.
 
     Examples
     --------
     >>> FeatureClusterer(n_components=5).get_params()["n_components"]
     5
+
+    Which settings give clusters that hold on other prompts? Rows are split, columns are clustered on one part, and
+    `score` looks at them on the other:
+
+    >>> from sklearn.model_selection import GridSearchCV, ShuffleSplit
+    >>> halves = ShuffleSplit(n_splits=2, test_size=0.5, random_state=0)
+    >>> search = GridSearchCV(FeatureClusterer(), {"min_cluster_size": [5, 10, 20]}, cv=halves)
+    >>> search.fit(activations).best_params_  # doctest: +SKIP
+    {'min_cluster_size': 10}
+    >>> search.best_estimator_.labels_  # of all prompts  # doctest: +SKIP
     """
 
     _umap = ("n_components", "n_neighbors", "min_dist", "metric", "random_state")
@@ -49,7 +74,7 @@ class FeatureClusterer:
         self, *, n_components: int | None = None, n_neighbors: int | None = None, min_dist: float | None = None,
         metric: str | None = None, random_state: int | None = None, min_cluster_size: int | None = None,
         min_samples: int | None = None, cluster_selection_epsilon: float | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Config | Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.n_components = n_components
         self.n_neighbors = n_neighbors
@@ -61,25 +86,29 @@ class FeatureClusterer:
         self.cluster_selection_epsilon = cluster_selection_epsilon
         self.config = config
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters, for scikit-learn's `clone` and searches."""
-        return {name: getattr(self, name) for name in (*self._umap, *self._hdbscan, "config")}
-
     def set_params(self, **params: Any) -> FeatureClusterer:
-        """Set parameters by name."""
+        """Set parameters by name.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such parameter.
+        """
+        known = (*self._umap, *self._hdbscan, "config")
+        for name in params:
+            if name not in known:
+                raise ParameterError(f"FeatureClusterer has no parameter {name!r}; it has {', '.join(known)}")
         for name, value in params.items():
-            if name not in self.get_params():
-                raise InputError(f"FeatureClusterer has no parameter {name!r}; it has {', '.join(self.get_params())}")
             setattr(self, name, value)
         return self
 
-    def fit(self, X: Any, y: None = None) -> FeatureClusterer:
+    def fit(self, X: Any, y: Any = None) -> FeatureClusterer:
         """Filter, embed and cluster the columns of X.
 
         Parameters
         ----------
         X : array, (prompt, feature)
-            As `cluster_features` takes it.
+            As `cluster_features` takes it: also sparse, a tensor, or a DataFrame.
         y : ignored
 
         Raises
@@ -87,11 +116,13 @@ class FeatureClusterer:
         ActivationError, SelectionError, ConfigError
             As `cluster_features`.
         """
-        data = dict(self.config or {})
-        for section, names in (("umap", self._umap), ("hdbscan", self._hdbscan)):
-            given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-            data[section] = {**data.get(section, {}), **given}
-        result = cluster_features(X, data)
+        settings = self._settings()
+        data = self._checked(X, reset=True)
+        try:
+            result = cluster_features(data, settings)
+        except SelectionError as error:
+            shape = f"n_samples={data.shape[0]} prompts and n_features={data.shape[1]} features"
+            raise SelectionError(f"{error} (X has {shape})") from error
         table = result.features
         self.kept_ = table["kept"].to_numpy()
         self.labels_ = table["label"].fillna(schema.NOISE).to_numpy(dtype=np.int32)
@@ -103,6 +134,76 @@ class FeatureClusterer:
         self.result_ = result
         return self
 
-    def fit_predict(self, X: Any, y: None = None) -> Array:
-        """Fit, and return `labels_`."""
+    def fit_predict(self, X: Any, y: Any = None) -> Array:
+        """Fit, and return `labels_`: an entry per column of X.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+        """
         return self.fit(X).labels_
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return how well the clusters hold on some prompts: their mean cosine silhouette, noise counted as 0.
+
+        Between -1 and 1, and 0 where there are fewer than two clusters. On the prompts of `fit` it is an optimist's;
+        give others.
+
+        Parameters
+        ----------
+        X : array, (prompt, feature)
+            With the features of `fit`, on any prompts.
+        y : ignored
+
+        Returns
+        -------
+        float
+            Silhouettes (Rousseeuw 1987) of the clustered features, summed, over the number of kept features.
+
+        Raises
+        ------
+        ActivationError
+            If X has other features.
+        NotFittedError
+            Of scikit-learn.
+        """
+        check_is_fitted(self)
+        data = self._checked(X, reset=False)
+        clustered = np.flatnonzero(self.labels_ >= 0)
+        labels = self.labels_[clustered]
+        sizes = np.bincount(labels)
+        if len(sizes) < 2:
+            return 0.0
+        starts = range(0, len(data), budget.MAX_ROWS)
+        blocks = [data[start : start + budget.MAX_ROWS, clustered] for start in starts]
+        norms = np.sqrt(sum((block.astype(np.float64) ** 2).sum(axis=0) for block in blocks))
+        means = validity.silhouette(validity.sums(blocks, norms, labels), labels)
+        return float((means * sizes).sum() / self.kept_.sum())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _settings(self) -> dict[str, Any]:
+        """The configuration with the parameters in it."""
+        given = self.config.resolved() if isinstance(self.config, Config) else self.config
+        if not isinstance(given, Mapping | None):
+            raise ConfigError(f"config is {shown(given)}: a Config or a mapping such as {{'umap': {{…}}}} is expected")
+        data = dict(given or {})
+        for section, names in (("umap", self._umap), ("hdbscan", self._hdbscan)):
+            values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            if values and isinstance(data.setdefault(section, {}), Mapping):  # what is none is refused with all else
+                data[section] = {**data[section], **values}
+        return data
+
+    def _checked(self, X: Any, reset: bool) -> Array:
+        """X as an array, its features counted and named, or compared with those of `fit`."""
+        data = as_activations(X)
+        names = X if not hasattr(X, "columns") else (X.T if is_turned(X) else X)
+        try:
+            validate_data(self, names if hasattr(names, "columns") else data, skip_check_array=True, reset=reset)
+        except (ValueError, TypeError) as error:
+            raise ActivationError(f"features of X: {error}") from error
+        return data

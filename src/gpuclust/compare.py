@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from gpuclust import terminal
+from gpuclust.places import place
 
 DESCRIPTION = "Compare the clusters of runs on the same SAE; the first run is the reference."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run; two or more")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write tables and compare.html there")
+    parser.add_argument("runs", nargs="+", type=place, metavar="RUN", help="folder of a run; two or more")
+    parser.add_argument("--out", type=place, metavar="DIR", help="write tables and compare.html there")
     parser.add_argument("--csv", action="store_true", help="write the tables as CSV instead of Parquet")
 
 

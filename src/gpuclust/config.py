@@ -6,15 +6,31 @@ file and ``key=value`` texts.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from gpuclust.errors import ConfigError
+from gpuclust.errors import ConfigError, StoreError
+from gpuclust.formatting import shown
+from gpuclust.places import place
 
+LARGEST = 2**63
 DEMO = Path(__file__).parent / "demo"
+
+
+def _local(text: str) -> str:
+    """What can be a path, with ``~`` as the home folder; otherwise as it was written, so that runs know it again."""
+    try:
+        place(text)
+    except StoreError as error:
+        raise ValueError(str(error)) from None
+    return os.path.expanduser(text)
+
+
+LocalPath = Annotated[str, AfterValidator(_local)]
 
 
 class Section(BaseModel):
@@ -25,8 +41,12 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_switch_for_a_number(cls, data: Any) -> Any:
-        """``true`` is no 1."""
+        """``true`` is no 1; what no file and no text in Unicode can hold is no value."""
         for name, value in data.items() if isinstance(data, dict) else ():
+            if isinstance(value, int) and abs(value) >= LARGEST:
+                raise ValueError(f"{name} is {shown(value)}: give a number below {LARGEST:,}")
+            if isinstance(value, str) and (surrogates := [c for c in value if "\ud800" <= c <= "\udfff" or c == "\0"]):
+                raise ValueError(f"{name} is {shown(value)}, with {surrogates[0]!a}, which is no text: take it away")
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
                 raise ValueError(f"{name} is {str(value).lower()}: it is no switch; give a value")
@@ -36,7 +56,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The language model."""
 
-    name: str = Field("demo", description="hub id, local folder, or `demo` for the embedded model")
+    name: LocalPath = Field("demo", description="hub id, local folder, or `demo` for the embedded model")
     loader: Literal["auto", "hooked", "bridge"] = Field(
         "auto", description="hooked: HookedTransformer; bridge: TransformerBridge, for all that transformers loads"
     )
@@ -50,7 +70,9 @@ class SaeConfig(Section):
 
     release: str | None = Field(None, description="SAELens release")
     sae_id: str | None = Field(None, description="SAE id within the release")
-    path: str | None = Field(None, description="local folder with cfg.json and sae_weights.safetensors, or `demo`")
+    path: LocalPath | None = Field(
+        None, description="local folder with cfg.json and sae_weights.safetensors, or `demo`"
+    )
     hook_name: str | None = Field(None, description="overrides the hook of the SAE's own metadata")
 
     @model_validator(mode="after")
@@ -74,7 +96,7 @@ class PromptSource(Section):
     name: str | None = Field(None, description="configuration of the hub dataset")
     split: str = Field("train", description="split of the hub dataset")
     streaming: bool = Field(True, description="stream the hub dataset instead of downloading all of it")
-    path: str | None = Field(
+    path: LocalPath | None = Field(
         None, description="local .txt (prompts between blank lines), .jsonl, .csv or .parquet file, or `demo`"
     )
     column: str = Field("text", description="column or key that holds the text (not used for .txt)")

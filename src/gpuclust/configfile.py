@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from gpuclust.config import Config, PromptSource, Section
 from gpuclust.errors import ConfigError
+from gpuclust.formatting import shown
+from gpuclust.places import place
 
 LARGEST, MOST = 100_000, 20_000  # characters, and values, of a configuration or a sweep
 SHOWN = 20  # problems that one message names
@@ -43,7 +45,8 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
     data: dict[str, Any] = {}
     if path is not None:
         try:
-            text = Path(path).read_text(encoding="utf8")
+            path = place(path)
+            text = path.read_text(encoding="utf8")
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -69,7 +72,7 @@ def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
         With every problem found, each with its key, the value, and the nearest known key.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where} is {data!r}: a Config or a mapping such as {{'umap': {{…}}}} is expected")
+        raise ConfigError(f"{where} is {shown(data)}: a Config or a mapping such as {{'umap': {{…}}}} is expected")
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -89,11 +92,11 @@ def override(data: dict[str, Any], text: str) -> None:
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {text!r}: write key=value, such as umap.n_components=10")
+        raise ConfigError(f"--set {shown(text)}: write key=value, such as umap.n_components=10")
     try:
         parsed = parse(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML; quote it") from error
+        raise ConfigError(f"--set {shown(text)}: the value is not valid YAML; quote it") from error
     assign(data, key.strip(), parsed)
 
 
@@ -193,7 +196,7 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
 
 def _explain(problem: dict[str, Any]) -> str:
     """One pydantic problem as one clause: key, value, and what to write instead."""
-    location = [str(part) for part in problem["loc"]]
+    location = [_key(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
@@ -208,10 +211,15 @@ def _explain(problem: dict[str, Any]) -> str:
     value = problem.get("input")
     if problem["type"] in ("model_type", "tuple_type"):
         shape = "a list of sources" if problem["type"] == "tuple_type" else "settings with their values"
-        return f"{key} is {value!r}: {shape} is expected; leave it out for the defaults"
+        return f"{key} is {shown(value)}: {shape} is expected; leave it out for the defaults"
     if problem["type"] == "value_error" or isinstance(value, dict | list):
         return f"{key}: {message}" if key else message
-    return f"{key} is {value!r}: {message}"
+    return f"{key} is {shown(value)}: {message}"
+
+
+def _key(part: object) -> str:
+    """A part of a dotted name as it is, unless it is not text or no name by its length."""
+    return part if isinstance(part, str) and part.isprintable() and len(part) < 80 else shown(part)
 
 
 def _known_keys(location: list[str]) -> list[str]:

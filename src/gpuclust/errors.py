@@ -8,8 +8,10 @@
     │   ├── PromptsError          prompts that cannot be read, or none left after cleaning
     │   ├── ModelError            a model, SAE or hook that cannot be had or that do not belong together
     │   ├── StoreError            a folder that is no run, holds another run, or a store that cannot be read
-    │   ├── SelectionError        a filter that leaves too few features to cluster
-    │   ├── ActivationError       activations that cannot be stored: NaN, infinite, too large for the dtype
+    │   ├── SelectionError        a filter that leaves too few features to cluster; a ValueError, too
+    │   ├── ActivationError       activations that cannot be taken: no array of numbers, NaN, infinite, too large for
+    │   │                         the dtype; a ValueError and a TypeError, too, as other libraries raise for those
+    │   ├── ParameterError        a parameter that `FeatureClusterer` does not have; a ValueError, too
     │   ├── MemoryBudgetError     a stage that cannot fit the memory it is allowed
     │   └── SchedulerError        a scheduler that cannot be started or reached
     ├── WorkerError               workers, or their scheduler, that die while something is computed; exit code 1
@@ -51,12 +53,16 @@ class StoreError(InputError):
     """A folder that is no run, holds another run, or a store that cannot be read."""
 
 
-class SelectionError(InputError):
+class SelectionError(InputError, ValueError):
     """A filter that leaves too few features to cluster."""
 
 
-class ActivationError(InputError):
-    """Activations that cannot be stored: NaN, infinite, or too large for the dtype."""
+class ActivationError(InputError, ValueError, TypeError):
+    """Activations that cannot be taken or stored: no array of numbers, NaN, infinite, or too large for the dtype."""
+
+
+class ParameterError(InputError, ValueError):
+    """A parameter that `FeatureClusterer` does not have."""
 
 
 class MemoryBudgetError(InputError):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from gpuclust import terminal
+from gpuclust.places import place
 
 DESCRIPTION = "Copy a run's activations to a Zarr store that needs no gpuclust."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
-    parser.add_argument("target", type=Path, metavar="OUT", help="new Zarr store")
+    parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
+    parser.add_argument("target", type=place, metavar="OUT", help="new Zarr store")
     parser.add_argument("--codec", choices=("zstd", "bitmap"), default="zstd", help="default zstd, which needs nothing")
 
 

@@ -5,9 +5,29 @@ The report's script has its own `number`, with the same digits."""
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any
 
 import numpy as np
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxlevel = 2
+
+
+def shown(value: Any) -> str:
+    """Write the beginning of a value of any kind as Python does, however long or deep it is.
+
+    Examples
+    --------
+    >>> shown("a" * 1000), shown([[[1]]]), shown(10**5000)
+    ("'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'", '[[[...]]]', 'a very long int')
+    """
+    try:
+        text = " ".join(_SHORT.repr(value).split())
+    except Exception:  # what `repr` of somebody else's objects raises is anything; of a long int, ValueError
+        return f"a very long {type(value).__name__}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def gigabytes(n: int) -> str:

@@ -16,7 +16,8 @@ from gpuclust import schema
 from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, StoreError
-from gpuclust.extraction.prompts import storable
+from gpuclust.extraction.texts import storable
+from gpuclust.places import place
 from gpuclust.results.inputs import dense
 from gpuclust.results.run import Run, open_run
 from gpuclust.storage import atomic, store
@@ -57,10 +58,10 @@ def import_cache(
     from gpuclust.engine.execute import execute
     from gpuclust.engine.scheduler import choose
 
-    path = Path(path)
+    path = place(path)
     acts, texts = read_cache(path)
     c = config if isinstance(config, Config) else validate(config or {}, where="config")
-    target = Path(out) if out is not None else Path("runs") / path.stem
+    target = place(out) if out is not None else Path("runs") / path.stem
     c = c.model_copy(update={"model": ModelConfig(name="imported"), "sae": SaeConfig(path=path.name)})
     data = store.to_stored(acts, c.store.dtype, str(path))
     choose(scheduler)
@@ -130,7 +131,8 @@ def read_cache(path: Path) -> tuple[Array, list[str]]:
         raise ActivationError(f"{path}: 'acts' has the shape {tuple(acts.shape)}; it holds no activations")
     if len(texts) != len(acts):
         raise ActivationError(f"{path}: 'acts' has {len(acts)} rows but 'prompts' has {len(texts)}; they must agree")
-    return dense(acts).astype(np.float32), texts
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite where it is stored
+        return dense(acts).astype(np.float32), texts
 
 
 def _texts(given: Any, path: Path) -> list[str]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from gpuclust import terminal
+from gpuclust.places import place
 
 DESCRIPTION = "Print what a run would take, stage by stage: passes, bytes and peak memory. Nothing runs."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file; see configs/")
+    parser.add_argument("--config", type=place, metavar="FILE", help="YAML file; see configs/")
     terminal.computing(parser)
 
 

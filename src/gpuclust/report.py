@@ -5,27 +5,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from gpuclust import schema, terminal
+from gpuclust.places import place
 
 DESCRIPTION = "Write a run's report.html anew."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
 
 
 def work(args: argparse.Namespace) -> None:
     """Write the report."""
     from gpuclust.results.report import write
-    from gpuclust.storage import atomic, run_folder
+    from gpuclust.storage import atomic
+    from gpuclust.storage.record import record_anew
+    from gpuclust.storage.run_folder import claim
 
-    with run_folder.claim(args.run):
+    with claim(args.run):
         atomic.remove_leftovers(args.run, schema.REPORT)
         size = write(args.run)
-        run_folder.record_anew(args.run, "report", [schema.REPORT])
+        record_anew(args.run, "report", [schema.REPORT])
     print(f"wrote {terminal.visible(str(args.run / schema.REPORT))} ({size / 1e6:.1f} MB)")
 
 

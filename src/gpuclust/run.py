@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpuclust import plan, terminal
+from gpuclust.places import place
 
 DESCRIPTION = (
     "Cluster the features of a sparse autoencoder by how they fire over prompts. Without --config, the embedded demo. "
@@ -18,7 +19,7 @@ DESCRIPTION = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     plan.arguments(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default runs/NAME of the config")
+    parser.add_argument("--out", type=place, metavar="DIR", help="folder of the run; default runs/NAME of the config")
     parser.add_argument("--plan", action="store_true", help="print stages, passes, bytes and peak memory; run nothing")
     parser.add_argument("--no-report", action="store_true", help="do not make report.html")
     parser.add_argument("--quiet", action="store_true", help="log lines instead of bars and the summary")

@@ -89,7 +89,10 @@ EXAMPLE_COLUMNS: Final = {
 SPAN_COLUMNS: Final = {
     "feature": ("int64", "the SAE's own number"),
     "rank": ("int64", "as in the examples"),
-    "start": ("int64", "first character of the peak token in the prompt's text; -1 where not known"),
+    "start": (
+        "int64",
+        "first character of the peak token in the prompt's text, whole characters only; -1 where not known",
+    ),
     "stop": ("int64", "character after its last; -1 where not known"),
 }
 CLUSTER_COLUMNS: Final = {
@@ -111,8 +114,8 @@ CLUSTER_COLUMNS: Final = {
         "marks: start, stop and features (how many peak there) of the tokens in that text",
     ),
     "distinctive_prompts": ("list<struct>", "the same, by strength relative to the other clusters"),
-    "keywords": ("list<string>", "words that mark the prompts of the cluster, null for noise"),
-    "tokens": ("list<string>", "words at which the features peak, null for noise"),
+    "keywords": ("list<string>", "words that mark the prompts of the cluster, in lower case, null for noise"),
+    "tokens": ("list<string>", "whole words of the prompts at which the features peak, null for noise"),
     "sources": ("list<struct>", "source, share of the most distinctive prompts, overall (share of all prompts)"),
     "promoted_tokens": ("list<string>", "output tokens that the mean decoder direction promotes, null where unknown"),
     "decoder_cosine": ("float64", "mean over pairs of features, of their decoder directions"),

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from gpuclust import terminal
+from gpuclust.places import place
 
 DESCRIPTION = "Show a run, its clusters or its features in the terminal."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
     parser.add_argument("--cluster", type=int, metavar="N", action="append", default=[], help="a cluster's card")
     parser.add_argument("--feature", type=int, metavar="N", action="append", default=[], help="a feature's card")
 

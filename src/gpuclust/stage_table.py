@@ -126,7 +126,7 @@ STAGES = (
     Stage(
         "analyse", "cluster tables", ("prompts", "extract", "reduce", "select", "cluster", "quality"),
         _files(schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.EXAMPLE_SPANS),
-        ("analyse", "seed"), planned=True,
+        ("analyse", "seed"), version=2, planned=True,
     ),
     Stage(
         "report", "report.html",

@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import logging
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
 
 STOPPED = 130  # as a shell has it for an interrupt
-# What a disk or a system says no with; any other OSError is one that nobody foresaw
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of writing only
+# What a disk or a system says no with, to reading or writing; any other OSError is one that nobody foresaw
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+           errno.EIO, errno.ESTALE)  # fmt: skip
+JOINERS = "\u200c\u200d"
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
@@ -43,8 +47,7 @@ def command(
     write_anything()
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     arguments(parser)
-    args = parser.parse_args(given)
-    return exit_code(lambda: work(args))
+    return exit_code(lambda: work(parser.parse_args(given)))
 
 
 def write_anything() -> None:
@@ -98,12 +101,23 @@ def safe_console(**options: Any) -> Console:
 def visible(text: str) -> str:
     """Write characters that a terminal would act on, or not show at all, as escapes; keep line breaks.
 
+    Joiners (ZWJ, ZWNJ) stay where they follow a letter or emoji that is not ASCII: they are spelling there.
+
     Examples
     --------
     >>> print(visible(f"a{chr(27)}[2Jb{chr(8)}"))
     a\\x1b[2Jb\\x08
     """
-    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" or (c in JOINERS and _joins(before)) else _escaped(c)
+        for before, c in zip(" " + text, text, strict=False)
+    )
+
+
+def _joins(before: str) -> bool:
+    return not before.isascii() and unicodedata.category(before)[0] in "LMS"
 
 
 def _escaped(character: str) -> str:
@@ -150,18 +164,28 @@ def exit_code(work: Callable[[], object]) -> int:
                 "-n 4096, for instance) and run the same command again; what is computed stays"
             )
             return 1
-        if error.errno not in UNWRITABLE:
+        if error.errno not in FULL + REFUSED:
             raise
-        where = error.filename or "to the standard output"
         _say_error(
-            f"cannot write {where}: {error.strerror}. What is computed stays; mend that, or give another place, and "
-            "run the same command again"
+            f"cannot {_refused(error)}: {error.strerror}. What is computed stays; mend that, or give another place, "
+            "and run the same command again"
         )
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return STOPPED
     return 0
+
+
+def _refused(error: OSError) -> str:
+    """What could not be done, as far as the system says: it names no file where one is written in pieces."""
+    if error.filename is None:
+        return f"{'write' if error.errno in FULL else 'read or write'} the standard output or a file"
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    if error.errno in FULL or error.errno == errno.EROFS:
+        return f"write {where}"
+    there = os.path.isfile(where)
+    return f"read {where}" if there and not os.access(where, os.R_OK) else f"read or write {where}"
 
 
 def _say_error(text: str) -> None:

@@ -8,11 +8,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpuclust import schema, stage_table, terminal
+from gpuclust.places import place
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DESCRIPTION = (
-    "Check every file of a run against its record and its checksums. What is damaged is marked, and the run's own "
+    "Check every file of a run or a sweep against its record and its checksums. What is damaged is marked, and its own "
     "command makes it anew. Exit code 0: all is well; 1: something is damaged."
 )
 SHOWN = 20
@@ -20,7 +25,7 @@ SHOWN = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("run", type=place, metavar="DIR", help="folder of a run or a sweep")
 
 
 def work(args: argparse.Namespace) -> None:
@@ -32,8 +37,12 @@ def work(args: argparse.Namespace) -> None:
     from gpuclust.results.run import open_run
     from gpuclust.storage import verifying
     from gpuclust.storage.run_folder import claim
+    from gpuclust.sweep import verifying as verifying_sweep
 
     console = terminal.console(quiet=False)
+    if verifying_sweep.is_sweep(args.run):
+        _sweep(args.run, console)
+        return
     stages = [name for name in stage_table.NAMES if name in open_run(args.run).record["stages"]]
     writable = os.access(args.run, os.W_OK)
     with claim(args.run) if writable else contextlib.nullcontext():
@@ -59,6 +68,28 @@ def work(args: argparse.Namespace) -> None:
     raise CorruptDataError(
         f"{args.run}: {bad}. The run's own command makes anew what is damaged, in the stages {', '.join(again)}"
     )
+
+
+def _sweep(path: Path, console: Console) -> None:
+    """Check a sweep, and say what is damaged."""
+    from rich.markup import escape
+
+    from gpuclust.errors import CorruptDataError
+    from gpuclust.formatting import counted
+    from gpuclust.storage.run_folder import claim
+    from gpuclust.sweep import verifying
+    from gpuclust.sweep.experiment import SWEEP
+
+    with claim(path, SWEEP):
+        found = list(verifying.damages(path))
+    if not found:
+        console.print(f"{escape(str(path))}: a sweep, nothing is damaged")
+        return
+    for where, what in found[:SHOWN]:
+        console.print(f"{escape(where)} {escape(what)}", soft_wrap=True)
+    if len(found) > SHOWN:
+        console.print(f"and {len(found) - SHOWN:,} more")
+    raise CorruptDataError(f"{path}: {counted(len(found), 'file')} damaged. The sweep's own command makes it anew")
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.faults import outcomes, reading
 from tests.faults.forking import Note
 from tests.faults.outcomes import Try
 from tests.faults.subject import Subject
 
-UNCHECKED = ("config.yaml", "run.json", ".lock")  # files that are known to have no checksum
+TEXTS = ("config.yaml", "run.json")  # their checksum is of what they say, not of their bytes
+UNCHECKED = (".lock",)  # has no checksum, and says nothing
 FLIPS = ((0.0, 0), (0.1, 6), (0.33, 3), (0.5, 0), (0.75, 5), (1.0, 7))  # place in the file, and bit
-TEXT_FLIPS = 40  # more of them, in the two files without a checksum
+TEXT_FLIPS = 40  # more of them, in those two
 
 Damage = Callable[[bytes], bytes | None]  # from a file's bytes to what is left of them; None for no file
 
@@ -44,7 +47,7 @@ WAYS: dict[str, dict[str, Damage]] = {
 def kind(place: str) -> str:
     """What kind of file that is."""
     name = place.rpartition("/")[2]
-    if place in UNCHECKED or place == "report.html":
+    if place in (*UNCHECKED, *TEXTS, "report.html"):
         return place
     if place.startswith("shards/"):
         return "shard marker" if name.endswith(".json") else "shard states .npz"
@@ -67,7 +70,7 @@ def cases(run: Path, other: Path) -> list[tuple[str, str, str, Damage]]:
     found: list[tuple[str, str, str, Damage]] = []
     for place in places(run):
         found += [(place, how, detail, damage) for how, ways in WAYS.items() for detail, damage in ways.items()]
-        if place in UNCHECKED[:2]:
+        if place in TEXTS:
             for number in range(TEXT_FLIPS):
                 where = (number + 0.5) / TEXT_FLIPS
                 found.append((place, "a flipped bit", f"bit {number % 8} at {where:.1%}", _flip(where, number % 8)))
@@ -115,7 +118,7 @@ def tries(subject: Subject, chosen: list[tuple[str, str, str, Damage]], whole: d
         if not apply(damaged / place, damage) or _says_the_same(damaged / place, subject.finished / place):
             continue
         for row in _rows(subject, damaged, 180.0):
-            outcome, said = judge(place, row, whole)
+            outcome, said = judge(place, how, row, whole)
             where = f"{place} ({detail})" if detail else place
             yield Try(f"damaged: {kind(place) if detail != 'the folder' else 'folder'}", how, where, row["reader"],
                       outcome, said)  # fmt: skip
@@ -136,15 +139,16 @@ def apply(file: Path, damage: Damage) -> bool:
 
 
 def _says_the_same(file: Path, whole: Path) -> bool:
-    """Whether a shard's marker lost no more than its last line break: it is read as what it says."""
-    if file.parent.name != "shards" or file.suffix != ".json" or not file.is_file():
+    """Whether no more than a blank or a line break has changed in a file that is read as what it says."""
+    if not file.is_file() or not (file.name in TEXTS or (file.parent.name == "shards" and file.suffix == ".json")):
         return False
-    with contextlib.suppress(ValueError):
-        return bool(json.loads(file.read_bytes()) == json.loads(whole.read_bytes()))
+    with contextlib.suppress(ValueError, yaml.YAMLError):
+        read = json.loads if file.suffix == ".json" else yaml.safe_load
+        return bool(read(file.read_bytes()) == read(whole.read_bytes()))
     return False
 
 
-def judge(place: str, row: dict[str, Any], whole: dict[str, str]) -> tuple[str, str]:
+def judge(place: str, how: str, row: dict[str, Any], whole: dict[str, str]) -> tuple[str, str]:
     """One word for what a reader said of a damaged run."""
     reader, said = row["reader"], row["said"]
     if row["kind"] == "traceback":
@@ -159,4 +163,5 @@ def judge(place: str, row: dict[str, Any], whole: dict[str, str]) -> tuple[str, 
         return outcomes.SILENT, "verify says that nothing is damaged"
     if row["digest"] == whole[reader]:
         return outcomes.HARMLESS, said
-    return (outcomes.UNCHECKED, said) if place in UNCHECKED else (outcomes.SILENT, said or "another result")
+    swapped = how == "another run's" and place in TEXTS  # whole, and no run knows another's record
+    return (outcomes.UNCHECKED, said) if place in UNCHECKED or swapped else (outcomes.SILENT, said or "another result")

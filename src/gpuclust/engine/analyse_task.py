@@ -48,9 +48,9 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     spans[["feature", "rank"]] = examples[["feature", "rank"]]
     if "tokens" in prompts:  # not of imported activations
         tokenizer = encoders.load_tokenizer(config)
-        tokens = keywords.peak_tokens(features, examples, prompts, tokenizer)
-        more["tokens"] = [tokens.get(c, []) for c in range(len(profile.correlation))]
         spans = prompt_text.peak_spans(examples, prompts, tokenizer)
+        tokens = keywords.peak_tokens(features, examples, prompts, tokenizer, spans=spans)
+        more["tokens"] = [tokens.get(c, []) for c in range(len(profile.correlation))]
         columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
         more |= columns
     atomic.write_table(out / schema.EXAMPLE_SPANS, spans)
@@ -109,7 +109,7 @@ def decoder_columns(
     kept, label : array, (kept,), int64: the SAE's numbers of the features, and their clusters
     """
     from gpuclust.extraction import encoders
-    from gpuclust.tables import decoder
+    from gpuclust.tables import decoder, prompt_text
 
     clusters = [kept[label == c] for c in range(int(label.max(initial=schema.NOISE)) + 1)]
     if not clusters:
@@ -123,5 +123,5 @@ def decoder_columns(
         log.info("analyse: no promoted tokens: %s", why)
         return columns, [f"no promoted tokens: {why}"]
     ids = decoder.promoted(unit, clusters, unembedding, config.analyse.promoted_tokens)
-    columns["promoted_tokens"] = [[tokenizer.decode([i]) for i in row] for row in ids.tolist()]
+    columns["promoted_tokens"] = [[prompt_text.spelled(i, tokenizer) for i in row] for row in ids.tolist()]
     return columns, []

@@ -11,6 +11,7 @@ from gpuclust.config import Config
 from gpuclust.engine.pipeline import Pipeline
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler, start
+from gpuclust.hardware import process
 from gpuclust.results.summary import show
 from gpuclust.storage.run_folder import Folder
 
@@ -38,6 +39,7 @@ def execute(
 
         def on_demand() -> Scheduler:
             if not started:
+                process.check_address_space()
                 started.append(stack.enter_context(start(scheduler, config.scheduler, config.device_bytes)))
                 if not quiet:
                     console.print(f"[dim]scheduler {started[0].name}: {escape(started[0].reason)}[/dim]")

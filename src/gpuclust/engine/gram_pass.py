@@ -22,7 +22,7 @@ from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve, to_host
 from gpuclust.stage_table import view_file
 from gpuclust.storage import atomic, row_blocks, store
-from gpuclust.storage.run_folder import versions
+from gpuclust.storage.record import versions
 from gpuclust.types import Array
 
 

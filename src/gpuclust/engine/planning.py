@@ -14,6 +14,7 @@ from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import cuda_status
 from gpuclust.hardware.device import free_bytes
+from gpuclust.storage import disk
 
 
 def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None:
@@ -59,6 +60,8 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
         f"blocks of {plan.rows:,} prompts, Gram tiles of {plan.tile:,} features, {plan.tiles_per_pass} a pass"
     )
     rows = budget.table(plan)
+    least, most = disk.needed(config, config.n_prompts, facts["d_sae"])
+    console.print(f"disk: {gigabytes(least)} at least, {gigabytes(most)} if no activation were zero")
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     for column in rows[0]:
         table.add_column(column, justify="left" if column == "stage" else "right")

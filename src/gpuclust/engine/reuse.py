@@ -13,6 +13,7 @@ import yaml
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.storage import atomic, checksums, reading, store
+from gpuclust.storage.record import write_record
 from gpuclust.types import Array
 
 
@@ -85,4 +86,4 @@ def _record(source: Path, folder: Path, config: Config | None, facts: dict[str, 
         for stage in stages.values():
             there = {name: n for name, n in stage.get("files", {}).items() if (folder / name).is_file()}
             stage |= {"files": there, "checksums": checksums.of_files(folder, there)}
-    atomic.write_json(folder / schema.RECORD, {**record, "config": settings, "stages": stages})
+    write_record(folder / schema.RECORD, {**record, "config": settings, "stages": stages})

@@ -269,7 +269,7 @@ def check_places(started: Scheduler, config: Config, out: Path) -> None:
     paths |= {f"prompts.{i}.path": source.path for i, source in enumerate(config.prompts)}
     relative = {
         key: path for key, path in paths.items()
-        if path is not None and path != "demo" and not Path(path).expanduser().is_absolute() and Path(path).exists()
+        if path is not None and path != "demo" and not Path(path).is_absolute() and Path(path).exists()
     }  # fmt: skip
     for address, (place, there) in sorted(everywhere(started.client, _look, out).items()):
         if not there:

@@ -25,7 +25,7 @@ from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
 from gpuclust.extraction import extract_shard
 from gpuclust.hardware import budget
-from gpuclust.storage import markers, store
+from gpuclust.storage import disk, markers, store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -194,9 +194,14 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     for reason, count in again.items():
         log.info("extract: %d of %d shards to compute: %s", count, n_shards, reason)
     jobs = [(x.config, x.out, index, first, part, x.key, x.on) for index, first, part in items]
+    left = sum(len(part) for _, _, part in items)
+    disk.check(x.out, x.config, left, facts["d_sae"])
     total = {"prompts": 0, "tokens": 0, "bytes": 0}
     for done in x.each(extract_shard.run_shard, jobs, "shards", [index for index, *_ in items]):
         total = {name: total[name] + done[name] for name in total}
+        if left > total["prompts"]:
+            there = facts["rows"] - left + total["prompts"]
+            disk.check(x.out, x.config, left - total["prompts"], facts["d_sae"], disk.of_shards(x.out), there)
     stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
         "rows": facts["rows"], "tokens": facts["tokens"], "computed": total, "stored_bytes": stored,

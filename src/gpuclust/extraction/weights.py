@@ -95,7 +95,7 @@ def locate(config: ModelConfig) -> tuple[str, str]:
     ModelError
         If it can only be a folder, and no model is there.
     """
-    folder = DEMO / "model" if config.name == "demo" else Path(config.name).expanduser()
+    folder = DEMO / "model" if config.name == "demo" else Path(config.name)
     if (folder / "config.json").is_file():
         return str(folder), "folder"
     if folder.is_dir() or folder.is_absolute() or config.name.startswith("."):
@@ -143,7 +143,7 @@ def sae_folder(config: SaeConfig) -> Path | None:
         If the folder lacks a file, or SAELens does not list the release or id; before anything is downloaded.
     """
     if config.path is not None:
-        folder = DEMO / "sae" if config.path == "demo" else Path(config.path).expanduser()
+        folder = DEMO / "sae" if config.path == "demo" else Path(config.path)
         for name in ("cfg.json", "sae_weights.safetensors"):
             if not (folder / name).is_file():
                 raise ModelError(f"sae.path is {config.path}, but there is no {folder / name}")

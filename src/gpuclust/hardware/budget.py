@@ -16,6 +16,7 @@ from typing import Any
 from gpuclust.config import Config, parse_bytes
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.formatting import gigabytes
+from gpuclust.hardware import process
 from gpuclust.hardware.device import RESERVE as CONTEXT
 from gpuclust.stage_table import PLANNED
 
@@ -105,9 +106,7 @@ def budget(config: Config, n_workers: int = 1, device: str = "cpu") -> int:
     """
     if config.device.memory is not None and device == "cpu":
         return parse_bytes(config.device.memory)
-    import psutil
-
-    return int(psutil.virtual_memory().available * FREE_SHARE / n_workers)
+    return int(process.available() * FREE_SHARE / n_workers)
 
 
 def plan(

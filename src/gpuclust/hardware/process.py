@@ -2,15 +2,87 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 
 import psutil
 
+from gpuclust.errors import MemoryBudgetError
+from gpuclust.formatting import gigabytes
+
+ADDRESS_SPACE = 1_000_000_000  # bytes that threads' stacks and libraries map without using them
+
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from dask.system import cpu_count  # knows the quota of a container
+
+    return int(cpu_count())
+
+
+def available() -> int:
+    """Return the bytes of host memory that this process may still take.
+
+    The least of what the system has, what the limits of its control groups leave (containers, batch systems: cgroup 2,
+    or the memory controller of cgroup 1), and what its own limit of address space leaves (``ulimit -v``).
+    """
+    return max(min(int(psutil.virtual_memory().available), *map(_left_in, _groups()), _address_space()), 0)
+
+
+def check_address_space() -> None:
+    """Refuse to compute in a corner in which libraries abort or hang rather than fail.
+
+    Raises
+    ------
+    MemoryBudgetError
+    """
+    if (left := _address_space()) < ADDRESS_SPACE:
+        raise MemoryBudgetError(
+            f"this process may map {gigabytes(max(left, 0))} more of address space (ulimit -v, RLIMIT_AS), but threads "
+            f"and libraries alone take {gigabytes(ADDRESS_SPACE)}. Raise that limit; device.memory bounds what a "
+            "worker really uses"
+        )
+
+
+def _address_space() -> int:
+    """Bytes that this process may still map."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return sys.maxsize
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - int(psutil.Process().memory_info().vms)
+
+
+def _groups(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """Folders of this process's control groups for memory, the outer ones too: each may have a limit."""
+    found = []
+    for line in proc.read_text().splitlines() if proc.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        group = top / path.lstrip("/")
+        found += [group, *(parent for parent in group.parents if parent == top or top in parent.parents)]
+        if not group.exists():  # a container sees its own group as the root
+            found.append(top)
+    return list(dict.fromkeys(found))
+
+
+def _left_in(group: Path) -> int:
+    """Bytes that a group may still take: caches of files count as free, as the kernel drops them first."""
+    names = ("memory.max", "memory.current") if (group / "memory.max").exists() else (
+        "memory.limit_in_bytes", "memory.usage_in_bytes"
+    )  # fmt: skip
+    try:
+        limit, used = ((group / name).read_text().strip() for name in names)
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return sys.maxsize  # no such group, or no limit on this level
+    if limit == "max":
+        return sys.maxsize
+    cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    return int(limit) - int(used) + cached
 
 
 def reset_peak() -> None:

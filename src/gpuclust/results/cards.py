@@ -16,6 +16,7 @@ from gpuclust import schema
 from gpuclust.errors import InputError
 from gpuclust.formatting import plain
 from gpuclust.results.figures import describe
+from gpuclust.tables import words
 from gpuclust.tables.prompt_text import show
 from gpuclust.terminal import visible
 
@@ -244,7 +245,8 @@ def _examples(run: Run, number: int, n: int) -> list[Prompt]:
     prompts = []
     for row, start, stop in zip(examples.to_dict("records"), spans["start"], spans["stop"], strict=True):
         text, source = (str(run.prompts[name].iat[row["prompt"]]) for name in ("text", "source"))
-        first, last = (max(0, start - AROUND), stop + AROUND) if start >= 0 else (0, 2 * AROUND)
+        window = (max(0, start - AROUND), stop + AROUND) if start >= 0 else (0, 2 * AROUND)
+        first, last = (words.boundary(text, at) for at in window)
         shown = show(text[first:last])
         lead, tail = "… " if first else "", " …" if last < len(text) else ""
         a, b = shown.span(start - first, stop - first)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from gpuclust.errors import ActivationError
+from gpuclust.errors import ActivationError, MemoryBudgetError
+from gpuclust.formatting import gigabytes, shown
 from gpuclust.types import Array
 
 ROWS, COLUMNS = "prompt", "feature"
 UNNAMED = {"dim_0", "dim_1", None}
 SMALLEST, LARGEST = 1e-70, 1e70  # of a feature's largest abs(a): products of two of its squares are float64
 FIX = "give an array (prompt, feature) of floats"
+SEVERAL = {"xarray.Dataset", "xarray.DataTree"}
 
 
 def as_activations(given: Any) -> Array:
@@ -22,8 +27,9 @@ def as_activations(given: Any) -> Array:
     ----------
     given : array, or what holds one
         NumPy's (also masked, with nothing masked), nested lists, PyTorch's (of any dtype, on any device, with a
-        gradient or none), CuPy's, SciPy's sparse ones, a pandas.DataFrame, a xarray.DataArray. Where its axes have
-        names, names go before order: (feature, prompt) is turned round. Whole numbers become float32 or float64.
+        gradient or none), CuPy's, SciPy's sparse ones, a DataFrame of pandas, Polars or cuDF, a xarray.DataArray, what
+        NumPy can turn into an array, such as Dask's. Where its axes have names, names go before order: (feature,
+        prompt) is turned round. Whole numbers become float32 or float64, objects that are numbers float64.
 
     Returns
     -------
@@ -34,49 +40,57 @@ def as_activations(given: Any) -> Array:
     ActivationError
         If it is no such array, has names that say something else, is not two-dimensional, is empty, holds NaN or
         infinity, or values whose products float64 cannot hold.
+    MemoryBudgetError
+        If it is larger than the memory of this machine, as sparse and repeated arrays may be once they are written out.
     """
-    kind = f"{type(given).__module__.split('.')[0]}.{type(given).__name__}"
-    if kind == "anndata.AnnData":
+    kinds = _kinds(given)
+    if "anndata.AnnData" in kinds:
         raise ActivationError(
             "activations are an AnnData, whose observations may be features or prompts: give adata.X if they are "
             "prompts, adata.X.T if they are features (as in Run.to_anndata())"
         )
-    if kind == "xarray.Dataset":
-        raise ActivationError(f"activations are a xarray.Dataset of {', '.join(map(str, given))}: give one of them")
-    turned, given = _named(kind, given)
-    data = _dense(kind, given)
-    data = data.T if turned else data
-    if data.dtype.kind in "iu" and data.ndim == 2:
-        data = data.astype(np.float32 if data.dtype.itemsize <= 2 else np.float64)
-    if data.dtype.kind == "f" and data.dtype.itemsize > 8:
-        data = data.astype(np.float64)
-    if data.ndim != 2 or data.dtype.kind != "f" or not data.size:
-        raise ActivationError(
-            f"activations have shape {data.shape} and dtype {data.dtype}; (prompt, feature) floats are expected, at "
-            "least one of each"
-        )
+    if found := SEVERAL & kinds:
+        names = ", ".join(shown(name).strip("'") for name in list(given)[:20])
+        raise ActivationError(f"activations are a {found.pop()} of {names or 'nothing'}: give one of them")
+    turned, given = _named(kinds, given)
+    try:
+        data = _dense(given)
+    except MemoryError as error:
+        raise MemoryBudgetError(f"activations do not fit the memory of this machine: {error}. Give fewer") from error
+    data = _floats(data.T if turned else data)
     _check_values(data)
     return data
 
 
-def _named(kind: str, given: Any) -> tuple[bool, Any]:
+def is_turned(given: Any) -> bool:
+    """Whether it has names of axes that say (feature, prompt)."""
+    return _named(_kinds(given), given)[0]
+
+
+def _kinds(given: Any) -> set[str]:
+    """What it is, and what that inherits from: library and class, such as ``torch.Tensor``."""
+    return {f"{each.__module__.split('.')[0]}.{each.__name__}" for each in type(given).__mro__}
+
+
+def _named(kinds: set[str], given: Any) -> tuple[bool, Any]:
     """Whether the axes have to change places by their names, and what is inside."""
-    if kind == "pandas.DataFrame":
-        names = (given.index.name, given.columns.name)
-    elif kind == "xarray.DataArray":
-        names = given.dims
+    labelled = not {"xarray.DataArray", "xarray.Variable"}.isdisjoint(kinds)
+    if "pandas.DataFrame" in kinds:
+        names, inside = (given.index.name, given.columns.name), given
+    elif labelled:
+        names, inside = given.dims, given.data
     else:
         return False, given
     if len(names) != 2:
-        return False, given
+        return False, inside
     turned = names[0] == COLUMNS or names[1] == ROWS
     right = names[0] == ROWS or names[1] == COLUMNS
-    if (turned and right) or (not turned and not right and not set(names) <= UNNAMED and kind == "xarray.DataArray"):
+    if (turned and right) or (not turned and not right and labelled and not set(names) <= UNNAMED):
         raise ActivationError(
             f"activations have the dimensions {names[0]!r} and {names[1]!r}; (prompt, feature) is expected. Rename "
             f"them: .rename({{{names[0]!r}: 'prompt', {names[1]!r}: 'feature'}}), or give .values in that order"
         )
-    return turned, given
+    return turned, inside
 
 
 def dense(tensor: Any) -> Array:
@@ -85,44 +99,146 @@ def dense(tensor: Any) -> Array:
     Raises
     ------
     ActivationError
-        If it has no such values: of the device ``meta``, or a dtype that NumPy lacks.
+        If it has no such values: of the device ``meta``, or a dtype that NumPy lacks, or with masked entries.
+    MemoryBudgetError
+        If it is larger than the memory of this machine.
     """
     import torch
 
+    what = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
+    if "torch.MaskedTensor" in _kinds(tensor):
+        raise ActivationError("activations are a MaskedTensor: fill it, activations.to_tensor(0) for instance")
     try:
+        refuse_larger_than_memory(tuple(tensor.shape), tensor.element_size())
         given = tensor.detach().cpu()
         given = given.to_dense() if given.layout != torch.strided else given
+        given = given.resolve_conj().resolve_neg()
         found: Array = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
-    except (TypeError, RuntimeError) as error:  # a NotImplementedError is a RuntimeError
-        what = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
-        raise ActivationError(f"activations are a tensor of {what}, which has no values for NumPy: {FIX}") from error
+    except MemoryBudgetError:
+        raise
+    except Exception as error:  # tensors of ragged rows, of other devices and of dtypes without values raise anything
+        raise ActivationError(
+            f"activations are a tensor of {what}, which has no values for NumPy: {FIX}, such as tensor.float()"
+        ) from error
     return found
 
 
-def _dense(kind: str, given: Any) -> Array:
+def _dense(given: Any) -> Array:
     """The values in host memory."""
-    if kind.startswith("torch."):
+    kinds = _kinds(given)
+    kind = f"{type(given).__module__.split('.')[0]}.{type(given).__name__}"
+    if "torch.Tensor" in kinds:
         return dense(given)
-    if kind.startswith("cupy."):
-        return np.asarray(given.get())
-    if kind.startswith("scipy.") and hasattr(given, "toarray"):
-        return np.asarray(given.toarray())
     if isinstance(given, np.ma.MaskedArray):
-        if np.ma.is_masked(given):
-            raise ActivationError(
-                f"activations have {int(np.ma.getmaskarray(given).sum()):,} masked entries: fill them, "
-                "activations.filled(0) for instance"
-            )
-        given = given.data
+        return _of_objects(_unmasked(given), kind)
+    if not isinstance(given, np.memmap):
+        refuse_larger_than_memory(getattr(given, "shape", ()), getattr(getattr(given, "dtype", None), "itemsize", 8))
     try:
+        if isinstance(given, list | tuple) and given:
+            if any("torch.Tensor" in _kinds(row) for row in given):
+                given = [dense(row) if "torch.Tensor" in _kinds(row) else row for row in given]
+            if any(isinstance(row, np.ma.MaskedArray) for row in given):
+                given = _unmasked(np.ma.stack(given))
+        if hasattr(given, "get") and kind.split(".")[0] in ("cupy", "cupyx"):
+            given = given.get()
+        elif hasattr(given, "copy_to_host"):  # numba's, on a GPU
+            given = given.copy_to_host()
+        elif kind.split(".")[0] in ("polars", "cudf", "pyarrow") and hasattr(given, "to_pandas"):
+            given = given.to_pandas()
+        for name in ("toarray", "todense"):  # SciPy's and pydata's sparse ones
+            if hasattr(given, name):
+                given = getattr(given, name)()
+                break
         data = np.asarray(given)
-    except (ValueError, TypeError) as error:
-        raise ActivationError(f"activations ({kind}) are no array: {error}. {FIX.capitalize()}") from error
-    if data.dtype.name == "bfloat16":  # of ml_dtypes
+    except (ActivationError, MemoryError):
+        raise
+    except Exception as error:  # what somebody else's __array__ raises is anything
+        text = " ".join(str(error).split())[:200].removesuffix(".")
+        raise ActivationError(f"activations ({kind}) are no array: {text}. {FIX.capitalize()}") from error
+    if data.dtype.type.__module__.startswith("ml_dtypes"):  # bfloat16 of JAX
         data = data.astype(np.float32)
-    if data.dtype == object:
-        raise ActivationError(f"activations ({kind}) hold {type(data.flat[0]).__name__ if data.size else 'nothing'}, "
-                              f"not numbers: {FIX}")  # fmt: skip
+    return _of_objects(data, kind)
+
+
+def _unmasked(given: Any) -> Array:
+    if given.dtype.names is None and np.ma.is_masked(given):
+        raise ActivationError(
+            f"activations have {int(np.ma.getmaskarray(given).sum()):,} masked entries: fill them, "
+            "activations.filled(0) for instance"
+        )
+    return np.asarray(given.data)
+
+
+def _of_objects(data: Array, kind: str) -> Array:
+    """Objects that are numbers as float64; arrays of other dtypes as they are."""
+    if data.dtype != object:
+        return data
+    for place, value in enumerate(data.flat):
+        if not isinstance(value, numbers.Real | Decimal) or isinstance(value, bool):
+            row, feature = divmod(place, data.shape[1] if data.ndim == 2 else 1)
+            where = f", first for prompt {row} and feature {feature}: {shown(value)}" if data.ndim == 2 else ""
+            said = f"the argument must be a string or a real number, not {type(value).__name__!r}"
+            raise ActivationError(
+                f"activations ({kind}) hold {type(value).__name__}, not numbers{where} ({said}): {FIX}"
+            )
+    try:
+        return data.astype(np.float64) if data.size else data
+    except (TypeError, ValueError, ArithmeticError) as error:  # an OverflowError is an ArithmeticError
+        raise ActivationError(f"activations ({kind}) hold numbers that are no float64 ({error}): {FIX}") from error
+
+
+def refuse_larger_than_memory(
+    shape: Any, itemsize: int, what: str = "activations", fix: str = "Give fewer prompts or features"
+) -> None:
+    """Refuse what cannot be written out: sparse, repeated and lazy arrays may have any shape.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of what would be written out; where it is not known, nothing is refused.
+    itemsize : int
+        Bytes of an entry.
+    what, fix : str
+        For the message.
+
+    Raises
+    ------
+    MemoryBudgetError
+    """
+    import psutil
+
+    try:
+        size = math.prod(int(length) for length in shape) * max(int(itemsize), 4)
+    except (TypeError, ValueError):  # some of Dask's are nan
+        return
+    if size > (total := psutil.virtual_memory().total):
+        raise MemoryBudgetError(
+            f"{what} of shape {tuple(shape)} are {gigabytes(size)} written out; this machine has {gigabytes(total)} of "
+            f"memory. {fix}"
+        )
+
+
+def _floats(data: Array) -> Array:
+    """Two axes of floats as the machine has them."""
+    if data.dtype.kind in "iu" and data.ndim == 2:
+        data = data.astype(np.float32 if data.dtype.itemsize <= 2 else np.float64)
+    if data.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            data = data.astype(np.float64 if data.dtype.itemsize > 8 else data.dtype.newbyteorder("="), copy=False)
+    if data.ndim != 2 or data.dtype.kind != "f" or not data.size:
+        more = ""
+        if data.dtype.kind == "c":
+            more = ". Complex data not supported: give abs(activations), or .real"
+        elif data.dtype.kind == "b":
+            more = ": give activations.astype(float), or .float() of a tensor"
+        elif data.ndim == 2 and not data.size:
+            names = ("prompt(s)", "feature(s)")
+            axis = int(data.shape[1] == 0)
+            more = f". There are 0 {names[axis]} (shape={data.shape}) while a minimum of 1 is required."
+        raise ActivationError(
+            f"activations have shape {data.shape} and dtype {data.dtype}; (prompt, feature) floats are expected, at "
+            f"least one of each{more}"
+        )
     return data
 
 

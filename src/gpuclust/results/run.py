@@ -15,7 +15,8 @@ from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, InputError, StoreError
-from gpuclust.results.inputs import as_activations
+from gpuclust.places import place
+from gpuclust.results.inputs import as_activations, refuse_larger_than_memory
 from gpuclust.storage import reading
 from gpuclust.types import Array
 
@@ -41,7 +42,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         self._files = reading.Files(self.path)
         if not (self.path / schema.CONFIG).exists() and not self._files.knows_its_settings():
             raise StoreError(
@@ -259,8 +260,8 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     Parameters
     ----------
     activations : array, (prompt, feature)
-        Of NumPy, PyTorch, CuPy or SciPy, a DataFrame or a DataArray; names of axes go before order
-        (`inputs.as_activations`).
+        Of NumPy, PyTorch (any dtype, layout and device), CuPy or SciPy (also sparse), lists, a DataFrame, a DataArray;
+        names of axes go before order (`inputs.as_activations`).
     config : Config or mapping, optional
         Sections extract.activation_threshold, select, neighbors, umap, hdbscan and consensus apply, and
         quality.duplicates.
@@ -275,6 +276,8 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
         If it is no array of numbers (prompt, feature), or holds NaN or infinity.
     SelectionError
         If the filter keeps too few features.
+    MemoryBudgetError
+        If the activations, or the Gram matrix of the kept features, are larger than the memory of this machine.
 
     Notes
     -----
@@ -301,6 +304,9 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     table, n_copies = duplicates.mark(table, point, c.fewest_features)
     mask = feature_table.is_point(table)
     n_kept = int(mask.sum())
+    refuse_larger_than_memory(
+        (n_kept, n_kept), 16, "the cosines of the kept features", "Keep fewer (select), or run the command, in tiles"
+    )
     tile = min(budget.TILE, n_kept)
     (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
     matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile)

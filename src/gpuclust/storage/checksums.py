@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from gpuclust import schema
 from gpuclust.storage import atomic
@@ -17,6 +18,8 @@ from gpuclust.storage import atomic
 log = logging.getLogger("gpuclust")
 
 OWN = (f"{schema.ACTIVATIONS}/activations/c/", f"{schema.SHARDS}/")  # what has checksums of its own
+SEAL = ".crc"  # ends the name of the checksums of what no record knows
+CHECKSUM = "checksum"  # of a JSON file's content, within it
 
 
 def of_file(file: Path) -> list[int] | None:
@@ -45,6 +48,42 @@ def of_files(folder: Path, names: Iterable[str]) -> dict[str, list[int] | None]:
     return found
 
 
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum of its own content, which `read_json` compares.
+
+    Parameters
+    ----------
+    path : Path
+    data : mapping
+        Plain data; a checksum in it is written anew.
+    """
+    plain = {key: value for key, value in data.items() if key != CHECKSUM}
+    atomic.write_json(path, {CHECKSUM: _of_content(json.loads(json.dumps(plain))), **plain})  # keys become texts
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote, or JSON that has no checksum: that of older versions.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, holds no mapping, or is not what was written.
+    """
+    data = json.loads(path.read_text(encoding="utf8"))
+    if not isinstance(data, dict):
+        raise ValueError(f"it holds a {type(data).__name__}, not a mapping")
+    if (known := data.pop(CHECKSUM, None)) is not None and known != (found := _of_content(data)):
+        raise ValueError(f"its checksum is {known!r}, but its content has {found}")
+    return data
+
+
+def _of_content(data: Mapping[str, Any]) -> int:
+    """CRC-32C of JSON's content, however it is laid out."""
+    import google_crc32c
+
+    return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))
+
+
 def seal(path: Path) -> None:
     """Write the checksums of a file or folder beside it, for what no record of a stage knows (`sealed`)."""
     atomic.write_json(_seal_of(path), of_files(path.parent, [path.name]))
@@ -65,7 +104,7 @@ def sealed(path: Path) -> bool:
 
 
 def _seal_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.crc")
+    return path.with_name(f"{path.name}{SEAL}")
 
 
 def damaged(folder: Path, known: Mapping[str, list[int] | None], within: str = "") -> list[str]:

@@ -55,7 +55,7 @@ def weights_state(part: str, name: str | None) -> Any:
     """What a local folder of weights holds; None for a hub's, whose commit the store keeps."""
     if name is None:
         return None
-    return fingerprint(DEMO / part if name == "demo" else Path(name).expanduser())
+    return fingerprint(DEMO / part if name == "demo" else Path(name))
 
 
 def source_state(source: PromptSource) -> Any:

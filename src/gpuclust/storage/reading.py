@@ -14,7 +14,8 @@ from gpuclust import schema, stage_table
 from gpuclust.configfile import validate
 from gpuclust.errors import ConfigError, CorruptDataError, StoreError
 from gpuclust.storage import checksums, markers, store
-from gpuclust.storage.run_folder import read_record, read_settings
+from gpuclust.storage.record import read_record
+from gpuclust.storage.run_folder import read_settings
 
 if TYPE_CHECKING:
     import pandas as pd

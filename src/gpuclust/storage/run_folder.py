@@ -6,15 +6,11 @@ packages made it; ``versions`` at the top are those of the last command.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import json
 import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +18,13 @@ import yaml
 
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
-from gpuclust.errors import StoreError
+from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import atomic, checksums, markers
-from gpuclust.storage.atomic import write_json, write_text
+from gpuclust.storage.atomic import write_text
+from gpuclust.storage.record import MENDED, RECORD_VERSION, read_record, refuse_other_version, versions, write_record
 
 log = logging.getLogger("gpuclust")
 
-PACKAGES = (
-    "gpuclust", "dask", "datasets", "hdbscan", "numpy", "sae-lens", "torch", "transformer-lens", "transformers",
-    "umap-learn", "xarray", "zarr",
-)  # fmt: skip
-GPU_PACKAGES = ("cuml-cu13", "cupy-cuda13x", "dask-cuda", "rmm-cu13")  # where they are installed
-RECORD_VERSION = 2  # of run.json: 1 had other keys, and no versions of a stage
 # Settings that change how a run is computed, not what comes out, and settings that the first two stages depend on.
 RESULT_FREE = ("scheduler", "device", "plan", "extract.batch_tokens")
 AFTER_EXTRACTION = (
@@ -43,15 +34,23 @@ EXTRACTION = ("extract", "store", "sae")
 LEFT_IN = (".", "state", schema.VIEWS, schema.SHARDS, f"{schema.ACTIVATIONS}/activations/c")  # where leftovers may lie
 
 
+def holds_run(path: Path) -> bool:
+    """Whether a folder holds a run, though its record may be lost."""
+    made = (schema.PROMPTS, schema.ACTIVATIONS)
+    lost = (path / schema.CONFIG).exists() and any((path / name).exists() for name in made)
+    return (path / schema.RECORD).exists() or lost
+
+
 @contextmanager
-def claim(path: Path, mark: str = schema.RECORD) -> Iterator[None]:
+def claim(path: Path, mark: str | None = None) -> Iterator[None]:
     """Hold a run's folder while computing in it, so that no second process does; the system lets go of a killed one.
 
     Parameters
     ----------
     path : Path
-    mark : str
-        The file that tells such a folder from any other; a folder with other things and without it is left alone.
+    mark : str, optional
+        The file that tells such a folder from any other, for what is no run; a folder with other things, and without
+        it, is left alone.
 
     Raises
     ------
@@ -60,7 +59,8 @@ def claim(path: Path, mark: str = schema.RECORD) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    if path.is_file() or (not (path / mark).exists() and others(path)):
+    ours = holds_run(path) if mark is None else (path / mark).exists()
+    if path.is_file() or (not ours and others(path)):
         yield  # no run, which `Folder` refuses; nothing is put there
         return
     lock = FileLock(path / schema.LOCK)
@@ -102,16 +102,11 @@ class Folder:
             raise StoreError(f"--out {path} is a file; give a folder")
         existing, record = path / schema.CONFIG, path / schema.RECORD
         self.record: dict[str, Any] = {"stages": {}}
-        if record.exists():
-            self.record = read_record(record)
-            refuse_other_version(self.record, f"--out {path}", "run")
-        if existing.exists() and record.exists():
-            self._refuse_other_run(self.record.get("config") or read_settings(existing), resolved)
-        elif record.exists() and "config" in self.record:
-            self._refuse_other_run(self.record["config"], resolved)
-        elif self.record["stages"]:
-            raise StoreError(f"--out {path} holds a run without its {schema.CONFIG}. Restore it, or give another --out")
-        elif not record.exists() and (there := others(path)):
+        self._lost = False  # the record, so nobody knows which stages were done
+        if holds_run(path):
+            if (known := self._known()) is not None:
+                self._refuse_other_run(known, resolved)
+        elif there := others(path):
             some = ", ".join(there[:3])
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
@@ -126,6 +121,32 @@ class Folder:
         if not record.exists():  # before the configuration, which alone would be anybody's
             self.save()
         write_text(existing, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+
+    def _known(self) -> Any:
+        """Take over the record; return the settings that what is there was made with, None where nothing is."""
+        existing, record = self.path / schema.CONFIG, self.path / schema.RECORD
+        try:
+            if not record.exists():
+                raise CorruptDataError(f"{record} is missing. {MENDED}")
+            self.record = read_record(record)
+        except CorruptDataError as error:
+            try:
+                known = read_settings(existing)
+            except StoreError as other:
+                raise StoreError(f"{error}. {other}") from other
+            log.warning("%s. That happens now", str(error).rstrip("."))
+            self._lost = True
+            return known
+        refuse_other_version(self.record, f"--out {self.path}", "run")
+        if "config" in self.record:
+            return self.record["config"]
+        if existing.exists():
+            return read_settings(existing)
+        if self.record["stages"]:
+            raise StoreError(
+                f"--out {self.path} holds a run without its {schema.CONFIG}. Restore it, or give another --out"
+            )
+        return None
 
     def _refuse_other_run(self, stored: Any, resolved: Mapping[str, Any]) -> None:
         """Refuse settings that what is there was made with; an unfinished run may be set otherwise further on."""
@@ -146,6 +167,8 @@ class Folder:
         stages = self.record["stages"]
         if _within(key, RESULT_FREE):
             return False
+        if self._lost:
+            return True
         if _within(key, AFTER_EXTRACTION):
             return "analyse" in stages
         return "extract" in stages or (not _within(key, EXTRACTION) and "prompts" in stages)
@@ -211,51 +234,12 @@ class Folder:
         self.record["warnings"] = [
             f"{stage}: {text}" for stage, entry in self.record["stages"].items() for text in entry.get("warnings", [])
         ]
-        write_json(self.path / schema.RECORD, self.record)
+        write_record(self.path / schema.RECORD, self.record)
 
     def close(self) -> None:
         """Write ``run.json`` where it says something else, such as the versions of a command that computed nothing."""
         if read_record(self.path / schema.RECORD) != self.record:
             self.save()
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read ``run.json``.
-
-    Raises
-    ------
-    StoreError
-        If it is damaged, or of a newer version.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise StoreError(
-            f"{path} is damaged ({error}). Restore it, or compute the run anew in another --out"
-        ) from error
-    if not isinstance(data, dict) or "stages" not in data or not isinstance(data.get("record_version", 1), int):
-        raise StoreError(f"{path} is no record of a run. Restore it, or compute the run anew in another --out")
-    _refuse_newer(data, str(path))
-    return data
-
-
-def record_anew(path: Path, stage: str, files: Sequence[str]) -> None:
-    """Record the checksums of files that were written again outside the run's own command.
-
-    Parameters
-    ----------
-    path : Path
-        The run's folder.
-    stage : str
-        A stage that is done; nothing is recorded of others.
-    files : sequence of str
-        All that it writes.
-    """
-    record = read_record(path / schema.RECORD)
-    entry = record["stages"].get(stage)
-    if entry is not None and "checksums" in entry:
-        entry["checksums"] = checksums.of_files(path, files)
-        write_json(path / schema.RECORD, record)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -276,41 +260,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise StoreError(f"{path} is damaged: it holds no configuration. Restore it, or give another --out")
     return data
-
-
-def _refuse_newer(record: Mapping[str, Any], where: str) -> None:
-    version = record.get("record_version", 1)
-    if version > RECORD_VERSION:
-        raise StoreError(
-            f"{where} has record version {version}, but this version of gpuclust reads up to {RECORD_VERSION}: it was "
-            "written by a newer one. Update gpuclust"
-        )
-
-
-def refuse_other_version(record: Mapping[str, Any], where: str, what: str) -> None:
-    """Refuse to compute in a folder whose record is of another version: its keys are of another kind.
-
-    Parameters
-    ----------
-    record : mapping
-        With ``record_version`` and ``versions``, of a run or a sweep.
-    where, what : str
-        Of the message: the option and the folder, and what it holds.
-
-    Raises
-    ------
-    StoreError
-    """
-    _refuse_newer(record, where)
-    version = record.get("record_version", 1)
-    if version < RECORD_VERSION:
-        known = record.get("versions", {}).get("gpuclust")
-        made = f" by gpuclust {known}" if known else ""
-        raise StoreError(
-            f"{where} holds a {what} made{made} with record version {version}, and this version (gpuclust "
-            f"{importlib.metadata.version('gpuclust')}) goes on only with {RECORD_VERSION}. What is there can be read "
-            "and reported as it is; to compute, give another --out, or delete that folder; nothing in it was changed"
-        )
 
 
 def others(path: Path) -> list[str]:
@@ -339,13 +288,3 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
             found += differences(a.get(key), b.get(key), f"{prefix}{key}.")
         return found
     return [] if a == b else [(prefix.removesuffix("."), a, b)]
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    for name in GPU_PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

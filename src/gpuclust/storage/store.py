@@ -150,17 +150,22 @@ def shard_ranges(path: Path) -> list[tuple[int, int]]:
 def refuse_missing(path: Path) -> None:
     """Refuse a store without the file of a shard, where readers other than `read_rows` find zeros.
 
+    What a shard says of its chunks' places is compared with its checksum too: Zarr would raise its own error.
+
     Raises
     ------
     CorruptDataError
     """
-    from gpuclust.storage.shards import damage
+    from gpuclust.storage import shards
 
+    source = shards.of(open_array(path), path / "activations")
     for index, (first, stop) in enumerate(shard_ranges(path)):
         file = path / "activations" / "c" / str(index) / "0"
-        if not file.is_file() or not file.stat().st_size:
-            with damage(path, first, stop):
+        with shards.damage(path, first, stop):
+            if not file.is_file() or not file.stat().st_size:
                 raise CorruptDataError(f"{file} is missing or empty")
+            if not isinstance(source, str):
+                shards.places(source, index)
 
 
 def to_stored(activations: Array, dtype: str, where: str) -> Array:

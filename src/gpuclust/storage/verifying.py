@@ -8,8 +8,9 @@ from typing import Any
 
 from gpuclust import schema, stage_table
 from gpuclust.errors import CorruptDataError, StoreError
-from gpuclust.storage import atomic, checksums, markers, store
-from gpuclust.storage.run_folder import read_record, read_settings
+from gpuclust.storage import checksums, markers, store
+from gpuclust.storage.record import read_record, write_record
+from gpuclust.storage.run_folder import read_settings
 
 CONFIGURATION = "configuration"  # stands for a stage: the run's own command writes it first of all
 
@@ -77,4 +78,4 @@ def forget(run: Path, stage: str) -> None:
     record = read_record(run / schema.RECORD)
     for name in stage_table.after(stage):
         record["stages"].pop(name, None)
-    atomic.write_json(run / schema.RECORD, record)
+    write_record(run / schema.RECORD, record)

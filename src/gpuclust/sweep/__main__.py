@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpuclust import terminal
+from gpuclust.places import place
 
 DESCRIPTION = (
     "Compute many settings that share their stages, and report what matters. The same command on the same folder goes "
@@ -17,11 +18,11 @@ DESCRIPTION = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("sweep", type=Path, metavar="CONFIG", help="YAML file; see configs/questions.yaml")
+    parser.add_argument("sweep", type=place, metavar="CONFIG", help="YAML file; see configs/questions.yaml")
     terminal.computing(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the sweep; default runs/NAME of the file")
-    parser.add_argument("--reuse", type=Path, metavar="RUN", help="take the activations of this run; it is only read")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the answers and their tables there too")
+    parser.add_argument("--out", type=place, metavar="DIR", help="folder of the sweep; default runs/NAME of the file")
+    parser.add_argument("--reuse", type=place, metavar="RUN", help="take the activations of this run; it is only read")
+    parser.add_argument("--markdown", type=place, metavar="FILE", help="write the answers and their tables there too")
     parser.add_argument("--quiet", action="store_true", help="log lines instead of bars and the summary")
 
 

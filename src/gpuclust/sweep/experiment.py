@@ -29,16 +29,8 @@ from gpuclust.formatting import counted
 from gpuclust.hardware import process
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, checksums
-from gpuclust.storage.run_folder import (
-    RECORD_VERSION,
-    Folder,
-    claim,
-    differences,
-    others,
-    read_settings,
-    refuse_other_version,
-    versions,
-)
+from gpuclust.storage.record import RECORD_VERSION, refuse_other_version, versions
+from gpuclust.storage.run_folder import Folder, claim, differences, others, read_settings
 from gpuclust.sweep.computation import Computation
 from gpuclust.sweep.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
 from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name, texts
@@ -122,7 +114,7 @@ class Experiment:
             "checksums": checksums.of_files(self.out, [name for name in RESULTS if (self.out / name).exists()]),
             "questions": {name: [grid.vary for grid in grids] for name, grids in self.sweep.questions.items()},
         }  # fmt: skip
-        atomic.write_json(self.out / RECORD, record)
+        checksums.write_json(self.out / RECORD, record)
         return table
 
     def _begin_folder(self) -> None:
@@ -150,6 +142,7 @@ class Experiment:
     @contextlib.contextmanager
     def _workers(self) -> Iterator[Scheduler]:
         """Workers for the settings: one per core on this machine, as trials run on one thread each."""
+        process.check_address_space()
         base = Config.model_validate(self.base)
         settings = base.scheduler
         if settings.n_workers is None:

@@ -30,6 +30,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from gpuclust import configfile
 from gpuclust.config import Config, Section
 from gpuclust.errors import ConfigError
+from gpuclust.places import place
 
 SOURCE, LENGTH = "source", "length"  # varied beside the fields of the configuration
 DEFAULT = "default"
@@ -155,7 +156,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
         If a file cannot be read, or anything in it is wrong: unknown fields are refused with the nearest name.
     """
     try:
-        data = configfile.parse(Path(path).read_text(encoding="utf8"))
+        data = configfile.parse(place(path).read_text(encoding="utf8"))
     except OSError as error:
         raise ConfigError(f"cannot read the sweep {path}: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,12 @@ import pandas as pd
 
 from gpuclust import schema
 from gpuclust.errors import CorruptDataError, InputError, StoreError
+from gpuclust.places import place
 from gpuclust.results.run import Run
 from gpuclust.storage import checksums, store
 from gpuclust.storage.keys import content_key
-from gpuclust.storage.run_folder import read_record, read_settings
+from gpuclust.storage.record import read_record
+from gpuclust.storage.run_folder import read_settings
 from gpuclust.sweep import subsets
 from gpuclust.sweep.experiment import EXTRACTIONS, LABELS, PAIR_TABLE, RECORD, SETTING_TABLE, SWEEP
 from gpuclust.sweep.grid import SweepConfig, expand
@@ -42,7 +43,7 @@ class Sweep:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         missing = [name for name in (SWEEP, RECORD, SETTING_TABLE) if not (self.path / name).exists()]
         if missing:
             raise StoreError(
@@ -57,11 +58,11 @@ class Sweep:
     def record(self) -> dict[str, Any]:
         """``sweep.json``: what was asked, versions, what was computed."""
         try:
-            found: Any = json.loads((self.path / RECORD).read_text(encoding="utf8"))
+            found = checksums.read_json(self.path / RECORD)
         except ValueError as error:
-            found = error
-        if not isinstance(found, dict) or "settings" not in found:
-            raise StoreError(f"{self.path / RECORD} is damaged. {AGAIN}")
+            raise CorruptDataError(f"{self.path / RECORD} is damaged: {error}. {AGAIN}") from error
+        if "settings" not in found:
+            raise CorruptDataError(f"{self.path / RECORD} is damaged: it is no record of a sweep. {AGAIN}")
         return found
 
     def _file(self, name: str) -> Path:

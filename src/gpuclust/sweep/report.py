@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from gpuclust.storage import atomic
+from gpuclust.storage import atomic, checksums
 from gpuclust.sweep import answers_page
 from gpuclust.sweep.answers import answers
 from gpuclust.sweep.experiment import PAIR_TABLE, RECORD, SETTING_TABLE
@@ -31,7 +30,7 @@ def report(out: Path, markdown: Path | None, console: Console, quiet: bool) -> N
         No summary.
     """
     table, pairs = pd.read_parquet(out / SETTING_TABLE), pd.read_parquet(out / PAIR_TABLE)
-    record = json.loads((out / RECORD).read_text(encoding="utf8"))
+    record = checksums.read_json(out / RECORD)
     found = answers(table, pairs, record)
     written = answers_page.markdown(found, record)
     for path in filter(None, (out / MARKDOWN, markdown)):

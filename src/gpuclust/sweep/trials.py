@@ -25,7 +25,7 @@ from gpuclust.config import Config, SelectConfig
 from gpuclust.engine.gram_pass import read_neighbors
 from gpuclust.hardware.backend import on_host, resolve
 from gpuclust.storage import atomic, checksums, row_blocks
-from gpuclust.storage.run_folder import versions
+from gpuclust.storage.record import versions
 from gpuclust.sweep.sharing import PARTS
 from gpuclust.types import AnyArray, Array
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from gpuclust.tables import prompt_text, words
 from gpuclust.types import Array
-
-WORD_STARTS = ("Ġ", "▁")  # how byte-level BPE and SentencePiece mark a token that begins a word
 
 
 def class_tf_idf(counts: Any) -> Any:
@@ -38,6 +38,8 @@ def keywords(texts: pd.Series[str], top: Array, n: int) -> list[list[str]]:
     """Find the words that mark the prompts of each cluster.
 
     A cluster's document is its most distinctive prompts; the words of all documents are weighed by `class_tf_idf`.
+    Words are cut as `words.terms` says, in any script; those that differ in case or composition only are one, in its
+    most frequent spelling.
 
     Parameters
     ----------
@@ -57,13 +59,23 @@ def keywords(texts: pd.Series[str], top: Array, n: int) -> list[list[str]]:
     from sklearn.feature_extraction.text import CountVectorizer
 
     used, place = np.unique(top, return_inverse=True)
-    vectorizer = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b")
+    spellings: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def keys(text: str) -> list[str]:
+        found = []
+        for word in words.terms(text):
+            found.append(words.folded(word))
+            spellings[found[-1]][word] += 1
+        return found
+
     try:
+        vectorizer = CountVectorizer(analyzer=keys)
         counts = vectorizer.fit_transform(texts.iloc[used])
     except ValueError:  # scikit-learn's "empty vocabulary": only stop words, digits or signs
         return [[] for _ in range(n_clusters)]
     holds = csr_array((np.ones(top.size), (np.indices(top.shape)[1].ravel(), place.ravel())))
-    return best_words(class_tf_idf(holds @ counts), vectorizer.get_feature_names_out(), n)
+    names = [spellings[key].most_common(1)[0][0] for key in vectorizer.get_feature_names_out()]
+    return best_words(class_tf_idf(holds @ counts), names, n)
 
 
 def best_words(weight: Any, names: Sequence[str], n: int) -> list[list[str]]:
@@ -84,11 +96,17 @@ def best_words(weight: Any, names: Sequence[str], n: int) -> list[list[str]]:
 
 
 def peak_tokens(
-    features: pd.DataFrame, examples: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any, n: int = 8
+    features: pd.DataFrame,
+    examples: pd.DataFrame,
+    prompts: pd.DataFrame,
+    tokenizer: Any,
+    n: int = 8,
+    spans: pd.DataFrame | None = None,
 ) -> dict[int, list[str]]:
     """Name the words at which the features of each cluster peak, in their strongest prompts.
 
-    A word is the peak token with the tokens that continue it on either side. It counts once per feature, by the share
+    A word is cut from the prompt's text: the whole word that holds the peak token, so that a token which is a part of a
+    character is never shown as such; all words, where a token spans several. It counts once per feature, by the share
     of the feature's examples that peak there, so that one loud feature does not speak for its cluster; the counts are
     weighed by `class_tf_idf`, so that words at which features of all clusters peak come last.
 
@@ -99,20 +117,33 @@ def peak_tokens(
     tokenizer : Hugging Face tokenizer
     n : int
         Words of a cluster, at most.
+    spans : DataFrame, optional
+        What `prompt_text.peak_spans` found for the examples; found here where it is not given.
 
     Returns
     -------
     dict of int to list of str
         Cluster to words, best first.
+
+    Notes
+    -----
+    Where the token's place in the text is not known (a tokenizer without offsets, or one that reads the text otherwise
+    than stored), the word is cut from what the tokens around it decode to. What stays broken there, such as a character
+    of which the model read a part only, is left out.
     """
     from scipy.sparse import csr_array
 
-    label = features.loc[features["kept"], ["feature", "label"]]
-    label = label[label["label"] >= 0]
-    rows = examples[examples["position"] >= 0].merge(label, on="feature")
-    tokens = prompts["tokens"].to_numpy()
-    words = [_word_at(tokens[p], int(i), tokenizer) for p, i in zip(rows["prompt"], rows["position"], strict=True)]
-    rows = rows.assign(word=words, share=1 / rows.groupby("feature")["rank"].transform("count"))
+    label = features.loc[features["kept"]].set_index("feature")["label"]
+    if spans is None:
+        spans = prompt_text.peak_spans(examples, prompts, tokenizer)
+    own = examples["feature"].map(label[label >= 0])
+    at = np.flatnonzero((examples["position"] >= 0).to_numpy() & own.notna().to_numpy())
+    prompt = examples["prompt"].to_numpy()
+    at = at[np.argsort(prompt[at], kind="stable")]
+    places = (examples["position"].to_numpy()[at], spans["start"].to_numpy()[at], spans["stop"].to_numpy()[at])
+    found_words = _peak_words(prompt[at], *places, prompts, tokenizer)
+    rows = pd.DataFrame({"feature": examples["feature"].to_numpy()[at], "label": own.to_numpy()[at]})
+    rows = rows.assign(word=found_words, share=1 / rows.groupby("feature")["label"].transform("size"))
     rows = rows[rows["word"] != ""]
     if rows.empty:
         return {}
@@ -123,19 +154,26 @@ def peak_tokens(
     return dict(zip(clusters.tolist(), found, strict=True))
 
 
-def _word_at(ids: Any, position: int, tokenizer: Any) -> str:
-    """The word that holds a token: back to a token that begins one, on to the next that does."""
-    window = [int(i) for i in ids[max(0, position - 6) : position + 7]]
-    at = position - max(0, position - 6)
-    pieces = tokenizer.convert_ids_to_tokens(window)
+def _peak_words(
+    prompt: Array, position: Array, start: Array, stop: Array, prompts: pd.DataFrame, tokenizer: Any
+) -> list[str]:
+    """The word at each peak, or nothing; peaks of a prompt stand together."""
+    texts, tokens = prompts["text"].to_numpy(), prompts["tokens"].to_numpy()
+    found: list[str] = []
+    of, cut = -1, words.segments("")  # a prompt, and its segments
+    known: dict[int | tuple[int, int], str] = {}  # the words in it that were asked for
+    for p, *place in zip(prompt, position, start, stop, strict=True):
+        if p != of:
+            of, cut, known = p, words.segments(texts[p]), {}
+        at, a, b = map(int, place)
+        key = (a, b) if a >= 0 else at
+        if key not in known:
+            known[key] = words.word_at(texts[p], a, b, cut) if a >= 0 else _decoded_word(tokens[p], at, tokenizer)
+        found.append(known[key])
+    return found
 
-    def continues(i: int) -> bool:
-        return 0 < i < len(pieces) and pieces[i].isalpha() and not pieces[i].startswith(WORD_STARTS)
 
-    first, stop = at, at + 1
-    while continues(first):
-        first -= 1
-    while pieces[at].strip("".join(WORD_STARTS)).isalpha() and continues(stop):
-        stop += 1
-    word: str = tokenizer.decode(window[first:stop])
-    return word.strip()
+def _decoded_word(ids: Any, position: int, tokenizer: Any) -> str:
+    text, start, stop = prompt_text.decoded_around(ids, position, tokenizer)
+    word = words.word_at(text, start, stop, words.segments(text))
+    return "" if "\ufffd" in word else word

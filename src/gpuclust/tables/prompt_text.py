@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import functools
+import itertools
 import logging
 import re
 from dataclasses import dataclass
@@ -11,10 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gpuclust.tables import words
+
 log = logging.getLogger("gpuclust")
 
 HEADING = re.compile(r"\s*((?:=\s+)+)(\S.*?)\s+((?:=\s*)+)\s*")
 BATCH = 1000  # prompts tokenised at a time
+AROUND = 16  # tokens on either side of a peak that are decoded where its place in the text is not known
+BYTES_OF_A_CHARACTER = 4  # in UTF-8
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ def show(text: str) -> Shown:
 def peak_spans(examples: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     """Find the characters of the token at which each example peaks.
 
+    A token that is a part of a character, such as one of the three bytes of 世 or an accent, has the whole character.
+
     Parameters
     ----------
     examples : DataFrame
@@ -133,10 +141,85 @@ def peak_spans(examples: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any) ->
                 unlike += 1
                 continue
             rows = rows_of[p]
-            marks = np.asarray(offsets, dtype=np.int64)[position[rows]]
-            for row, (a, b) in zip(rows, marks.tolist(), strict=True):
+            for row, at in zip(rows, position[rows].tolist(), strict=True):
+                a, b = _character(offsets, at, text)
                 a += len(text[a:b]) - len(text[a:b].lstrip())  # byte-level tokens begin with their space
-                start[row], stop[row] = (a, b) if a < b else (-1, -1)
+                if a < b and (at > 0 or tokenizer.decode(ids[:1]).strip()):  # a space that the tokenizer put before
+                    start[row], stop[row] = words.whole(text, a, b)
     if unlike:
         log.warning("analyse: the tokenizer reads %d prompts otherwise than stored: their peaks are not marked", unlike)
     return pd.DataFrame({"feature": examples["feature"], "rank": examples["rank"], "start": start, "stop": stop})
+
+
+def _character(offsets: list[tuple[int, int]], at: int, text: str) -> tuple[int, int]:
+    """A token's characters: its own one, where SentencePiece gives each byte of several the characters of all."""
+    a, b = offsets[at]
+    if b - a < 2:
+        return a, b
+    same = (a, b)
+    before = sum(1 for _ in itertools.takewhile(lambda other: tuple(other) == same, reversed(offsets[:at])))
+    after = sum(1 for _ in itertools.takewhile(lambda other: tuple(other) == same, offsets[at + 1 :]))
+    ends = list(itertools.accumulate(len(character.encode()) for character in text[a:b]))
+    if before + after and before + 1 + after == ends[-1]:
+        a += bisect.bisect_right(ends, before)
+        return a, a + 1
+    return a, b
+
+
+def decoded_around(ids: Any, position: int, tokenizer: Any) -> tuple[str, int, int]:
+    """Decode the tokens around one, and find its characters in that text.
+
+    Parameters
+    ----------
+    ids : sequence of int
+    position : int
+        The token's, in `ids`.
+    tokenizer : Hugging Face tokenizer
+
+    Returns
+    -------
+    str
+        U+FFFD stands where the tokens make no whole character.
+    int, int
+        First character of the token, or of the character that it is a part of, and the one after the last.
+    """
+    first = max(0, position - AROUND)
+    window, at = [int(i) for i in ids[first : position + 1 + AROUND]], position - first
+    text: str = tokenizer.decode(window)
+
+    def reached(n_tokens: int) -> int:
+        begin: str = tokenizer.decode(window[:n_tokens]) if n_tokens else ""
+        unlike = (i for i, (a, b) in enumerate(zip(begin, text, strict=False)) if a != b)
+        return next(unlike, min(len(begin), len(text)))
+
+    start = reached(at)
+    stops = (reached(at + n) for n in range(1, BYTES_OF_A_CHARACTER + 1))
+    stop = next((stop for stop in stops if stop > start), start)
+    piece = text[start:stop]
+    return text, start + len(piece) - len(piece.lstrip()), stop
+
+
+def spelled(token: int, tokenizer: Any) -> str:
+    """Write a token of the vocabulary out; bytes that are no whole character as escapes, such as \\xe4, each its own.
+
+    Parameters
+    ----------
+    token : int
+    tokenizer : Hugging Face tokenizer
+    """
+    text: str = tokenizer.decode([token])
+    if "\ufffd" not in text:
+        return text
+    piece: str = tokenizer.convert_ids_to_tokens(token)
+    table = _bytes_of_letters()
+    if all(letter in table for letter in piece) and not re.fullmatch("<0x[0-9A-F]{2}>", piece):
+        return bytes(table[letter] for letter in piece).decode(errors="backslashreplace")
+    return piece
+
+
+@functools.cache
+def _bytes_of_letters() -> dict[str, int]:
+    """The letters that byte-level BPE writes bytes as: what can be printed in Latin-1 is itself, others follow 255."""
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in own)
+    return {chr(byte): byte for byte in own} | {chr(256 + n): byte for n, byte in enumerate(others)}

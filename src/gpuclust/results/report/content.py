@@ -12,7 +12,7 @@ from gpuclust.results import palette
 from gpuclust.results.report import contexts, tree
 from gpuclust.schema import NOISE
 from gpuclust.storage import reading
-from gpuclust.tables import feature_table
+from gpuclust.tables import feature_table, words
 from gpuclust.types import Array
 
 NEIGHBORS = 10  # a feature card
@@ -169,6 +169,7 @@ def _clusters(clusters: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _cut(prompt: dict[str, Any], limit: int) -> dict[str, Any]:
     if len(prompt["text"]) > limit:
+        limit = words.boundary(prompt["text"], limit)
         prompt["text"] = prompt["text"][:limit] + " …"
     prompt["marks"] = [mark for mark in _listed(prompt.get("marks")) if mark["stop"] <= limit]
     return prompt

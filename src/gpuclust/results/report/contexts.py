@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 
+from gpuclust.tables import words
 from gpuclust.tables.prompt_text import show
 from gpuclust.types import Array
 
@@ -58,6 +59,11 @@ def collect(
     texts = prompts["text"].tolist()
     prompt_of = np.zeros(len(first), np.int64)
     prompt_of[piece] = chosen["prompt"]
+    if radius is not None:  # cut between characters, none through
+        first, last = (
+            np.asarray([words.boundary(texts[p], at) for p, at in zip(prompt_of.tolist(), ends, strict=True)], np.int64)
+            for ends in (first.tolist(), last.tolist())
+        )
     shown = [show(texts[p][a:b]) for p, a, b in zip(prompt_of.tolist(), first.tolist(), last.tolist(), strict=True)]
     begin = first.tolist()
     places = [

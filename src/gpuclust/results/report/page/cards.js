@@ -44,13 +44,22 @@ function marked(text, marks) {
   return [...children, part(at, Infinity)];
 }
 
+/** Where to cut a text near `from` and `to`, outside of its peak: at a space close by, if any, and never inside a character. */
+function cuts(letters, from, to, start, stop) {
+  const near = 20, joined = i => /^[\p{M}\u200c\u200d\u{1f3fb}-\u{1f3ff}]/u.test(letters[i]) || letters[i - 1] === '\u200d';
+  for (let i = from; from > 0 && i < Math.min(from + near, start); i++) if (letters[i - 1] === ' ') { from = i; break; }
+  for (let i = to; to < letters.length && i > Math.max(to - near, stop); i--) if (letters[i] === ' ') { to = i; break; }
+  while (from > 0 && from < letters.length && joined(from)) from--;
+  while (to < letters.length && joined(to)) to++;
+  return [from, to];
+}
+
 /** A prompt around its peak, whole on request. */
 function context(row) {
   const size = /[\ud800-\udfff]/.test(row.text) ? Array.from(row.text).length : row.text.length;
   const letters = size === row.text.length ? row.text : Array.from(row.text);
   let from = Math.max(0, (row.start < 0 ? 0 : row.start) - WINDOW), to = Math.min(size, (row.start < 0 ? WINDOW : row.stop) + WINDOW);
-  while (from > 0 && from < row.start && letters[from - 1] !== ' ') from++; // whole words
-  while (to < size && to > row.stop && letters[to] !== ' ') to--;
+  [from, to] = cuts(letters, from, to, row.start < 0 ? size : row.start, Math.max(row.stop, 0));
   const words = h('div');
   const show = (begin, end) => {
     const shift = row.start < 0 ? [] : [{start: row.start - begin, stop: row.stop - begin, title: 'the feature peaks here'}];

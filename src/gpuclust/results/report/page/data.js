@@ -55,15 +55,38 @@ function contexts(feature) {
 const slice = (text, start, stop) =>
   /[\ud800-\udfff]/.test(text) ? Array.from(text).slice(start, stop).join('') : text.slice(start, stop);
 
-/** The word at which a feature peaks in most of its prompts: its peak token with the letters around it. */
+const SEGMENTS = {
+  word: typeof Intl.Segmenter === 'function' && new Intl.Segmenter('en', {granularity: 'word'}),
+  grapheme: typeof Intl.Segmenter === 'function' && new Intl.Segmenter('en', {granularity: 'grapheme'}),
+};
+
+/** The whole words that a token (in code points) touches, by Unicode's rules; a browser without them: letters around it. */
+function wordAt(text, start, stop) {
+  const before = slice(text, Math.max(0, start - 40), start), token = slice(text, start, stop), after = slice(text, stop, stop + 40);
+  const near = before + token + after, end = before.length + token.length;
+  if (!SEGMENTS.word) {
+    const letters = /[\p{L}\p{M}]/u.test(token);
+    return letters ? before.match(/[\p{L}\p{M}]*$/u)[0] + token + after.match(/^[\p{L}\p{M}]*/u)[0] : token;
+  }
+  const words = [...SEGMENTS.word.segment(near)].filter(s => s.isWordLike && s.index < end && s.index + s.segment.length > before.length);
+  if (!words.length) return token;
+  const last = words[words.length - 1];
+  return near.slice(words[0].index, last.index + last.segment.length).normalize('NFC');
+}
+
+/** The first `n` characters of a text as a reader sees them: no emoji, accent or vowel sign is cut off. */
+function head(text, n) {
+  if (text.length <= n) return text;
+  const characters = SEGMENTS.grapheme ? Array.from(SEGMENTS.grapheme.segment(text.slice(0, 8 * n)), s => s.segment) : Array.from(text);
+  return characters.slice(0, n).join('');
+}
+
+/** The word at which a feature peaks in most of its prompts. */
 function peak(feature) {
   const seen = new Map();
   for (const {text, start, stop} of contexts(feature)) {
     if (start < 0) continue;
-    const token = slice(text, start, stop), letters = /\p{L}/u.test(token);
-    const before = letters ? slice(text, Math.max(0, start - 20), start).match(/\p{L}*$/u)[0] : '';
-    const after = letters ? slice(text, stop, stop + 20).match(/^\p{L}*/u)[0] : '';
-    const word = before + token + after;
+    const word = wordAt(text, start, stop);
     seen.set(word, (seen.get(word) || 0) + 1);
   }
   return [...seen].sort((x, y) => y[1] - x[1])[0]?.[0] ?? '';

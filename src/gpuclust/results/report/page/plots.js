@@ -52,7 +52,7 @@ function drawMap() {
   for (let f = 0; f < a.kept.length; f++) if (a.kept[f]) kept.push(f);
   const noise = kept.filter(f => a.label[f] < 0), real = kept.filter(f => a.label[f] >= 0);
   const size = kept.length > 60000 ? 3 : kept.length > 15000 ? 4 : kept.length > 5000 ? 5 : 7;
-  const titles = new Map(clusters().map(row => [row.cluster, plain(title(row.cluster)).slice(0, 60)]));
+  const titles = new Map(clusters().map(row => [row.cluster, plain(head(title(row.cluster), 60))]));
   const cloud = points(real, a.x, a.y, {
     color: real.map(f => hue(a.label[f])), symbol: real.map(f => mark(a.label[f])), size, opacity: 0.85, line: {width: 0},
   }, 'clusters');
@@ -173,7 +173,7 @@ function drawTree() {
     base: rows.map(near), y: rows.map(i => Math.max(far(i) - near(i), (high - low) / 400)), customdata: rows.map(i => a.tree_cluster[i]),
     marker: {color: rows.map(i => a.tree_cluster[i] < 0 ? (dark() ? '#45474e' : '#d5d6db') : hue(a.tree_cluster[i])),
       line: {width: 0.5, color: dark() ? '#16171a' : '#ffffff'}},
-    text: rows.map(i => `${a.tree_cluster[i] < 0 ? 'group' : `cluster ${a.tree_cluster[i]}: ${plain(title(a.tree_cluster[i])).slice(0, 60)}`}`
+    text: rows.map(i => `${a.tree_cluster[i] < 0 ? 'group' : `cluster ${a.tree_cluster[i]}: ${plain(head(title(a.tree_cluster[i]), 60))}`}`
       + `<br>${count(a.tree_size[i])} features, distances ${number(a.tree_far[i])} to ${number(a.tree_near[i])}`),
     hoverinfo: 'text', textposition: 'none',
   }], layout({title: {text: 'features, side by side'}, showgrid: false, range: [-0.01 * end, 1.01 * end]},
