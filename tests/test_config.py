@@ -49,6 +49,11 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("umap=", "umap is None: settings with their values"),
         ("prompts=foo.txt", "prompts is 'foo.txt': a list of sources"),
         ("umap.metric=@x", "not valid YAML"),
+        ("umap.n_components=2024-99-99", "not valid YAML"),
+        ("umap.n_components=" + "9" * 5000, "not valid YAML"),
+        ("umap.n_components=" + "9" * 4000, "n_components is 9+...9+: give a number below 9,223"),
+        ('model.name="a\\ud800"', r"name is 'a\\ud800', with '\\ud800', which is no text: take it away"),
+        ('prompts.0.path="a\\0"', r"path is 'a\\x00', with '\\x00', which is no text"),
     ],
 )
 def test_wrong_settings_name_the_fix(override: str, message: str) -> None:
@@ -60,6 +65,29 @@ def test_wrong_settings_name_the_fix(override: str, message: str) -> None:
 
     with pytest.raises(ConfigError, match=message):
         applied()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "seed: 3\numap: {min_dist: 2024-99-99}",
+            r"'2024-99-99' is no timestamp \(month must be.*in quotes.*\n.*line 2",
+        ),
+        ("seed: !!bool x", "'x' is no bool"),
+        ("seed: 0x_", "'0x_' is no int"),
+        ("seed: !!int", "'' is no int"),
+        ("seed: !!timestamp x", "'x' is no timestamp"),
+        ("seed: !!map 3", "not what its tag says"),
+        ("seed: " + "9" * 5000, r"'99999.*' is no int \(Exceeds the limit"),
+        ('seed: "\\UFFFFFFFF"', "not what its tag says|escape"),
+    ],
+)
+def test_values_that_yaml_cannot_make_are_said(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        configfile.load(file)
 
 
 def test_overrides_of_a_part_of_the_demo() -> None:

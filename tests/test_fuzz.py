@@ -49,7 +49,14 @@ def test_files_of_settings_are_taken_or_refused(tmp_path: Path, data: dict[Any, 
         configfile.load(file)
 
 
-YAMLS = st.text(st.sampled_from("abumap: -?[]{},&*!|>%@`'\"#\n\t\0é0123.e+~<=\ud800"), max_size=40)
+WORDS = st.sampled_from([
+    "umap", "umap:", "n_components", "min_dist", "prompts", ": ", "\n", "  ", "- ", "[", "]", "{", "}", ",",
+    "&a ", "*a", "? ", "<<: ", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "!!map ", "!!set ",
+    "!!omap ", "!!python/name:os ", "!!str ", "!!null ", "| ", "> ", "%", "@", "`", "'", '"', "#", "\t", "\0",
+    "é", "\ud800", '"\\ud800"', '"\\UFFFFFFFF"', "2024-99-99", "2024-01-01T00:00:00+99:99", "0x_", "0b", "1_0",
+    "1:60", ".inf", ".nan", "1e999", "~", "=", "9" * 5000,
+])  # fmt: skip
+YAMLS = st.lists(WORDS, max_size=9).map("".join) | st.text(st.sampled_from("abu: -[]{},&*!'\"#\n\0é1.e"), max_size=30)
 
 
 @fuzz(100)

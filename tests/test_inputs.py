@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 import xarray as xr
 from scipy import sparse
 
 import gpuclust
-from gpuclust.errors import ActivationError
+from gpuclust.errors import ActivationError, MemoryBudgetError
 from gpuclust.results.inputs import as_activations
 
 VALUES = np.array([[1, 0, 2], [0, 3, -4]], np.float32)
@@ -41,6 +45,24 @@ TAKEN: dict[str, tuple[Any, str]] = {
     "the other name, turned": (xr.DataArray(VALUES.T, dims=("feature", "text")), "float32"),
     "no names": (xr.DataArray(VALUES), "float32"),
 }
+TAKEN |= {
+    "objects that are numbers": (VALUES.astype(object), "float64"),
+    "decimals": ([[Decimal(int(value)) for value in row] for row in VALUES], "float64"),
+    "big endian": (VALUES.astype(">f4"), "float32"),
+    "masked objects, nothing": (np.ma.array(VALUES.astype(object)), "float64"),
+    "rows of tensors": (list(torch.tensor(VALUES, dtype=torch.bfloat16, requires_grad=True)), "float32"),
+    "rows of masked arrays, nothing": (list(np.ma.array(VALUES)), "float32"),
+    "parameter": (torch.nn.Parameter(torch.tensor(VALUES)), "float32"),
+    "torch sparse with a gradient": (torch.tensor(VALUES, requires_grad=True).to_sparse(), "float32"),
+    "a frame of nullable columns": (pd.DataFrame(VALUES).convert_dtypes(), "float64"),
+    "a frame of sparse columns": (pd.DataFrame(VALUES).astype(pd.SparseDtype("float32")), "float32"),
+    "variable, turned": (xr.Variable(("feature", "prompt"), VALUES.T), "float32"),
+    "named tensor": (xr.DataArray(torch.tensor(VALUES).numpy(), dims=("prompt", "feature")).chunk(1), "float32"),
+    "a frame's heir": (
+        type("Heir", (pd.DataFrame,), {})(VALUES.T, index=pd.Index(range(3), name="feature")),
+        "float32",
+    ),
+}
 REFUSED: dict[str, tuple[Any, str]] = {
     "other names": (xr.DataArray(VALUES, dims=("latent", "text")), r"dimensions 'latent' and 'text'.*\.rename\(\{'lat"),
     "names at odds": (pd.DataFrame(VALUES).rename_axis("feature").rename_axis("feature", axis=1), "'feature' and 'fea"),
@@ -52,7 +74,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "missing": (pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), "not numbers|NaN"),
     "torch on meta": (torch.ones(2, 3, device="meta"), "a tensor of float32 on meta, which has no values"),
     "torch float8": (torch.tensor(VALUES).to(torch.float8_e4m3fn), "a tensor of float8_e4m3fn on cpu"),
-    "complex": (VALUES.astype(complex), "dtype complex128"),
+    "complex": (VALUES.astype(complex), "dtype complex128.*Complex data not supported: give abs"),
+    "a tree": (xr.DataTree(), "a xarray.DataTree of nothing: give one of them"),
+    "structured mask": (np.ma.zeros((2, 2), dtype=[("a", "f4"), ("b", "?")]), r"dtype \[\('a'"),
+    "rows of masked arrays": (list(np.ma.masked_less(VALUES, 0)), "1 masked entries: fill them"),
+    "ragged tensors": (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), "no values"),
+    "a dict in it": (np.array([[1.0, {"a": 1}]], dtype=object), r"hold dict, .* feature 1: \{'a': 1\}"),
+    "a bool in it": (np.array([[1.0, True]], dtype=object), "hold bool, not numbers, first for prompt 0 and feature 1"),
+    "a number too large": ([[10**400]], "hold numbers that are no float64"),
+    "missing in a frame": (pd.DataFrame({"a": [1, pd.NA]}), "hold NAType, not numbers, first for prompt 1"),
     "bools": (VALUES > 0, "dtype bool"),
     "one axis": (VALUES[0], r"shape \(3,\)"),
     "three axes": (VALUES[None], r"shape \(1, 2, 3\)"),
@@ -109,3 +139,32 @@ def test_what_is_near_the_bounds_has_finite_statistics() -> None:
         np.testing.assert_allclose(got["entropy"], expected["entropy"], rtol=1e-9)
         np.testing.assert_allclose(got["varentropy"], expected["varentropy"], rtol=1e-6, atol=1e-12)
         assert got["label"].tolist() == expected["label"].tolist()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.broadcast_to(np.float32(1), (10**8, 10**8)),
+        sparse.coo_array(([1.0], ([0], [0])), shape=(10**8, 10**8)),
+        torch.ones(1, 1).expand(10**8, 10**8),
+    ],
+    ids=["repeated", "sparse", "expanded"],
+)
+def test_what_is_larger_than_memory_is_refused(given: Any) -> None:
+    with pytest.raises(MemoryBudgetError, match=r"\(100000000, 100000000\) are \d+.* GB written out; this machine has"):
+        as_activations(given)
+
+
+def test_a_gram_matrix_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=20_000, available=20_000))
+    values = np.random.default_rng(0).random((80, 40)).astype(np.float32)
+    config = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    with pytest.raises(MemoryBudgetError, match=r"cosines of the kept features of shape \(40, 40\).*Keep fewer"):
+        gpuclust.cluster_features(values, config | {"select": {"sparsity_max": 2.0}})
+
+
+def test_a_masked_tensor_is_refused() -> None:
+    with warnings.catch_warnings(action="ignore"):  # a prototype
+        given = torch.masked.masked_tensor(torch.tensor(VALUES), torch.tensor(VALUES) > 0)
+    with pytest.raises(ActivationError, match=r"a MaskedTensor: fill it, activations.to_tensor\(0\)"):
+        as_activations(given)

@@ -3,9 +3,11 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ import pytest
 from gpuclust.config import Config, PromptSource
 from gpuclust.configfile import validate
 from gpuclust.errors import PromptsError
-from gpuclust.extraction import prompts
+from gpuclust.extraction import prompts, texts
 
 
 class Words:
@@ -277,6 +279,34 @@ def test_text_in_parquet_that_is_no_utf8_is_refused_with_its_row(tmp_path: Path)
     pq.write_table(pa.table({"text": pa.array([b"fine", b"caf\xe9"]).view(pa.string())}), path)
     with pytest.raises(PromptsError, match="row 2, text is not UTF-8 text"):
         list(prompts.read(PromptSource(path=str(path)), 9))
+
+
+NOTHINGS = [None, pd.NA, pd.NaT, float("nan"), np.datetime64("NaT"), np.float32("nan"), Decimal("NaN")]
+NO_TEXTS = [10**5000, -float("inf"), np.float16("inf"), object(), len, {1}, (1,), np.arange(3), range(3)]
+
+
+@pytest.mark.parametrize("value", NOTHINGS)
+def test_whatever_stands_for_nothing_is_no_text(value: Any) -> None:
+    assert texts.storable(value, "here") == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "True"), (np.bool_(False), "False"), (3, "3"), (np.int8(-3), "-3"), (0.5, "0.5"),
+        (Decimal("1.50"), "1.50"),
+        (date(2024, 1, 31), "2024-01-31"), (pd.Timestamp("2024-01-31"), "2024-01-31 00:00:00"), (bytearray(b"a"), "a"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"), (np.str_("a"), "a"), (memoryview(b"\xc3\xa9"), "é"),
+    ],
+)  # fmt: skip
+def test_plain_values_are_text(value: Any, text: str) -> None:
+    assert texts.storable(value, "here") == text
+
+
+@pytest.mark.parametrize("value", NO_TEXTS, ids=lambda value: type(value).__name__)
+def test_what_is_no_text_is_refused(value: Any) -> None:
+    with pytest.raises(PromptsError, match=r"^here is "):
+        texts.storable(value, "here")
 
 
 def test_sources_are_text_or_refused(tmp_path: Path) -> None:

@@ -135,8 +135,21 @@ def assign(data: dict[str, Any], key: str, value: Any) -> None:
         raise ConfigError(f"{key}: there is no section to set {last!r} in")
 
 
+# What PyYAML raises of values that look like a date, a number or a tagged one, and are none: 2024-99-99, 0x_, !!bool x
+BAD_VALUES = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as people mean it here: ``null:`` is the name of a setting, and a key that is there twice is a mistake."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build a value, or say where it stands."""
+        try:
+            return super().construct_object(node, deep)
+        except BAD_VALUES as error:
+            kind = str(node.tag).rpartition(":")[2]
+            said = f"{shown(node.value)} is no {kind} ({error}); write it in quotes if it is text"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping with ``null`` as a name, and no key twice."""
@@ -156,7 +169,7 @@ def parse(text: str) -> Any:
     """
     if len(text) > LARGEST:
         raise yaml.YAMLError(f"it has {len(text):,} characters; a configuration has {LARGEST:,} at most")
-    loader = _Loader(text)
+    loader = _Loader(text)  # which looks for characters that YAML does not have
     try:
         node = loader.get_single_node()
         if node is None:
@@ -166,6 +179,8 @@ def parse(text: str) -> Any:
         return loader.construct_document(node)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
+    except BAD_VALUES as error:
+        raise yaml.YAMLError(f"a value in it is not what its tag says: {error}") from error
     finally:
         loader.dispose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,19 @@ PROMPTS: dict[str, tuple[str, Make, dict[str, Any]]] = {
     "mixed sources": (
         "a.jsonl", _rows(*({"text": one, "s": [1, "a", None, 2.5][i % 4]} for i, one in enumerate(MANY))),
         {**JSON, "source_column": "s"},
+    ),
+    "lists as sources": (
+        "a.jsonl", _rows(*({"text": one, "s": ["a", i]} for i, one in enumerate(MANY))), {**JSON, "source_column": "s"},
+    ),
+    "surrogates as sources": (
+        "a.jsonl", _text("".join(f'{{"text": "a {i}", "s": "\\ud800"}}\n' for i in range(40))),
+        {**JSON, "source_column": "s"},
+    ),
+    "compressed": ("a.jsonl", _bytes(gzip.compress(b'{"text": "a b c"}\n' * 40)), JSON),
+    "UTF-16 without a mark": ("a.csv", _bytes("text\na b c\n".encode("utf-16-le") * 9), JSON),
+    "infinite numbers": ("a.parquet", _table({"text": [float("inf")] * 40}), JSON),
+    "lists as sources, a table": (
+        "a.parquet", _table({"text": MANY, "s": [["a", "b"]] * 40}), {**JSON, "source_column": "s"},
     ),
     "another source column": ("a.jsonl", _rows(*({"text": one} for one in MANY)), {**JSON, "source_column": "s"}),
     "the text as source": ("a.jsonl", _rows(*({"text": one} for one in MANY)), {**JSON, "source_column": "text"}),
