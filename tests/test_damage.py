@@ -226,6 +226,14 @@ def test_reports_cards_and_comparisons_take_nothing_damaged(
     assert (run / schema.REPORT).read_bytes() == before
 
 
+def test_a_lost_marker_is_found_and_its_shard_computed_anew(run: Path, settings: dict[str, Any]) -> None:
+    (run / schema.SHARDS / "00001.json").unlink()
+    assert [damage.place for damage in verifying.damages(run)] == [f"{schema.SHARDS}/00001.json"]
+    go(run.parent, settings)
+    assert stages(run)["extract"]["shards_computed"] == 1
+    assert verifying.damages(run) == []
+
+
 def test_a_report_written_again_is_not_damaged(run: Path) -> None:
     (run / f"{schema.REPORT}.99999999.tmp").write_text("left by a killed process")
     assert cli.main(["report", str(run)]) == 0

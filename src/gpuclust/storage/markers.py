@@ -103,7 +103,7 @@ def _marker(file: Path) -> dict[str, Any] | str:
 
 
 def shards_changed(path: Path, shards: Path) -> list[str]:
-    """Return the files of shards that have not the size in their marker, and markers that say nothing.
+    """Return the files of shards that have not the size in their marker, and markers that say nothing or are lost.
 
     Nothing is read but the markers: whether their bytes are right is seen when they are read, or by ``verify``.
     """
@@ -117,7 +117,14 @@ def shards_changed(path: Path, shards: Path) -> list[str]:
             size = own.stat().st_size if own.is_file() else None
             if name == "activations" and size != (marker["files"][name] or [None])[0]:
                 found.append(own.relative_to(path.parent).as_posix())
-    return found
+    return found + lost(path, shards)
+
+
+def lost(path: Path, shards: Path) -> list[str]:
+    """Return the markers that are not there though others are: imported activations have none at all."""
+    there = {file.name for file in shards.glob("*.json")}
+    wanted = [f"{index:05d}.json" for index in range(len(store.shard_ranges(path)))] if there else []
+    return [f"{shards.name}/{name}" for name in wanted if name not in there]
 
 
 def read_states(shards: Path, index: int) -> dict[str, Array] | None:

@@ -57,7 +57,7 @@ def damages(run: Path) -> list[Damage]:
 def _shards(run: Path, entry: dict[str, Any]) -> list[Damage]:
     """Shards by their markers; those of imported activations, which have none, by reading them."""
     path, shards = run / schema.ACTIVATIONS, run / schema.SHARDS
-    found = []
+    found = [Damage("extract", place, "is missing") for place in markers.lost(path, shards)]
     for index, (first, stop) in enumerate(store.shard_ranges(path)):
         reason = None
         if (shards / f"{index:05d}.json").exists():
