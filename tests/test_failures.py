@@ -215,6 +215,7 @@ def test_what_does_not_close_is_only_logged(caplog: Any) -> None:
 
 def test_an_interrupt_waits_and_the_second_does_not() -> None:
     reached = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # other tests of this process may have set another
 
     def work(times: int) -> None:
         with failures.interrupts_wait():
@@ -250,7 +251,9 @@ def test_dasks_log_has_no_tracebacks(capfd: Any, caplog: Any) -> None:
                 raise
         log.info("no news")
     assert "Traceback" not in capfd.readouterr().err
-    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [("INFO", "distributed.client: went wrong")]
+    said = [(one.levelname, one.getMessage()) for one in caplog.records]
+    own = [line for line in said if "distributed.nanny" not in line[1]]  # workers of earlier tests may still be closing
+    assert own == [("INFO", "distributed.client: went wrong")]
     assert log.handlers == before
 
 

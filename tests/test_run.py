@@ -17,6 +17,7 @@ import yaml
 import gpuclust
 from gpuclust import notebook_cache, schema, stage_table, terminal
 from gpuclust import run as command
+from gpuclust.config import SaeConfig
 from gpuclust.export import main as export
 from gpuclust.extraction import encoders
 from gpuclust.extraction import weights as loading
@@ -493,7 +494,7 @@ def test_the_key_of_hub_weights_is_not_of_the_working_directory(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert keys.weights_state("sae", None) is None
     assert keys.weights_state("model", "EleutherAI/pythia-70m-deduped") is None
-    assert list(keys.weights_state("sae", "~")) == ["notes.txt"]
+    assert list(keys.weights_state("sae", SaeConfig(path="~").path)) == ["notes.txt"]
 
 
 def test_a_hub_that_moved_on_is_not_mixed_in(
