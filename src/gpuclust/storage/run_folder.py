@@ -195,7 +195,7 @@ class Folder:
         if not all((self.path / name).exists() and self._count(name) >= known.get(name, 1) for name in files):
             return False
         bad = checksums.damaged(self.path, entry.get("checksums", {}))
-        if schema.SHARDS in files:
+        if schema.SHARDS in files and not bad:  # else the store's own files may be what is damaged
             bad += markers.shards_changed(self.path / schema.ACTIVATIONS, self.path / schema.SHARDS)
         if bad:
             log.warning("%s: %s is not what the stage wrote, so it is made anew", stage, ", ".join(bad[:3]))
