@@ -124,7 +124,7 @@ def ceilings(args: argparse.Namespace, work: Path) -> Result:
     }
     size = 4096
     for dtype in ("float16", "float32"):
-        a = cupy.ones((size, size), dtype)
+        a = cupy.random.standard_normal((size, size), cupy.float32).astype(dtype)  # zeros and ones draw less power
         held = cupy.zeros((size, size), cupy.float32)
         took = seconds(lambda a=a, held=held: gram.add_product(held, a, a, cupy))
         found[f"{dtype}_flop_s"] = 2 * size**3 / took
@@ -298,16 +298,18 @@ def main() -> int:
         print(f"benchmarks.gpu needs a GPU and RAPIDS: {status.reason}; {status.fix}", file=sys.stderr)
         return 2
     began, result = time.perf_counter(), about()
+    _write(args.json, result)
     for name in args.only:
         section, minutes = SECTIONS[name]
         left = args.minutes - (time.perf_counter() - began) / 60
         if minutes > left:
             result[name] = {"left_out": f"{left:.1f} minutes were left, about {minutes} are needed"}
+            _write(args.json, result)
             continue
-        if name != "notebook":
-            device.install(parse_bytes(args.memory))
         started, work = time.perf_counter(), Path(tempfile.mkdtemp(prefix="gpuclust-gpu-"))
         try:
+            if name != "notebook":
+                device.install(parse_bytes(args.memory))
             result[name] = section(args, work)
         except Exception as error:
             result[name] = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
@@ -315,9 +317,13 @@ def main() -> int:
             shutil.rmtree(work, ignore_errors=True)
         result[name]["section_s"] = round(time.perf_counter() - started, 1)
         print(name, json.dumps({k: v for k, v in result[name].items() if k != "traceback"}), flush=True)
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1, default=str) + "\n")
+        _write(args.json, result)
     return int(any("error" in part for part in result.values() if isinstance(part, dict)))
+
+
+def _write(path: Path, result: Result) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1, default=str) + "\n")
 
 
 def about() -> Result:

@@ -104,8 +104,11 @@ def refuse_other_version(record: Mapping[str, Any], where: str, what: str) -> No
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Versions of the packages that a result depends on; "unknown" for one without metadata, such as a bare folder."""
+    found = dict.fromkeys(PACKAGES, "unknown")
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     for name in GPU_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
