@@ -382,6 +382,8 @@ MUTANTS = [
     Mutant("half-written", "storage/atomic.py", "        remove(partial)\n\n\ndef remove",
            "        pass\n\n\ndef remove",
            "test_atomic.py", "leftovers"),
+    Mutant("gemm-rows", "compute/gram.py", "range(0, len(a), GEMM_ROWS)", "range(0, len(a), len(a))",
+           "test_edges.py", "products of more rows than tensor cores add up well"),
     # ------------------------------------------------------------ workers that die
     Mutant("cancelled-is-done", "sweep/computation.py", "    if future.cancelled():", "    if False:",
            "test_failures.py", "a sweep takes what a lost scheduler cancelled for done"),

@@ -16,7 +16,7 @@ from gpuclust.hardware import budget, device
 
 MIB, GIB = 1 << 20, 1 << 30
 ROOM = 10**15  # more than anything needs
-WORKER, GPU_WORKER, CONTEXT = 1_800_000_000, 3_000_000_000, 700_000_000
+WORKER, GPU_WORKER, CONTEXT = 1_800_000_000, 3_000_000_000, 800_000_000
 N, F, K, D = 1000, 10_000, 4000, 64  # prompts, features, kept features, width of the hook
 MODEL, SAE = 100_000_000, 2 * D * F * 4
 SHAPES = budget.Shapes(N, F, K, D, MODEL, n_clusters=100, sae_bytes=D * F * 4 + 7)

@@ -19,6 +19,7 @@ from gpuclust.errors import CorruptDataError, SelectionError
 from gpuclust.extraction import prompts
 from gpuclust.storage.codec import decode
 from gpuclust.tables import profiles
+from tests import cuda_stub
 from tests.strategies import sae_like
 from tests.test_codec import sealed
 from tests.test_neighbors import whole
@@ -243,3 +244,18 @@ def test_rounding_is_no_variation() -> None:
     correlation = profiles.profile(lambda: blocks, 3, 1).correlation
     assert np.isnan(correlation[2]).all()
     assert np.isfinite(correlation[:2, :2]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_products_on_a_gpu_are_of_few_rows(dtype: Any) -> None:
+    """Tensor cores truncate as they add: past 1,024 rows exact copies come apart."""
+    a = sae_like(1300, 40).astype(dtype)
+    with cuda_stub.installed():
+        import cupy
+
+        held = cupy.zeros((15, 25), np.float32)
+        on = cupy.asarray(a)
+        gram.add_product(held, on[:, :15], on[:, 15:], cupy)
+        rows = [args[5] for name, args, _ in cuda_stub.CALLS if name == "cupy.cuda.cublas.gemmEx"]
+        assert rows == [512, 512, 276]
+        np.testing.assert_allclose(held.get(), a[:, :15].astype(float).T @ a[:, 15:].astype(float), rtol=1e-4)

@@ -32,6 +32,7 @@ Tile = tuple[int, int]
 
 log = logging.getLogger("gpuclust")
 
+GEMM_ROWS = 512  # prompts of one product on a GPU
 SUMS = 1 << 22  # elements of a chunk that are in float64 at a time on a GPU
 SPARSE_DENSITY = 0.015  # below this share of non-zero entries the sparse product is faster (benchmarks/gram.py)
 
@@ -221,7 +222,10 @@ def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None) -> None:
 
 
 def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
-    """Add AᵀB to a tile in place: float64 on the host, one GEMM with float32 accumulation on a GPU.
+    """Add AᵀB to a tile in place: float64 on the host, on a GPU with float32 accumulation, `GEMM_ROWS` rows at a time.
+
+    Tensor cores truncate as they add, so that what a product holds is too small by a share that grows with its rows:
+    measured on an H200, the cosine distance of exact copies is 1.8e-6 at 512 rows and 8.1e-6 at 2,048.
 
     Parameters
     ----------
@@ -240,11 +244,14 @@ def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
     one = np.ones((), np.float32)
     kind = {"e": CUDA_R_16F, "f": CUDA_R_32F}[a.dtype.char]
     compute = cublas.CUBLAS_COMPUTE_32F if kind == CUDA_R_16F else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
-    cublas.gemmEx(
-        device.get_cublas_handle(), cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T, b.shape[1], a.shape[1], len(a),
-        one.ctypes.data, b.data.ptr, kind, b.strides[0] // b.itemsize, a.data.ptr, kind, a.strides[0] // a.itemsize,
-        one.ctypes.data, held.data.ptr, CUDA_R_32F, held.shape[1], compute, cublas.CUBLAS_GEMM_DEFAULT,
-    )  # fmt: skip
+    for start in range(0, len(a), GEMM_ROWS):
+        left, right = a[start : start + GEMM_ROWS], b[start : start + GEMM_ROWS]
+        cublas.gemmEx(
+            device.get_cublas_handle(), cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T, b.shape[1], a.shape[1], len(left),
+            one.ctypes.data, right.data.ptr, kind, b.strides[0] // b.itemsize, left.data.ptr, kind,
+            a.strides[0] // a.itemsize, one.ctypes.data, held.data.ptr, CUDA_R_32F, held.shape[1], compute,
+            cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
 
 
 def _add_sums(gram: Gram, wide: AnyArray, xp: Any) -> None:
