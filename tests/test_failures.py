@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import distributed  # noqa: F401 - before dask.config.set, which at its end would take away all that it did not find
 import pytest
 
 from gpuclust import terminal
@@ -237,7 +238,6 @@ def test_an_interrupt_waits_and_the_second_does_not() -> None:
 
 
 def test_dasks_log_has_no_tracebacks(capfd: Any, caplog: Any) -> None:
-    import distributed  # noqa: F401
 
     log = logging.getLogger("distributed.client")
     before = list(log.handlers)
@@ -252,6 +252,7 @@ def test_dasks_log_has_no_tracebacks(capfd: Any, caplog: Any) -> None:
         log.info("no news")
     assert "Traceback" not in capfd.readouterr().err
     said = [(one.levelname, one.getMessage()) for one in caplog.records]
+    assert all("\n" not in message and "Traceback" not in message for _, message in said)
     own = [line for line in said if "distributed.nanny" not in line[1]]  # workers of earlier tests may still be closing
     assert own == [("INFO", "distributed.client: went wrong")]
     assert log.handlers == before

@@ -15,6 +15,7 @@ from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.errors import MemoryBudgetError, StoreError
 from gpuclust.hardware import process
+from gpuclust.results.inputs import refuse_larger_than_memory
 from gpuclust.storage import disk
 from tests import tiny
 from tests.test_folder import go
@@ -54,6 +55,9 @@ def test_what_is_available_is_the_least_of_all(monkeypatch: pytest.MonkeyPatch, 
     group(tmp_path, "1000000000", 300_000_000, 0)
     monkeypatch.setattr(process, "_groups", lambda: [tmp_path])
     assert process.available() == 700_000_000
+    assert process.total() == 1_000_000_000
+    with pytest.raises(MemoryBudgetError, match=r"container, has 1\.00 GB"):
+        refuse_larger_than_memory((10**6, 1000), 4)
     group(tmp_path, "100000000000000", 0, 0)
     assert process.available() == pytest.approx(psutil.virtual_memory().available, rel=0.2)
 
@@ -93,6 +97,12 @@ def test_a_run_stops_at_a_shard_where_the_rest_cannot_fit_and_goes_on(
 ) -> None:
     settings = tiny.build(tmp_path)
     looked: list[int] = []
+    said: list[tuple[int, int]] = []
+    needed = disk.needed
+
+    def told(config: Config, rows: int, d_sae: int, kept_bytes: int = 0, kept_rows: int = 0) -> tuple[int, int]:
+        said.append((kept_bytes, kept_rows))
+        return needed(config, rows, d_sae, kept_bytes, kept_rows)
 
     def usage(_: Path) -> Usage:
         looked.append(1)
@@ -100,10 +110,13 @@ def test_a_run_stops_at_a_shard_where_the_rest_cannot_fit_and_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", usage)
+        patched.setattr(disk, "needed", told)
         go(tmp_path, settings, code=2)
     assert "shards that are written stay" in " ".join(capsys.readouterr().err.split())
     markers = sorted(path.name for path in (tmp_path / "out" / schema.SHARDS).glob("*.json"))
     assert markers
+    first = tmp_path / "out" / schema.ACTIVATIONS / "activations" / "c" / "0" / "0"
+    assert said == [(0, 0), (first.stat().st_size, settings["store"]["shard_prompts"])]
     go(tmp_path, settings)
 
 
@@ -113,9 +126,10 @@ def test_the_estimate_holds_what_a_run_takes(tmp_path: Path) -> None:
     rows = 60
     taken = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     least, most = disk.needed(config, rows, 96)
-    assert least <= disk.of_shards(out) <= taken <= most
-    like, _ = disk.needed(config, rows, 96, disk.of_shards(out), rows)
-    assert like == disk.of_shards(out)
+    shards = sum(file.stat().st_size for file in (out / schema.ACTIVATIONS / "activations" / "c").glob("*/0"))
+    assert least <= shards <= taken <= most
+    like, _ = disk.needed(config, rows, 96, shards, rows)
+    assert like == shards
 
 
 def test_a_disk_with_room_is_no_hindrance(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ SCHEDULERS: Final = ("auto", "local-cuda", "local", "threads")
 # Files of a run's folder
 CONFIG: Final = "config.yaml"
 RECORD: Final = "run.json"
+SWEEP: Final = "sweep.yaml"  # in the folder of a sweep
 LOCK: Final = ".lock"  # held by the process that computes in the folder
 ACTIVATIONS: Final = "activations.zarr"
 PROMPTS: Final = "prompts.parquet"

@@ -37,10 +37,9 @@ def work(args: argparse.Namespace) -> None:
     from gpuclust.results.run import open_run
     from gpuclust.storage import verifying
     from gpuclust.storage.run_folder import claim
-    from gpuclust.sweep import verifying as verifying_sweep
 
     console = terminal.console(quiet=False)
-    if verifying_sweep.is_sweep(args.run):
+    if (args.run / schema.SWEEP).exists():
         _sweep(args.run, console)
         return
     stages = [name for name in stage_table.NAMES if name in open_run(args.run).record["stages"]]
@@ -78,9 +77,8 @@ def _sweep(path: Path, console: Console) -> None:
     from gpuclust.formatting import counted
     from gpuclust.storage.run_folder import claim
     from gpuclust.sweep import verifying
-    from gpuclust.sweep.experiment import SWEEP
 
-    with claim(path, SWEEP):
+    with claim(path, schema.SWEEP):
         found = list(verifying.damages(path))
     if not found:
         console.print(f"{escape(str(path))}: a sweep, nothing is damaged")

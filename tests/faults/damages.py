@@ -161,7 +161,9 @@ def judge(place: str, how: str, row: dict[str, Any], whole: dict[str, str]) -> t
         return (outcomes.SILENT, row["digest"]) if row["digest"] else (outcomes.REPAIRED, said)
     if reader == "verify" and place not in UNCHECKED:
         return outcomes.SILENT, "verify says that nothing is damaged"
-    if row["digest"] == whole[reader] or (place == "report.html" and reader == "show"):  # it names the page if there
+    if reader == "show" and f"{place} is missing" in said:
+        return outcomes.FOUND, said
+    if row["digest"] == whole[reader]:
         return outcomes.HARMLESS, said
     swapped = how == "another run's" and place in TEXTS  # whole, and no run knows another's record
     return (outcomes.UNCHECKED, said) if place in UNCHECKED or swapped else (outcomes.SILENT, said or "another result")

@@ -196,12 +196,15 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     jobs = [(x.config, x.out, index, first, part, x.key, x.on) for index, first, part in items]
     left = sum(len(part) for _, _, part in items)
     disk.check(x.out, x.config, left, facts["d_sae"])
+    computed = {index for index, *_ in items}
+    kept = [markers.shard_file(path, index) for index in range(n_shards) if index not in computed]
+    there, held = facts["rows"] - left, sum(file.stat().st_size for file in kept)
     total = {"prompts": 0, "tokens": 0, "bytes": 0}
     for done in x.each(extract_shard.run_shard, jobs, "shards", [index for index, *_ in items]):
         total = {name: total[name] + done[name] for name in total}
+        there, held = there + done["prompts"], held + done["stored"]
         if left > total["prompts"]:
-            there = facts["rows"] - left + total["prompts"]
-            disk.check(x.out, x.config, left - total["prompts"], facts["d_sae"], disk.of_shards(x.out), there)
+            disk.check(x.out, x.config, left - total["prompts"], facts["d_sae"], held, there)
     stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
         "rows": facts["rows"], "tokens": facts["tokens"], "computed": total, "stored_bytes": stored,

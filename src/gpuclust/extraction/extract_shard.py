@@ -52,7 +52,7 @@ def run_shard(
     Returns
     -------
     dict
-        ``prompts``, ``tokens`` and ``bytes`` of the shard.
+        ``prompts``, ``tokens`` and ``bytes`` of the shard, and ``stored``: bytes of its file.
 
     Raises
     ------
@@ -73,7 +73,8 @@ def run_shard(
     states["negative"] = np.int64((activations < 0).sum())
     states["underflowed"] = np.int64(np.count_nonzero(activations) - np.count_nonzero(data))
     markers.write_shard(out / schema.ACTIVATIONS, out / schema.SHARDS, index, first, data, states, key)
-    return {"prompts": len(tokens), "tokens": sum(map(len, tokens)), "bytes": data.nbytes}
+    stored = markers.shard_file(out / schema.ACTIVATIONS, index).stat().st_size
+    return {"prompts": len(tokens), "tokens": sum(map(len, tokens)), "bytes": data.nbytes, "stored": stored}
 
 
 def _same_weights(commits: Mapping[str, str | None], begun: Mapping[str, Any], config: Config) -> None:

@@ -20,6 +20,11 @@ def cores() -> int:
     return int(cpu_count())
 
 
+def total() -> int:
+    """Return the bytes of host memory that this process could ever have: the machine's, or the limit of its groups."""
+    return min(int(psutil.virtual_memory().total), *map(_limit_of, _groups()), sys.maxsize)
+
+
 def available() -> int:
     """Return the bytes of host memory that this process may still take.
 
@@ -69,20 +74,27 @@ def _groups(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/c
     return list(dict.fromkeys(found))
 
 
+def _limit_of(group: Path) -> int:
+    """Bytes that a group may have in all; `sys.maxsize` where there is no such group, or no limit on this level."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        try:
+            return int((group / name).read_text())
+        except (OSError, ValueError):  # the other version's file, or "max"
+            continue
+    return sys.maxsize
+
+
 def _left_in(group: Path) -> int:
     """Bytes that a group may still take: caches of files count as free, as the kernel drops them first."""
-    names = ("memory.max", "memory.current") if (group / "memory.max").exists() else (
-        "memory.limit_in_bytes", "memory.usage_in_bytes"
-    )  # fmt: skip
+    if (limit := _limit_of(group)) == sys.maxsize:
+        return sys.maxsize
+    name = "memory.current" if (group / "memory.current").exists() else "memory.usage_in_bytes"
     try:
-        limit, used = ((group / name).read_text().strip() for name in names)
+        used = int((group / name).read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
-        return sys.maxsize  # no such group, or no limit on this level
-    if limit == "max":
-        return sys.maxsize
-    cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-    return int(limit) - int(used) + cached
+        return limit
+    return limit - used + int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
 def reset_peak() -> None:

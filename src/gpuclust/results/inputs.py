@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuclust.errors import ActivationError, MemoryBudgetError
 from gpuclust.formatting import gigabytes, shown
+from gpuclust.hardware import process
 from gpuclust.types import Array
 
 ROWS, COLUMNS = "prompt", "feature"
@@ -205,16 +206,14 @@ def refuse_larger_than_memory(
     ------
     MemoryBudgetError
     """
-    import psutil
-
     try:
         size = math.prod(int(length) for length in shape) * max(int(itemsize), 4)
     except (TypeError, ValueError):  # some of Dask's are nan
         return
-    if size > (total := psutil.virtual_memory().total):
+    if size > (total := process.total()):
         raise MemoryBudgetError(
-            f"{what} of shape {tuple(shape)} are {gigabytes(size)} written out; this machine has {gigabytes(total)} of "
-            f"memory. {fix}"
+            f"{what} of shape {tuple(shape)} are {gigabytes(size)} written out; this machine, or its container, has "
+            f"{gigabytes(total)} of memory. {fix}"
         )
 
 

@@ -72,6 +72,8 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     console.print(f"everything is in [bold]{escape(str(out))}[/bold]")
     if (out / schema.REPORT).exists():
         console.print(f"open [bold]{escape(str(out / schema.REPORT))}[/bold] in a browser")
+    elif "report" in stages:
+        console.print(f"[yellow]! {schema.REPORT} is missing: `gpuclust report {escape(str(out))}` writes it[/yellow]")
 
 
 def _quality(facts: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ import logging
 import shutil
 from pathlib import Path
 
-from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
 from gpuclust.formatting import gigabytes
@@ -74,9 +73,3 @@ def check(path: Path, config: Config, rows: int, d_sae: int, kept_bytes: int = 0
             "extract: %s × %s features take %s to %s of disk, and %s has %s free: that is looked at after every shard",
             f"{rows:,} prompts", f"{d_sae:,}", gigabytes(least), gigabytes(most), path, gigabytes(free),
         )  # fmt: skip
-
-
-def of_shards(run: Path) -> int:
-    """Return the bytes of the shards of activations that a run has."""
-    folder = run / schema.ACTIVATIONS / "activations" / "c"
-    return sum(file.stat().st_size for file in folder.glob("*/0"))

@@ -136,5 +136,10 @@ def read_states(shards: Path, index: int) -> dict[str, Array] | None:
         return dict(states)
 
 
+def shard_file(path: Path, index: int) -> Path:
+    """Return the file of a shard of activations."""
+    return path / "activations" / "c" / str(index) / "0"
+
+
 def _files(path: Path, shards: Path, index: int) -> dict[str, Path]:
-    return {"activations": path / "activations" / "c" / str(index) / "0", "states": shards / f"{index:05d}.npz"}
+    return {"activations": shard_file(path, index), "states": shards / f"{index:05d}.npz"}

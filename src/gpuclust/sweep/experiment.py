@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
+from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.engine.pipeline import Pipeline
 from gpuclust.engine.progress import Progress
@@ -38,7 +39,7 @@ from gpuclust.sweep.trial_list import extractions_wanted, identity, read_extract
 
 log = logging.getLogger("gpuclust")
 
-SWEEP, RECORD = "sweep.yaml", "sweep.json"
+SWEEP, RECORD = schema.SWEEP, "sweep.json"
 RESULTS = SETTING_TABLE, PAIR_TABLE, LABELS = "sweep.parquet", "pairs.parquet", "labels.zarr"
 EXTRACTIONS = "extractions"
 

@@ -7,12 +7,7 @@ from pathlib import Path
 
 from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import atomic, checksums, verifying
-from gpuclust.sweep.experiment import EXTRACTIONS, RECORD, SWEEP
-
-
-def is_sweep(path: Path) -> bool:
-    """Whether a folder is of a sweep, finished or not."""
-    return (path / SWEEP).exists()
+from gpuclust.sweep.experiment import EXTRACTIONS, RECORD
 
 
 def damages(path: Path) -> Iterator[tuple[str, str]]:

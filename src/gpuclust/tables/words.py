@@ -34,19 +34,9 @@ ENGLISH_NOT = re.compile(r".+n't")
 # Articles and the like that French, Italian and Catalan put before a vowel
 ELIDED = re.compile(r"^(?:[cdjlmnst]|(?:jus|lors|puis|quoi)?qu|(?:a|co|da|de|ne|que|su)ll|un)'(?=[aeiouyhà-öø-ÿœ])")
 # What is not seen: soft hyphen, marks of direction, word joiner. Joiners (ZWJ, ZWNJ) change letters: they stay.
-UNSEEN = dict.fromkeys(
-    [
-        0xAD,
-        0x61C,
-        0x200B,
-        0x200E,
-        0x200F,
-        *range(0x202A, 0x202F),
-        *range(0x2060, 0x2065),
-        *range(0x2066, 0x206A),
-        0xFEFF,
-    ]
-)
+UNSEEN = dict.fromkeys((
+    0xAD, 0x61C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x2065), *range(0x2066, 0x206A), 0xFEFF,
+))  # fmt: skip
 APOSTROPHES = {ord("’"): "'", ord("ʼ"): "'", ord("＇"): "'"}
 WITHIN = frozenset("'·‧\u200c\u200d\"״׳")  # what is no letter and may stand between letters
 
