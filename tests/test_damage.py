@@ -14,6 +14,7 @@ from rich.console import Console
 import gpuclust
 from gpuclust import cli, schema, stage_table
 from gpuclust.engine.execute import execute
+from gpuclust.engine.reuse import link
 from gpuclust.errors import CorruptDataError, GpuclustError, StoreError
 from gpuclust.storage import checksums, store, verifying
 from gpuclust.storage.record import write_record
@@ -179,6 +180,80 @@ def test_a_damaged_record_is_said_and_begun_anew(
     for name in (schema.FEATURES, schema.CLUSTERS, schema.EXAMPLES):
         assert str(store.read_table(run / name).to_dict()) == str(store.read_table(original / name).to_dict()), name
     assert verifying.damages(run) == []
+
+
+def test_a_lost_record_and_other_prompts_are_refused_before_anything_is_written(
+    run: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And where the prompts are put back, the run goes on."""
+    file = Path(settings["prompts"][0]["path"])
+    whole, before = file.read_text(), (run / schema.PROMPTS).read_bytes()
+    (run / schema.RECORD).unlink()
+    try:
+        file.write_text(whole.replace("a", "b", 1))
+        for _ in range(2):
+            go(run.parent, settings, code=2)
+            assert "computed with other prompts, and its run.json is lost" in " ".join(capsys.readouterr().err.split())
+            assert (run / schema.PROMPTS).read_bytes() == before
+    finally:
+        file.write_text(whole)
+    go(run.parent, settings)
+    assert stages(run)["extract"]["shards_computed"] == 0
+
+
+def test_an_imported_run_whose_record_is_lost_is_only_made_anew_from_its_own_cache(tmp_path: Path) -> None:
+    import torch
+
+    config = {"select": {"sparsity_max": 1.0}, "quality": {"null": False}, "consensus": {"members": 1}}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        acts = torch.randn(40, 64, generator=torch.Generator().manual_seed(ord(name))).relu()
+        torch.save({"acts": acts, "prompts": [f"{name} {i}" for i in range(40)]}, tmp_path / name / "cache.pt")
+    out = tmp_path / "out"
+    gpuclust.import_cache(tmp_path / "a" / "cache.pt", out, config)
+    before = (out / schema.PROMPTS).read_bytes()
+    (out / schema.RECORD).unlink()
+    with pytest.raises(StoreError, match="holds another cache's run"):
+        gpuclust.import_cache(tmp_path / "b" / "cache.pt", out, config)
+    assert (out / schema.PROMPTS).read_bytes() == before
+    again = gpuclust.import_cache(tmp_path / "a" / "cache.pt", out, config)
+    assert again.prompts["text"].iloc[0] == "a 0"
+
+
+@pytest.mark.parametrize("how", ["flipped", "lost", "gone", "record"])
+def test_activations_of_another_run_are_only_read(
+    how: str, run: Path, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linked = tmp_path / "two" / "out"
+    linked.parent.mkdir()
+    link(run, linked)
+    shard = run / schema.ACTIVATIONS / "activations" / "c" / "1" / "0"
+    if how == "gone":
+        run.rename(tmp_path / "away")
+    elif how == "record":
+        (linked / schema.RECORD).unlink()
+    else:
+        spoil(shard, how)
+        verifying.forget(linked, "extract")
+    before = shard.read_bytes() if shard.exists() else None
+    go(linked.parent, settings, code=0 if how == "record" else 2)
+    if how != "record":
+        said = " ".join(capsys.readouterr().err.split())
+        assert "only reads the activations of" in said
+        assert "Traceback" not in said
+    assert (shard.read_bytes() if shard.exists() else None) == before
+    assert (linked / schema.ACTIVATIONS).is_symlink()
+    assert (linked / schema.SHARDS).is_symlink()
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"stages": {"prompts": 5}}', '{"stages": 3}', "null"])
+def test_a_record_that_is_none_is_damaged(content: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / schema.RECORD).write_text(content)
+    assert cli.main(["verify", str(run)]) == 1
+    assert "run.json is damaged" in " ".join(capsys.readouterr().err.split())
+    (run / schema.RECORD).unlink()
+    assert cli.main(["verify", str(run)]) == 1
+    assert "run.json is missing. The run's own command begins it anew" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("seal", ["{}", "[]", '"x"', "", "{", '{"a.npz": [1, 2]}'])

@@ -13,6 +13,7 @@ from gpuclust.errors import GpuclustError, StoreError
 from gpuclust.places import place
 
 BAD = {
+    "": "an empty path was given",
     "s3://bucket/run": "is a URL",
     "file:///tmp/run": "is a URL",
     "/tmp/a\0b": "holds a NUL",
@@ -46,6 +47,7 @@ def test_what_no_file_can_be_called_is_refused_everywhere(text: str, capsys: pyt
 def test_home_is_expanded_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert place("~/run") == tmp_path / "run"
+    assert place("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")  # as a shell has it
     config = configfile.validate(
         {"model": {"name": "~/m"}, "sae": {"path": "~/s"}, "prompts": [{"path": "~/p.jsonl"}, {"path": "./q.jsonl"}]}
     )

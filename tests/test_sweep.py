@@ -343,6 +343,28 @@ def test_damage_in_a_sweep_is_found_and_made_anew(
         np.testing.assert_array_equal(gpuclust.open_sweep(tmp_path / "out").labels.to_numpy(), labels, err_msg=pattern)
 
 
+def test_verify_of_a_sweep_says_what_it_cannot_check(
+    base: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    out = tmp_path / "out"
+    go(tmp_path, {"base": base, "vary": {"umap.enabled": [True, False]}, "seeds": 1}, finished)
+    opened = gpuclust.open_sweep(out).run(0, scheduler="threads")
+    (out / "extractions" / "x.999999.tmp").mkdir(parents=True)  # of a killed process
+    assert cli.main(["verify", str(out)]) == 0
+    (opened.path / schema.CLUSTERS).write_bytes(b"x")
+    (out / "sweep.json").rename(tmp_path / "sweep.json")
+    capsys.readouterr()
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a disk that is read only
+    assert cli.main(["verify", str(out)]) == 1
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "sweep.json is missing" in said
+    assert f"runs/{opened.path.name}/clusters.parquet" in said
+    monkeypatch.undo()
+    (opened.path / schema.RECORD).unlink()
+    assert cli.main(["verify", str(out)]) == 1
+    assert "cannot be checked" in " ".join("".join(capsys.readouterr()).split())
+
+
 def test_any_setting_opens_as_a_run(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     questions = {
         "prompts": {"vary": {"n_prompts": [30, 60]}}, "dataset": {"vary": {"source": ["a", "b"]}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from gpuclust import schema
 from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
-from gpuclust.errors import ActivationError, StoreError
+from gpuclust.errors import ActivationError, GpuclustError, StoreError
 from gpuclust.extraction.texts import storable
 from gpuclust.places import place
 from gpuclust.results.inputs import dense
@@ -24,6 +25,8 @@ from gpuclust.storage import atomic, store
 from gpuclust.storage.keys import content_key
 from gpuclust.storage.run_folder import Folder, claim
 from gpuclust.types import Array
+
+log = logging.getLogger("gpuclust")
 
 
 def import_cache(
@@ -70,7 +73,7 @@ def import_cache(
         digest = hashlib.sha256(data.tobytes()).hexdigest()
         key = content_key("imported", prompts_digest(texts), data.shape, str(data.dtype), digest)
         recorded = folder.record["stages"].get("extract")
-        if recorded is not None and recorded["key"] != key:
+        if (recorded is not None and recorded["key"] != key) or (folder.lost and not _holds(target, texts, data)):
             raise StoreError(f"{target} holds another cache's run; give another `out`, or delete that folder")
         if not (folder.done("prompts", key, [schema.PROMPTS]) and folder.done("extract", key, [schema.ACTIVATIONS])):
             folder.begin("prompts")
@@ -88,6 +91,19 @@ def import_cache(
             folder.complete("extract", key, [schema.ACTIVATIONS], rows=len(texts), bytes=data.nbytes)
         execute(c, folder, scheduler, Console(quiet=True), quiet=True, report=True, imported=True)
     return open_run(target)
+
+
+def _holds(target: Path, texts: list[str], data: Array) -> bool:
+    """Whether a folder whose record is lost holds this cache's prompts and activations, as far as they can be read."""
+    try:
+        table = store.read_table(target / schema.PROMPTS, ["text"])
+        rows = store.read_rows(target / schema.ACTIVATIONS, 512)
+        return table["text"].tolist() == texts and all(
+            np.array_equal(block, data[first : first + len(block)]) for first, block in rows
+        )
+    except (GpuclustError, OSError, ValueError) as error:
+        log.warning("%s cannot be compared with the cache: %s", target, error)
+        return False
 
 
 def prompts_digest(texts: list[str]) -> str:

@@ -28,6 +28,8 @@ def place(given: str | os.PathLike[str]) -> Path:
     text = os.fspath(given)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # a Path has made one slash of two
         raise StoreError(f"{text} is a URL; gpuclust reads and writes files: copy it, or mount it as a folder")
+    if not text:
+        raise StoreError("an empty path was given (a variable that is not set?): name a file or folder")
     if "\0" in text:
         raise StoreError(f"{text!r} holds a NUL, which no path can")
     try:
@@ -41,4 +43,4 @@ def place(given: str | os.PathLike[str]) -> Path:
         raise StoreError(
             f"{longest.decode()[:40]}… is a name of {len(longest)} bytes, but file systems take {LONGEST}: shorten it"
         )
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # as a shell, it leaves a user that it does not know as it stands

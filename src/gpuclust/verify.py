@@ -78,10 +78,11 @@ def _sweep(path: Path, console: Console) -> None:
     from gpuclust.storage.run_folder import claim
     from gpuclust.sweep import verifying
 
-    with claim(path, schema.SWEEP):
+    with claim(path, schema.SWEEP) if os.access(path, os.W_OK) else contextlib.nullcontext():
         found = list(verifying.damages(path))
     if not found:
-        console.print(f"{escape(str(path))}: a sweep, nothing is damaged")
+        state = "a sweep" if verifying.finished(path) else "a sweep that is not finished"
+        console.print(f"{escape(str(path))}: {state}, nothing is damaged")
         return
     for where, what in found[:SHOWN]:
         console.print(f"{escape(where)} {escape(what)}", soft_wrap=True)

@@ -107,7 +107,7 @@ class Pipeline:
         done = self.folder.record["stages"]
         started = time.perf_counter()
         with self.progress.stage(name):
-            x = Context(name, self.config, self.out, key, done, scheduler, self.progress)
+            x = Context(name, self.config, self.out, key, done, scheduler, self.progress, self.folder.lost)
             facts, plan = self._computed(x, mendable)
         peaks = everywhere(client, process.peak_bytes)
         facts |= {
@@ -172,10 +172,12 @@ def _why(config: Config, known: Mapping[str, Any]) -> str:
 def _refuse_other_extraction(config: Config, out: Path, done: Mapping[str, Any], key: str) -> None:
     """Leave a store alone that holds activations of something else."""
     path, shards = out / schema.ACTIVATIONS, markers.shards_done(out / schema.SHARDS)
-    if shards and path.exists() and markers.begun_with(path, out / schema.SHARDS) not in (None, key):
+    held = shards or any((path / "activations" / "c").glob("*"))  # imported ones, and copies of some, have no markers
+    if held and path.exists() and markers.begun_with(path, out / schema.SHARDS) not in (None, key):
         raise StoreError(
-            f"{path} holds {shards} shards that were computed with other settings, prompts or weights, or by another "
-            "version. Give another --out, restore what was changed, or delete that folder; nothing in it was changed"
+            f"{path} holds {shards or 'imported or copied'} shards that were computed with other settings, prompts or "
+            "weights, or by another version. Give another --out, restore what was changed, or delete that folder; nothing "
+            "in it was changed"
         )
 
 

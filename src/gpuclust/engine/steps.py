@@ -23,6 +23,7 @@ from gpuclust.engine import analyse_task, failures, gram_pass, quality_task, tas
 from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.scheduler import Scheduler
+from gpuclust.errors import GpuclustError, StoreError
 from gpuclust.extraction import extract_shard
 from gpuclust.hardware import budget
 from gpuclust.storage import disk, markers, store
@@ -52,6 +53,8 @@ class Context:
         The record's entries of the stages that are done, by name.
     scheduler : Scheduler
     progress : Progress
+    lost : bool
+        The record was lost: what is there has to be compared with what is asked for.
     """
 
     stage: str
@@ -61,6 +64,7 @@ class Context:
     done: Mapping[str, Facts]
     scheduler: Scheduler
     progress: Progress
+    lost: bool = False
 
     @property
     def on(self) -> str:
@@ -159,7 +163,7 @@ def _number(pair: tuple[int, Any]) -> int:
 
 
 def prompts_step(x: Context) -> tuple[Facts, budget.Plan | None]:
-    facts, warnings = x.submit(tasks.prompts_task, x.config, x.out, x.on)
+    facts, warnings = x.submit(tasks.prompts_task, x.config, x.out, x.on, x.lost)
     plan = x.plan(facts)  # what cannot be extracted is refused while the model may still be another
     return {**facts, "warnings": warnings}, plan
 
@@ -174,13 +178,14 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
         "exclude_special_tokens": x.config.extract.exclude_special_tokens,
         "extraction_key": x.key,
     }
+    linked = _is_linked(path, shards, x.key)
     template = (path, facts["rows"], facts["d_sae"], x.config.store, attributes)
     if path.exists() and markers.begun_with(path, shards) not in (None, x.key):
         log.warning("extract: %s was begun with other settings, has no shards yet, and is made anew", path)
         shutil.rmtree(path)
     if not path.exists():
         store.create(*template)
-    elif restored := store.restore(*template):
+    elif not linked and (restored := store.restore(*template)):
         log.warning("extract: %s of %s are not what is written now, and are put back", ", ".join(restored[:3]), path)
     tokens = pd.read_parquet(x.out / schema.PROMPTS, columns=["tokens"])["tokens"].tolist()
     items = []
@@ -210,6 +215,29 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
         "rows": facts["rows"], "tokens": facts["tokens"], "computed": total, "stored_bytes": stored,
         "shards": n_shards, "shards_computed": len(items),
     }, plan  # fmt: skip
+
+
+def _is_linked(path: Path, shards: Path, key: str) -> bool:
+    """Whether activations are another run's (`reuse.link`), which is only read: they have to be whole.
+
+    Raises
+    ------
+    StoreError
+        If they are not.
+    """
+    if not (path.is_symlink() or shards.is_symlink()):
+        return False
+    try:
+        reasons = [markers.shard_done(path, shards, index, key) for index in range(len(store.shard_ranges(path)))]
+        reason = next((reason for reason in reasons if reason is not None), None)
+    except (OSError, ValueError, GpuclustError) as error:  # of a folder that is gone, or a damaged template
+        reason = str(error)
+    if reason is None:
+        return True
+    raise StoreError(
+        f"{path.parent} only reads the activations of {path.resolve().parent}, which are not whole ({reason}). Put "
+        f"that run back or run its own command, or delete {path.parent}, which holds links and what was made of them"
+    )
 
 
 def reduce_step(x: Context) -> tuple[Facts, budget.Plan | None]:

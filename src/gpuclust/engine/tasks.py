@@ -18,7 +18,7 @@ from gpuclust.compute.clustering import Clustering
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.config import Config, SelectConfig
 from gpuclust.engine.gram_pass import read_neighbors, view_path, write_neighbors
-from gpuclust.errors import ModelError, StoreError
+from gpuclust.errors import GpuclustError, ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve
 from gpuclust.storage import atomic, markers, row_blocks, store
@@ -30,12 +30,14 @@ log = logging.getLogger("gpuclust")
 METHODS = {"cpu": "umap-learn", "cuda": "cuml"}
 
 
-def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any], list[str]]:
+def prompts_task(config: Config, out: Path, device: str, compare: bool = False) -> tuple[dict[str, Any], list[str]]:
     """Load model and SAE, which checks that they belong together, and fix the prompts.
 
     Parameters
     ----------
     config, out, device : Config, Path of the run's folder, {"cpu", "cuda"}
+    compare : bool
+        Refuse other prompts than those that the folder's shards were computed with.
 
     Returns
     -------
@@ -64,6 +66,8 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         config = config.model_copy(update={"max_tokens": longest})
     table, more = prompts.build(config, encoder.tokenizer)
     prompts.refuse_unknown_ids(table, encoder.n_ids, encoder.tokenizer, config.model.name)
+    if compare:
+        _refuse_other_prompts(out, prompts.digest(table))
     atomic.write_table(out / schema.PROMPTS, table)
     attributes = {
         "model": config.model.name,
@@ -85,6 +89,25 @@ def prompts_task(config: Config, out: Path, device: str) -> tuple[dict[str, Any]
         "whole_bytes": encoder.whole_bytes,
         "attributes": attributes,
     }, warnings + more
+
+
+def _refuse_other_prompts(out: Path, digest: str) -> None:
+    """Leave shards alone that were computed with other prompts; a table that cannot be read says nothing."""
+    from gpuclust.extraction import prompts
+
+    shards = markers.shards_done(out / schema.SHARDS)
+    if not shards or not (out / schema.PROMPTS).exists():
+        return
+    try:
+        there = prompts.digest(store.read_table(out / schema.PROMPTS))
+    except (GpuclustError, KeyError, TypeError, AttributeError) as error:
+        log.warning("prompts: %s cannot be compared (%s)", schema.PROMPTS, error)
+        return
+    if there != digest:
+        raise StoreError(
+            f"{out} holds {shards} shards that were computed with other prompts, and its {schema.RECORD} is lost: "
+            "restore the prompts, give another --out, or delete that folder; its prompts and shards were not changed"
+        )
 
 
 def reduce_task(

@@ -69,7 +69,10 @@ def read_json(path: Path) -> dict[str, Any]:
     ValueError
         If it is no JSON, holds no mapping, or is not what was written.
     """
-    data = json.loads(path.read_text(encoding="utf8"))
+    try:
+        data = json.loads(path.read_text(encoding="utf8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply for JSON that gpuclust wrote") from error
     if not isinstance(data, dict):
         raise ValueError(f"it holds a {type(data).__name__}, not a mapping")
     if (known := data.pop(CHECKSUM, None)) is not None and known != (found := _of_content(data)):

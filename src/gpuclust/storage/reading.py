@@ -15,7 +15,7 @@ from gpuclust.configfile import validate
 from gpuclust.errors import ConfigError, CorruptDataError, StoreError
 from gpuclust.storage import checksums, markers, store
 from gpuclust.storage.record import read_record
-from gpuclust.storage.run_folder import read_settings
+from gpuclust.storage.run_folder import holds_run, read_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ class Files:
     def record(self) -> dict[str, Any]:
         """Return ``run.json``."""
         path = self.run / schema.RECORD
-        if not path.exists():
+        if not holds_run(self.run):
             raise StoreError(f"{self.run} has no {schema.RECORD}: give the --out folder of a run")
         return read_record(path)
 

@@ -28,16 +28,20 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises
     ------
     CorruptDataError
-        If it is damaged.
+        If it is damaged or missing.
     StoreError
         If it is of a newer version.
     """
     try:
         data = checksums.read_json(path)
+    except FileNotFoundError as error:
+        raise CorruptDataError(f"{path} is missing. {MENDED}") from error
     except ValueError as error:
         raise CorruptDataError(f"{path} is damaged: {error}. {MENDED}") from error
     version = data.get("record_version", 1)
-    if not isinstance(data.get("stages"), dict) or not isinstance(version, int):
+    stages = data.get("stages")
+    whole = isinstance(stages, dict) and all(isinstance(entry, dict) for entry in stages.values())
+    if not whole or not isinstance(version, int):
         raise CorruptDataError(f"{path} is damaged: it holds no record of a run. {MENDED}")
     _refuse_newer(data, str(path))
     return data

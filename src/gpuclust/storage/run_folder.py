@@ -21,7 +21,7 @@ from gpuclust.config import Config
 from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import atomic, checksums, markers
 from gpuclust.storage.atomic import write_text
-from gpuclust.storage.record import MENDED, RECORD_VERSION, read_record, refuse_other_version, versions, write_record
+from gpuclust.storage.record import RECORD_VERSION, read_record, refuse_other_version, versions, write_record
 
 log = logging.getLogger("gpuclust")
 
@@ -102,7 +102,6 @@ class Folder:
             raise StoreError(f"--out {path} is a file; give a folder")
         existing, record = path / schema.CONFIG, path / schema.RECORD
         self.record: dict[str, Any] = {"stages": {}}
-        self._lost = False  # the record, so nobody knows which stages were done
         if holds_run(path):
             if (known := self._known()) is not None:
                 self._refuse_other_run(known, resolved)
@@ -126,8 +125,6 @@ class Folder:
         """Take over the record; return the settings that what is there was made with, None where nothing is."""
         existing, record = self.path / schema.CONFIG, self.path / schema.RECORD
         try:
-            if not record.exists():
-                raise CorruptDataError(f"{record} is missing. {MENDED}")
             self.record = read_record(record)
         except CorruptDataError as error:
             try:
@@ -135,7 +132,7 @@ class Folder:
             except StoreError as other:
                 raise StoreError(f"{error}. {other}") from other
             log.warning("%s. That happens now", str(error).rstrip("."))
-            self._lost = True
+            self.record["lost"] = True
             return known
         refuse_other_version(self.record, f"--out {self.path}", "run")
         if "config" in self.record:
@@ -162,13 +159,18 @@ class Folder:
                 "that folder; nothing in it was changed"
             )
 
+    @property
+    def lost(self) -> bool:
+        """Whether the record was lost and activations are not yet compared: nobody knows what was done."""
+        return bool(self.record.get("lost", False))
+
     def _made(self, key: str) -> bool:
         """Whether something that is done depends on a setting."""
         stages = self.record["stages"]
         if _within(key, RESULT_FREE):
             return False
-        if self._lost:
-            return True
+        if self.lost:
+            return not _within(key, AFTER_EXTRACTION) or (self.path / schema.CLUSTERS).exists()
         if _within(key, AFTER_EXTRACTION):
             return "analyse" in stages
         return "extract" in stages or (not _within(key, EXTRACTION) and "prompts" in stages)
@@ -220,6 +222,8 @@ class Folder:
             "versions": versions(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        if stage == "extract":
+            self.record.pop("lost", None)
         self.save()
 
     def _count(self, name: str) -> int:
