@@ -176,8 +176,8 @@ def _refuse_other_extraction(config: Config, out: Path, done: Mapping[str, Any],
     if held and path.exists() and markers.begun_with(path, out / schema.SHARDS) not in (None, key):
         raise StoreError(
             f"{path} holds {shards or 'imported or copied'} shards that were computed with other settings, prompts or "
-            "weights, or by another version. Give another --out, restore what was changed, or delete that folder; nothing "
-            "in it was changed"
+            "weights, or by another version. Give another --out, restore what was changed, or delete that folder; "
+            "nothing in it was changed"
         )
 
 
