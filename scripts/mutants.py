@@ -339,7 +339,7 @@ MUTANTS = [
            "test_damage.py", "a lost shard reads as zeros"),
     Mutant("forgotten-stage", "storage/reading.py", "and stage not in stages:", "and False:", "test_damage.py",
            "a file that verify found damaged is read"),
-    Mutant("template-back", "engine/steps.py", "elif restored := store.restore(*template):", "elif restored := []:",
+    Mutant("template-back", "engine/steps.py", "(restored := store.restore(*template)):", "(restored := []):",
            "test_damage.py", "a damaged template stays"),
     Mutant("shard-sizes", "storage/markers.py", "if name == \"activations\" and size !=",
            "if name == \"none\" and size !=", "test_damage.py", "a resumed run takes a shard that is cut off"),

@@ -129,7 +129,7 @@ def test_a_gpu_without_room_for_the_weights_is_refused_with_the_numbers() -> Non
     shapes = budget.Shapes(100_000, 131_072, 131_072, 4096, 8_000_000_000)
     with pytest.raises(
         MemoryBudgetError,
-        match=r"stage extract needs 1\d.\d\d GB of GPU memory \(0.70 GB .* 8.00 GB for the language model .* 2.15 "
+        match=r"stage extract needs 1\d.\d\d GB of GPU memory \(0.80 GB .* 8.00 GB for the language model .* 2.15 "
         r"GB for the SAE\), but device.memory allows 6.00 GB. Raise device.memory, or change the model's layer \(sae\)",
     ):
         budget.plan(validate({}), shapes, 10**15, held=("extract",), device_allowed=6 * GB)

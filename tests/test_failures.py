@@ -24,7 +24,7 @@ from gpuclust.errors import ConfigError, GpuclustError, TaskError, WorkerError
 from gpuclust.hardware import device
 from gpuclust.tables import labeller
 
-TCP = {"threads_per_worker": 1, "dashboard_address": None, "protocol": "tcp", "host": "127.0.0.1"}
+TCP = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "protocol": "tcp", "host": "127.0.0.1"}
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_scheduler_that_ends_is_one_error_and_no_noise(capfd: Any) -> None:
     address = cluster.scheduler_address
 
     def work() -> None:
-        with scheduler.start(address, SchedulerConfig(timeout=1)) as joined:
+        with scheduler.start(address, SchedulerConfig(timeout=30)) as joined:  # no second of no workers is waited for
             waits = failures.submit(joined.client, "embed", time.sleep, 2)
             threading.Thread(target=cluster.close).start()
             joined.client.gather([waits])

@@ -131,7 +131,7 @@ def test_workers_that_are_gone_for_a_moment_are_waited_for() -> None:
 
     from distributed import Client, LocalCluster
 
-    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=0, **options) as cluster, Client(cluster) as client:
         started = scheduler.Scheduler(client, "tcp://here", "as asked", "cpu", timeout=0.3)
         with pytest.raises(

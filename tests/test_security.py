@@ -18,7 +18,13 @@ from gpuclust.errors import SchedulerError
 from gpuclust.hardware import backend
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
-TCP = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None, "processes": False, "host": "127.0.0.1"}
+TCP = {
+    "n_workers": 1,
+    "threads_per_worker": 1,
+    "dashboard_address": "127.0.0.1:0",
+    "processes": False,
+    "host": "127.0.0.1",
+}
 
 
 @pytest.fixture(scope="module")
