@@ -18,6 +18,11 @@ settings.register_profile("gpuclust", deadline=None, max_examples=60, derandomiz
 settings.load_profile("gpuclust")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their number: what is packed holds the time, and each process would name its tests otherwise."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip `gpu` tests where there is no usable GPU, unless GPUCLUST_REQUIRE_GPU=1."""
     status = cuda_status()
