@@ -67,12 +67,24 @@ def test_too_little_address_space_is_refused_at_once() -> None:
     code = (
         "import resource, psutil; from gpuclust.hardware import process; "
         "room = psutil.Process().memory_info().vms + 64_000_000; "
-        "resource.setrlimit(resource.RLIMIT_AS, (room, room)); process.check_address_space()"
+        "resource.setrlimit(resource.RLIMIT_AS, (room, room)); process.check_room()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "MemoryBudgetError: this process may map 0.06 GB more of address space" in done.stderr
-    process.check_address_space()
+    process.check_room()
     assert issubclass(MemoryBudgetError, Exception)
+
+
+def test_too_few_open_files_are_refused_at_once() -> None:
+    """Dask would start no worker, and leave half a loop behind."""
+    code = (
+        "import resource, psutil; from gpuclust.hardware import process; room = psutil.Process().num_fds() + {}; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (room, room)); process.check_room()"
+    )
+    for more, said in ((10, "SchedulerError: this process may open 10 more files"), (20, "")):
+        done = subprocess.run([sys.executable, "-c", code.format(more)], capture_output=True, text=True, timeout=60)
+        assert said in done.stderr
+        assert (done.returncode == 0) == (said == "")
 
 
 class Usage(NamedTuple):

@@ -18,6 +18,7 @@ from gpuclust.config import Config, ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, GpuclustError, StoreError
 from gpuclust.extraction.texts import storable
+from gpuclust.hardware import process
 from gpuclust.places import place
 from gpuclust.results.inputs import dense
 from gpuclust.results.run import Run, open_run
@@ -61,6 +62,7 @@ def import_cache(
     from gpuclust.engine.execute import execute
     from gpuclust.engine.scheduler import choose
 
+    process.check_room()
     path = place(path)
     acts, texts = read_cache(path)
     c = config if isinstance(config, Config) else validate(config or {}, where="config")

@@ -39,7 +39,7 @@ def execute(
 
         def on_demand() -> Scheduler:
             if not started:
-                process.check_address_space()
+                process.check_room()
                 started.append(stack.enter_context(start(scheduler, config.scheduler, config.device_bytes)))
                 if not quiet:
                     console.print(f"[dim]scheduler {started[0].name}: {escape(started[0].reason)}[/dim]")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import psutil
 
-from gpuclust.errors import MemoryBudgetError
+from gpuclust.errors import MemoryBudgetError, SchedulerError
 from gpuclust.formatting import gigabytes
 
+FILES = 16  # with fewer Dask starts nothing, and says so in odd ways: 10 failed, 16 did
 ADDRESS_SPACE = 1_000_000_000  # bytes that threads' stacks and libraries map without using them
 
 
@@ -34,12 +35,12 @@ def available() -> int:
     return max(min(int(psutil.virtual_memory().available), *map(_left_in, _groups()), _address_space()), 0)
 
 
-def check_address_space() -> None:
-    """Refuse to compute in a corner in which libraries abort or hang rather than fail.
+def check_room() -> None:
+    """Refuse to compute in a corner in which libraries abort or hang rather than fail: address space, open files.
 
     Raises
     ------
-    MemoryBudgetError
+    MemoryBudgetError, SchedulerError
     """
     if (left := _address_space()) < ADDRESS_SPACE:
         raise MemoryBudgetError(
@@ -47,6 +48,22 @@ def check_address_space() -> None:
             f"and libraries alone take {gigabytes(ADDRESS_SPACE)}. Raise that limit; device.memory bounds what a "
             "worker really uses"
         )
+    if (files := _open_files()) < FILES:
+        raise SchedulerError(
+            f"this process may open {max(files, 0)} more files (ulimit -n, RLIMIT_NOFILE), but workers and their "
+            f"connections take {FILES} at the least. Raise that limit, to 4096 for instance, and run the same command "
+            "again; what is computed stays"
+        )
+
+
+def _open_files() -> int:
+    """Files that this process may still open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return sys.maxsize
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - psutil.Process().num_fds()
 
 
 def _address_space() -> int:

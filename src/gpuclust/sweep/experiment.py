@@ -143,7 +143,7 @@ class Experiment:
     @contextlib.contextmanager
     def _workers(self) -> Iterator[Scheduler]:
         """Workers for the settings: one per core on this machine, as trials run on one thread each."""
-        process.check_address_space()
+        process.check_room()
         base = Config.model_validate(self.base)
         settings = base.scheduler
         if settings.n_workers is None:
