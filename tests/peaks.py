@@ -200,7 +200,7 @@ def neighbors(case: Case, out: Path) -> Callable[[], Any]:
     weights = {"whole": [1, 1], "half0": [1, 0], "half1": [0, 1]} if several else {"whole": [1]}
 
     def view(name: str) -> gram_pass.View:
-        trees = {} if config.umap.enabled else {config.hdbscan.min_samples: out / f"{name}.npy"}
+        trees = {} if config.tree_samples is None else {config.hdbscan.min_samples: out / f"{name}.npy"}
         return gram_pass.View(np.array(weights[name]), out / name, config.metric, config.n_neighbors, trees=trees)
 
     def compute() -> None:
@@ -323,7 +323,7 @@ CASES = {
     "reduce-again": Case("reduce", reduce_again, of(512, 65_536), {"store": {"shard_prompts": 512}}),
     "neighbors": Case("neighbors", neighbors, of(256, 8192, 6144, **SEVERAL), room=900 * MB),
     "neighbors-one": Case("neighbors", neighbors, of(512, 65_536, 4096), {"quality": {"halves": False}}),
-    "neighbors-dense": Case("neighbors", neighbors, of(128, 4096, **SEVERAL), {"umap": {"enabled": False}}),
+    "neighbors-dense": Case("neighbors", neighbors, of(128, 4096, **SEVERAL), {"cluster": {"method": "distances"}}),
     "sketch": Case("neighbors", neighbors, of(256, 8192), {"neighbors": {"method": "sketch"}}, room=500 * MB),
     "embed-wide": Case("embed", embed, of(1, 8000), {"umap": {"n_components": 200, "n_epochs": 2}}),
     "embed-near": Case(

@@ -12,23 +12,29 @@ from gpuclust.sweep.answers import Answer, answers
 
 RECORD: dict[str, Any] = {
     "questions": {
-        "umap": [{"umap.n_neighbors": [5, 15]}, {"umap.enabled": [True, False]}],
+        "umap": [{"umap.n_neighbors": [5, 15]}, {"cluster.method": ["umap", "distances"]}],
         "hdbscan": [{"hdbscan.min_cluster_size": [10, 20]}],
         "prompts": [{"n_prompts": [50, 100]}],
         "dataset": [{"source": ["<a>", "b"]}],
     },
-    "fields": ["umap.n_neighbors", "umap.enabled", "hdbscan.min_cluster_size", "n_prompts", "source"],
+    "fields": ["umap.n_neighbors", "cluster.method", "hdbscan.min_cluster_size", "n_prompts", "source"],
     "attributes": {"model": "<m>", "hook_name": "h"}, "prompts": 100, "d_sae": 40, "settings": 7, "seeds": 3,
     "failed": 1,
 }  # fmt: skip
-BASE = {"umap.n_neighbors": 15, "umap.enabled": True, "hdbscan.min_cluster_size": 10, "n_prompts": 100, "source": None}
+BASE = {
+    "umap.n_neighbors": 15,
+    "cluster.method": "umap",
+    "hdbscan.min_cluster_size": 10,
+    "n_prompts": 100,
+    "source": None,
+}
 
 
 def sweep(gain: float, between: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A sweep in which 5 neighbours gain `gain`, and sources agree to `between` (0.5 within)."""
     settings: list[tuple[str, dict[str, Any], float]] = [
         ("umap:0 umap:1 hdbscan:0 prompts:0", {}, 0.3), ("umap:0", {"umap.n_neighbors": 5}, 0.3 + gain),
-        ("umap:1", {"umap.enabled": False}, 0.1), ("hdbscan:0", {"hdbscan.min_cluster_size": 20}, 0.3),
+        ("umap:1", {"cluster.method": "distances"}, 0.1), ("hdbscan:0", {"hdbscan.min_cluster_size": 20}, 0.3),
         ("prompts:0", {"n_prompts": 50}, 0.2), ("dataset:0", {"source": "<a>"}, 0.5),
         ("dataset:0", {"source": "b"}, 0.5),
     ]  # fmt: skip
@@ -46,7 +52,7 @@ def sweep(gain: float, between: float) -> tuple[pd.DataFrame, pd.DataFrame]:
             row |= {"recovered_halves": 0.5, "purity": 0.6, "ari_default": 0.4, "ari_seeds": 0.7}
             row |= {"ari_clustered_halves": 0.8, "error": None}
             row |= {f"shared_{name}": 0.2 + 0.01 * rng.standard_normal() for name in ("entropy", "sparsity", "mean")}
-            if row["umap.enabled"] is False:
+            if row["cluster.method"] == "distances":
                 row["noise"] = 0.9
             rows.append(row)
     pair = {"question": "dataset", "grid": 0, "field": "source", "setting_a": 5, "setting_b": 6, "level_a": "<a>",

@@ -47,7 +47,7 @@ def test_refusal_names_stage_numbers_and_setting() -> None:
 
 
 def test_without_umap_all_distances_must_fit() -> None:
-    config = validate({"umap": {"enabled": False}})
+    config = validate({"cluster": {"method": "distances"}})
     with pytest.raises(MemoryBudgetError, match="stage neighbors needs"):
         budget.plan(config, budget.Shapes(1000, 131_072, 131_072, 512), 24 * GB)
 
@@ -136,7 +136,7 @@ def test_a_gpu_without_room_for_the_weights_is_refused_with_the_numbers() -> Non
 
 
 def test_a_gpu_workers_host_memory_is_held_to_what_is_free() -> None:
-    config = validate({"umap": {"enabled": False}, "device": {"memory": "6GB"}})
+    config = validate({"cluster": {"method": "distances"}, "device": {"memory": "6GB"}})
     assert budget.budget(config, device="cuda") != 6 * GB
     with pytest.raises(MemoryBudgetError, match=r"stage neighbors needs .* of host memory, but 32.00 GB a worker may"):
         budget.plan(config, budget.Shapes(1000, 131_072, 131_072, 512), 32 * GB, device_allowed=6 * GB)

@@ -65,10 +65,10 @@ def test_neighbors_of_one_tile() -> None:
     assert got["neighbors"] == BASE + ROWS + K * K * 8 + EXTRA
     halves = peaks(ONE, replace(SHAPES, n_groups=2, n_views=3))
     assert halves["neighbors"] == BASE + ROWS + 2 * K * K * 8 + EXTRA + 3 * K * K * 8
-    dense = peaks({"umap": {"enabled": False}}, replace(SHAPES, n_groups=2, n_views=3))
+    dense = peaks({"cluster": {"method": "distances"}}, replace(SHAPES, n_groups=2, n_views=3))
     assert dense["neighbors"] == halves["neighbors"] + K * K * (4 + 4 * 3)  # one tile, whole
     three = replace(SHAPES, n_kept=3 * budget.TILE, n_groups=2, n_views=3)  # of 3 by 3 tiles, 6 are made
-    wide, without = (peaks(ONE | {"umap": {"enabled": on}}, three)["neighbors"] for on in (False, True))
+    wide, without = (peaks(ONE | {"cluster": {"method": on}}, three)["neighbors"] for on in ("distances", "umap"))
     assert wide - without == (9 + 3 * 6) * budget.TILE**2 * 4
 
 
@@ -91,7 +91,9 @@ def test_embed_and_cluster() -> None:
     several = peaks(settings | {"consensus": {"members": 2, "candidates": 3}})
     assert several["embed"] == BASE + K * (24 * 33 + 120 * 11 + 80 * (6 + 10))
     assert got["cluster"] == BASE + K * (300 + 24 * 11 + 16 * 6 + 30 * 4)
-    assert peaks(settings | {"umap": {"enabled": False, "n_neighbors": 11}})["cluster"] == BASE + K * (300 + 24 * 11)
+    assert peaks(settings | {"cluster": {"method": "distances"}, "umap": {"n_neighbors": 11}})[
+        "cluster"
+    ] == BASE + K * (300 + 24 * 11)
 
 
 def test_consensus() -> None:
@@ -221,7 +223,7 @@ def test_embed_and_cluster_on_a_gpu() -> None:
     assert got["embed"] == CONTEXT + 300_000_000 + K * (96 * 11 + 16 * 6)
     assert got["cluster"] == CONTEXT + 1_000_000_000 + K * (8 * 6 + 36 * 4 + 300)
     assert got["quality"] == max(got[stage] for stage in ("neighbors", "embed", "cluster"))
-    assert device_peaks({"umap": {"enabled": False}})["cluster"] == CONTEXT
+    assert device_peaks({"cluster": {"method": "distances"}})["cluster"] == CONTEXT
 
 
 def test_hosts_of_gpu_workers() -> None:
@@ -232,5 +234,5 @@ def test_hosts_of_gpu_workers() -> None:
     pinned = 2 * 32 * MIB  # 1000 rows of 21,250 bytes, rounded up to a power of two, twice
     blocks = pinned + shard * 2 + 1000 * F * 2
     assert got["neighbors"] == GPU_WORKER + blocks + 4 * K * K * 8
-    dense = peaks(settings | {"umap": {"enabled": False}}, device_allowed=ROOM)
+    dense = peaks(settings | {"cluster": {"method": "distances"}}, device_allowed=ROOM)
     assert dense["neighbors"] == got["neighbors"] + K * K * (4 + 4)

@@ -61,7 +61,7 @@ def test_feature_clusterer_refuses_what_it_does_not_know() -> None:
         model.fit(np.zeros(3))
 
 
-PLAIN = {"select": {"sparsity_max": 2.0, "entropy_high": 99.0}, "umap": {"enabled": False}}
+PLAIN = {"select": {"sparsity_max": 2.0, "entropy_high": 99.0}, "cluster": {"method": "distances"}}
 
 
 def small(**more: Any) -> gpuclust.FeatureClusterer:

@@ -35,7 +35,7 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("device.memory=lots", "device.memory is 'lots': write a positive number and a unit"),
         ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least umap.n_neighbors \(15\)"),
         ("neighbors.metric=dot", "differ: set only one"),
-        ("hdbscan.metric=cosine", "needs umap.enabled=false"),
+        ("hdbscan.metric=cosine", "needs cluster.method=distances"),
         ("min_tokens=300", r"min_tokens \(300\) must not exceed max_tokens"),
         ("prompts=[]", "at least one source"),
         ("prompts.5.limit=1", "there is no"),
@@ -97,7 +97,7 @@ def test_overrides_of_a_part_of_the_demo() -> None:
 
 def test_without_umap_the_metric_is_cosine() -> None:
     with pytest.raises(ConfigError, match="clusters on cosine distances, but the metric is euclidean"):
-        configfile.load(overrides=["umap.enabled=false", "umap.metric=euclidean"])
+        configfile.load(overrides=["cluster.method=distances", "umap.metric=euclidean"])
 
 
 def test_null_is_the_name_of_a_check(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_run_on_a_gpu_equals_one_on_the_cpu(
         embedding, "_umap_learn", lambda indices, distances, start, config: start
     )  # compiles for seconds
     monkeypatch.setattr(budget, "budget", lambda *args: 40 * 10**9)  # not what is free just now
-    settings = settings | {"umap": settings["umap"] | {"enabled": umap}}
+    settings = settings | {"cluster": {"method": "umap" if umap else "distances"}}
     cpu = results(go(tmp_path, settings, name="cpu"))
     out = on_gpus(tmp_path, settings, monkeypatch, workers)
     gpu = results(out)
@@ -108,7 +108,7 @@ def test_a_sweep_on_a_gpu_equals_one_on_the_cpu(
     monkeypatch.setattr(embedding, "_umap_learn", lambda indices, distances, start, config: start)
     monkeypatch.setattr(budget, "budget", lambda *args: 40 * 10**9)
     file = tmp_path / "sweep.yaml"
-    vary = {"umap.enabled": [False, True], "n_prompts": [30, 60]}
+    vary = {"cluster.method": ["distances", "umap"], "n_prompts": [30, 60]}
     file.write_text(yaml.safe_dump({"base": settings, "vary": vary, "seeds": 1}))
 
     def swept(name: str) -> gpuclust.Sweep:
@@ -125,6 +125,6 @@ def test_a_sweep_on_a_gpu_equals_one_on_the_cpu(
     assert "cupy.cuda.cublas.gemmEx" in called
     assert any(name.startswith("cuml.") and "UMAP" in name for name in called), sorted(called)
     assert gpu.table["error"].isna().all()
-    exact = (cpu.table["umap.enabled"] == False).to_numpy()  # noqa: E712  # a column
+    exact = (cpu.table["cluster.method"] == "distances").to_numpy()
     np.testing.assert_array_equal(cpu.labels[exact], gpu.labels[exact])
     assert cpu.table["n_kept"].tolist() == gpu.table["n_kept"].tolist()

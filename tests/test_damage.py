@@ -380,7 +380,7 @@ def test_imported_activations_that_are_damaged_have_to_be_imported_again(
 
     values = torch.rand(80, 40)
     torch.save({"acts": values, "prompts": [f"prompt {i}" for i in range(80)]}, tmp_path / "cache.pt")
-    config = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    config = {"cluster": {"method": "distances"}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
     config |= {"select": {"sparsity_max": 2.0}, "consensus": {"members": 1}, "quality": {"random_sets": 2}}
     run = gpuclust.import_cache(tmp_path / "cache.pt", tmp_path / "run", config, "threads").path
     assert cli.main(["verify", str(run)]) == 0

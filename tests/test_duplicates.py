@@ -27,7 +27,7 @@ from tests.strategies import activations
 from tests.test_quality_task import judged
 
 UMAP = {"umap": {"n_components": 3, "n_epochs": 50}, "consensus": {"members": 3, "n_epochs": 30}}
-EXACT = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 5, "min_samples": 3}}
+EXACT = {"cluster": {"method": "distances"}, "hdbscan": {"min_cluster_size": 5, "min_samples": 3}}
 WIDE = {"select": {"sparsity_max": 1.01, "sparsity_min": 0.0}}
 N_COPIES = 96
 

@@ -98,7 +98,7 @@ def remove(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("umap", [True, False])
 def test_whatever_is_deleted_is_made_again(settings: dict[str, Any], tmp_path: Path, umap: bool) -> None:
-    settings = settings | {"umap": settings["umap"] | {"enabled": umap}}
+    settings = settings | {"cluster": {"method": "umap" if umap else "distances"}}
     config = configfile.validate(settings)
     out = go(tmp_path, settings)
     expected, before = tables(out), entries(out)

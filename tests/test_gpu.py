@@ -76,7 +76,7 @@ def test_clusters_of_an_embedding_agree() -> None:
 def test_a_run_on_the_gpu_agrees_with_one_on_the_cpu(tmp_path: Path, umap: bool) -> None:
     (tmp_path / "tiny").mkdir()
     settings: dict[str, Any] = tiny.build(tmp_path / "tiny") | {"device": {"memory": "6GB"}}
-    settings["umap"] |= {"enabled": umap}
+    settings["cluster"] = {"method": "umap" if umap else "distances"}
     cpu = results(go(tmp_path, settings, name="cpu"))
     out = go(tmp_path, settings, name="gpu", scheduler="local-cuda")
     gpu = results(out)

@@ -30,7 +30,8 @@ def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool)
 
     config = validate(
         {
-            "umap": {"n_neighbors": K, "enabled": umap},
+            "umap": {"n_neighbors": K},
+            "cluster": {"method": "umap" if umap else "distances"},
             "consensus": {"members": 1},
             "hdbscan": {"min_cluster_size": 4, "min_samples": 3},
             "store": {"shard_prompts": 20, "chunk_prompts": 10},

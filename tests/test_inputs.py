@@ -121,7 +121,7 @@ def test_an_anndata_says_which_way_round_it_may_be() -> None:
 
 def test_a_turned_array_has_the_clusters_of_the_array() -> None:
     values = np.random.default_rng(0).random((80, 40)).astype(np.float32)
-    config = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    config = {"cluster": {"method": "distances"}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
     config |= {"select": {"sparsity_max": 2.0}, "consensus": {"members": 1}}
     plain = gpuclust.cluster_features(values, config)
     turned = gpuclust.cluster_features(xr.DataArray(values.T, dims=("feature", "prompt")), config)
@@ -131,7 +131,7 @@ def test_a_turned_array_has_the_clusters_of_the_array() -> None:
 
 def test_what_is_near_the_bounds_has_finite_statistics() -> None:
     values = np.random.default_rng(0).random((60, 30)) + 0.01
-    config = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    config = {"cluster": {"method": "distances"}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
     config |= {"select": {"sparsity_max": 2.0, "entropy_high": 99.0}, "consensus": {"members": 1}}
     expected = gpuclust.cluster_features(values, config).features
     for scale in (2.0**-230, 2.0**230):
@@ -161,7 +161,7 @@ def test_what_is_larger_than_memory_is_refused(given: Any) -> None:
 def test_a_gram_matrix_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=20_000, available=20_000))
     values = np.random.default_rng(0).random((80, 40)).astype(np.float32)
-    config = {"umap": {"enabled": False}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    config = {"cluster": {"method": "distances"}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
     with pytest.raises(MemoryBudgetError, match=r"cosines of the kept features of shape \(40, 40\).*Keep fewer"):
         gpuclust.cluster_features(values, config | {"select": {"sparsity_max": 2.0}})
 

@@ -32,7 +32,7 @@ from gpuclust.sweep.sharing import Extraction, Trial
 from gpuclust.sweep.subsets import Subset
 from tests import tiny
 
-NO_UMAP = {"umap.enabled": False}
+NO_UMAP = {"cluster.method": "distances"}
 HUB = {"sae": {"release": "a", "sae_id": "b"}}
 DATASET = {"prompts": [{"dataset": "a"}]}
 PLAN = {"plan": {"d_in": 2, "d_sae": 2, "model_bytes": "1GB"}}
@@ -97,7 +97,7 @@ CASES = [
     Case("neighbors.n_neighbors", 30, "select neighbors", "redrawn trial"),
     Case("neighbors.metric", "cosine"),  # what it says is umap.metric's, or it is refused
     Case("neighbors.sketch_size", 99, "neighbors"),
-    Case("umap.enabled", False, "neighbors embed", "embedding redrawn tree trial"),
+    Case("cluster.method", "distances", "neighbors embed", "embedding redrawn tree trial"),
     Case("umap.n_components", 4, "embed", LAYOUT),
     Case("umap.n_neighbors", 20, "select neighbors embed", LAYOUT),
     Case("umap.min_dist", 0.1, "embed", LAYOUT),
@@ -195,7 +195,7 @@ def names(config: Config) -> dict[str, Any]:
     trial.subset, trial.kept, trial.near = Subset(None, None, 9), np.arange(5), ("near",)
     trial.point = trial.kept
     members = sharing.member_names(config, "near")
-    umap = config.umap.enabled
+    umap = config.cluster.method == "umap"
     return {
         "extraction": sharing.extraction_name(config),
         "moments": sharing.moments_name(trial, [config.extract.activation_threshold]),
@@ -348,7 +348,7 @@ def test_a_sweep_makes_just_what_a_changed_setting_asks_for(settings: dict[str, 
         ({"consensus.n_epochs": 30}, {"embedding", "trial"}),
         ({"umap.metric": "euclidean"}, {"neighbors", "embedding", "trial"}),
         ({"select.sparsity_max": 0.9}, {"neighbors", "embedding", "trial"}),
-        ({"umap.enabled": False}, {"tree", "trial"}),
+        ({"cluster.method": "distances"}, {"tree", "trial"}),
     ]:
         found = files(change)
         # Trees are computed with the neighbours, which are written anew under the same names

@@ -234,7 +234,7 @@ def test_without_umap_hdbscan_is_exact(settings: dict[str, Any], tmp_path: Path,
     from sklearn.metrics import adjusted_rand_score
 
     changed = settings | {
-        "umap": settings["umap"] | {"enabled": False},
+        "cluster": {"method": "distances"},
         "hdbscan": {"min_cluster_size": 2, "min_samples": 1, "metric": metric},
     }
     out = go(tmp_path, changed)
@@ -619,7 +619,7 @@ def test_open_run_is_lazy_and_refuses_other_folders(finished: Path, tmp_path: Pa
 def test_cluster_features_equals_the_run(finished: Path, settings: dict[str, Any], umap: bool) -> None:
     run = gpuclust.open_run(finished)
     part = {name: settings[name] for name in ("select", "umap", "hdbscan", "consensus")}
-    part["umap"] = part["umap"] | {"enabled": umap}
+    part["cluster"] = {"method": "umap" if umap else "distances"}
     got = gpuclust.cluster_features(run.activations, part)
     if umap:
         kept = run.features["kept"]

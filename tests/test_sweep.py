@@ -113,7 +113,7 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
     questions = {
         "prompts": [{"vary": {"n_prompts": [30, 60]}}, {"vary": {"length": [[20, 40], [40, 40]]}}],
         "dataset": {"vary": {"source": ["a", "b"]}}, "filters": {"vary": {"select.sparsity_max": [0.9, 1.01]}},
-        "umap": {"vary": {"umap.enabled": [True, False], "hdbscan.min_samples": [2, 3]}},
+        "umap": {"vary": {"cluster.method": ["umap", "distances"], "hdbscan.min_samples": [2, 3]}},
         "consensus": {"vary": {"consensus.members": [1, 2]}},
     }  # fmt: skip
     assert base["consensus"]["members"] == 2
@@ -137,7 +137,7 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
         ("source", "a", np.flatnonzero(prompts["source"] == "a"), {}, 42),
         ("length", "[20, 40]", longer, {}, 42),
         ("select.sparsity_max", 0.9, everything, {"select": {"sparsity_max": 0.9}}, 42),
-        ("umap.enabled", False, everything, {"umap": base["umap"] | {"enabled": False}}, 42),
+        ("cluster.method", "distances", everything, {"cluster": {"method": "distances"}}, 42),
     ]
     features = pd.read_parquet(finished / schema.FEATURES)  # of a consensus, as by default
     several = int(table.loc[table["consensus.members"] == 2, "setting"].iloc[0])
@@ -189,7 +189,11 @@ def compare_numbers(row: pd.Series[Any], opened: Run, labels: np.ndarray[Any, An
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"umap.enabled": False, "hdbscan.min_cluster_size": 3, "hdbscan.min_samples": 1}, {"consensus.members": 1}],
+    [
+        {},
+        {"cluster.method": "distances", "hdbscan.min_cluster_size": 3, "hdbscan.min_samples": 1},
+        {"consensus.members": 1},
+    ],
 )
 def test_a_setting_has_the_halves_and_the_stability_of_the_run_with_its_configuration(
     base: dict[str, Any], tmp_path: Path, changed: dict[str, Any]
@@ -294,7 +298,7 @@ def test_memory_decides_how_often_the_store_is_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     questions = {"prompts": {"vary": {"n_prompts": [30, 60]}}, "dataset": {"vary": {"source": ["a", "b"]}}}
-    data = {"base": base | {"umap": base["umap"] | {"enabled": False}}, "questions": questions, "seeds": 1}
+    data = {"base": base | {"cluster": {"method": "distances"}}, "questions": questions, "seeds": 1}
     table = go(tmp_path, data, finished)
     assert computed(tmp_path)["store_reads"] == 2
     monkeypatch.setattr(budget, "TILE", 32)
@@ -324,7 +328,7 @@ KINDS = {
 def test_damage_in_a_sweep_is_found_and_made_anew(
     how: str, base: dict[str, Any], finished: Path, tmp_path: Path
 ) -> None:
-    data = {"base": base, "vary": {"umap.enabled": [True, False], "n_prompts": [30, 60]}, "seeds": 1}
+    data = {"base": base, "vary": {"cluster.method": ["umap", "distances"], "n_prompts": [30, 60]}, "seeds": 1}
     table = go(tmp_path, data, finished)
     labels = gpuclust.open_sweep(tmp_path / "out").labels.to_numpy()
     for pattern, reader in KINDS.items():
@@ -347,7 +351,7 @@ def test_verify_of_a_sweep_says_what_it_cannot_check(
     base: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     out = tmp_path / "out"
-    go(tmp_path, {"base": base, "vary": {"umap.enabled": [True, False]}, "seeds": 1}, finished)
+    go(tmp_path, {"base": base, "vary": {"cluster.method": ["umap", "distances"]}, "seeds": 1}, finished)
     opened = gpuclust.open_sweep(out).run(0, scheduler="threads")
     (out / "extractions" / "x.999999.tmp").mkdir(parents=True)  # of a killed process
     assert cli.main(["verify", str(out)]) == 0
@@ -368,7 +372,7 @@ def test_verify_of_a_sweep_says_what_it_cannot_check(
 def test_any_setting_opens_as_a_run(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     questions = {
         "prompts": {"vary": {"n_prompts": [30, 60]}}, "dataset": {"vary": {"source": ["a", "b"]}},
-        "umap": {"vary": {"umap.enabled": [True, False]}}, "members": {"vary": {"consensus.members": [1, 2]}},
+        "umap": {"vary": {"cluster.method": ["umap", "distances"]}}, "members": {"vary": {"consensus.members": [1, 2]}},
     }  # fmt: skip
     table = go(tmp_path, {"base": base, "questions": questions, "seeds": 2}, finished)
     sweep = gpuclust.open_sweep(tmp_path / "out")
@@ -381,8 +385,8 @@ def test_any_setting_opens_as_a_run(base: dict[str, Any], finished: Path, tmp_pa
     prompts = pd.read_parquet(finished / schema.PROMPTS)
     seed = int(table["seed"].max())
     chosen = [
-        ({"n_prompts": 60, "umap.enabled": True}, prompts["text"]), ({"n_prompts": 30}, prompts["text"][:30]),
-        ({"source": "b"}, prompts.loc[prompts["source"] == "b", "text"]), ({"umap.enabled": False}, prompts["text"]),
+        ({"n_prompts": 60, "cluster.method": "umap"}, prompts["text"]), ({"n_prompts": 30}, prompts["text"][:30]),
+        ({"source": "b"}, prompts.loc[prompts["source"] == "b", "text"]), ({"cluster.method": "distances"}, prompts["text"]),
         ({"consensus.members": 1}, prompts["text"]),
     ]  # fmt: skip
     for levels, texts in chosen:

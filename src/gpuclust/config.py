@@ -18,6 +18,7 @@ from gpuclust.formatting import shown
 from gpuclust.places import place
 
 LARGEST = 2**63
+AGREEMENT = {"communities": 0.3, "umap": 0.5}
 DEMO = Path(__file__).parent / "demo"
 
 
@@ -153,27 +154,64 @@ class NeighborsConfig(Section):
     """Nearest neighbours between features."""
 
     method: Literal["auto", "exact", "sketch"] = Field("auto", description="sketch: random projection of the prompts")
-    n_neighbors: int | None = Field(None, ge=2, description="itself included; default umap.n_neighbors")
-    metric: Literal["cosine", "correlation", "euclidean", "dot"] | None = Field(None, description="default umap.metric")
+    n_neighbors: int | None = Field(
+        None, ge=2, description="itself included; default what cluster.method and UMAP need"
+    )
+    metric: Literal["cosine", "correlation", "euclidean", "dot"] | None = Field(
+        None, description="default correlation; cosine for a sketch and for cluster.method=distances"
+    )
     sketch_size: int = Field(1024, ge=2, description="dimensions of the sketch")
+
+
+class ClusterConfig(Section):
+    """How features are clustered. A map by UMAP and one clustering of an embedding by HDBSCAN are always there."""
+
+    method: Literal["communities", "umap", "distances"] = Field(
+        "communities",
+        description="communities: of the mutual neighbour graph; umap: UMAP, then HDBSCAN; distances: HDBSCAN on "
+        "exact cosine distances",
+    )
+
+
+class CommunitiesConfig(Section):
+    """Communities of the graph of mutual nearest neighbours."""
+
+    n_neighbors: int = Field(20, ge=3, description="of a feature in the graph, the feature itself included")
+    resolution: float | None = Field(
+        None, gt=0, le=1e6, description="larger: more, smaller clusters; default: where they are found again most"
+    )
+    correct_hubs: bool = Field(True, description="lower the similarity of features that are near to everything")
 
 
 class UmapConfig(Section):
     """The embedding."""
 
-    enabled: bool = Field(True, description="false clusters on exact cosine distances, without an embedding")
     n_components: int = Field(10, ge=1, description="dimensions of the embedding that is clustered")
     n_neighbors: int = Field(15, ge=2, description="neighbours, the feature itself included")
     min_dist: float = Field(0.0, ge=0, description="embedding units")
-    metric: Literal["cosine", "correlation", "euclidean", "dot"] = Field("cosine", description="between features")
+    metric: Literal["cosine", "correlation", "euclidean", "dot"] | None = Field(
+        None, description="between features; the same as neighbors.metric"
+    )
     n_epochs: int | None = Field(None, ge=1, description="default: UMAP's own")
-    random_state: int = Field(42, ge=0, lt=2**31, description="seed of initialisation and optimisation")
+    random_state: int = Field(42, ge=0, lt=2**31, description="seed of UMAP, of communities and of redrawn neighbours")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switch(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "enabled" in data:
+            raise ValueError(
+                "umap.enabled is no more: set cluster.method=umap to cluster on the embedding, or "
+                "cluster.method=distances for exact cosine distances (what enabled: false did)"
+            )
+        return data
 
 
 class HdbscanConfig(Section):
     """The clustering."""
 
-    min_cluster_size: int = Field(10, ge=2, description="features, exact duplicates counted once")
+    min_cluster_size: int = Field(
+        10, ge=2, description="features of a cluster by any method, exact duplicates counted once"
+    )
     min_samples: int = Field(5, ge=1, description="neighbours of a core distance, the feature itself not counted")
     cluster_selection_epsilon: float = Field(0.01, ge=0, description="distance below which clusters are not split")
     cluster_selection_method: Literal["eom", "leaf"] = Field("eom", description="excess of mass, or leaves")
@@ -184,13 +222,16 @@ class HdbscanConfig(Section):
 
 
 class ConsensusConfig(Section):
-    """Consensus of clusterings over redrawn neighbours; not used without UMAP, where there is nothing random."""
+    """Consensus of clusterings over redrawn neighbours; not used by cluster.method=distances: nothing is random."""
 
-    members: int = Field(
-        8, ge=1, le=255, description="clusterings; 1 is a single UMAP and HDBSCAN, without a consensus"
+    members: int = Field(8, ge=1, le=255, description="clusterings; 1 is a single one, without a consensus")
+    agreement: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="mean share of members that put a cluster's pairs together; default: communities 0.3, umap 0.5",
     )
-    agreement: float = Field(0.5, gt=0, lt=1, description="mean share of members that put a cluster's pairs together")
-    candidates: int = Field(4, ge=1, description="neighbours computed, as a multiple of umap.n_neighbors")
+    candidates: int = Field(4, ge=1, description="neighbours computed, as a multiple of those used")
     n_epochs: int | None = Field(200, ge=1, description="of every member but the first; null: as umap.n_epochs")
 
 
@@ -200,6 +241,7 @@ class QualityConfig(Section):
     duplicates: bool = Field(True, description="exact duplicates are one point to the clustering; false: each its own")
     halves: bool = Field(True, description="cluster each half of the prompts, and compare")
     null: bool = Field(True, description="cluster activations permuted over prompts, feature by feature")
+    hdbscan: bool = Field(True, description="cluster the halves by UMAP and HDBSCAN too, to compare")
     decoder: bool = Field(True, description="compare with the geometry of the SAE's decoder directions")
     seeds: int = Field(0, ge=0, description="further seeds of the whole clustering to compare with")
     random_sets: int = Field(50, ge=0, description="degree-matched random sets a cluster; 0 leaves them out")
@@ -273,6 +315,8 @@ class Config(Section):
     store: StoreConfig = StoreConfig()
     select: SelectConfig = SelectConfig()
     neighbors: NeighborsConfig = NeighborsConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    communities: CommunitiesConfig = CommunitiesConfig()
     umap: UmapConfig = UmapConfig()
     hdbscan: HdbscanConfig = HdbscanConfig()
     consensus: ConsensusConfig = ConsensusConfig()
@@ -288,21 +332,31 @@ class Config(Section):
             raise ValueError("prompts: at least one source is needed")
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})")
-        if self.n_neighbors < self.umap.n_neighbors:  # without UMAP the map still needs them
+        if self.n_neighbors < self._used_neighbors:  # by every method the map needs them
+            name = "umap" if self.umap.n_neighbors == self._used_neighbors else "communities"
             raise ValueError(
-                f"neighbors.n_neighbors ({self.n_neighbors}) must be at least umap.n_neighbors "
-                f"({self.umap.n_neighbors})"
+                f"neighbors.n_neighbors ({self.n_neighbors}) must be at least {name}.n_neighbors "
+                f"({self._used_neighbors})"
             )
-        if self.umap.enabled and self.metric != self.umap.metric:
+        if None not in (self.neighbors.metric, self.umap.metric) and self.neighbors.metric != self.umap.metric:
             raise ValueError(
-                f"neighbors.metric ({self.metric}) and umap.metric ({self.umap.metric}) differ: set only one of them"
+                f"neighbors.metric ({self.neighbors.metric}) and umap.metric ({self.umap.metric}) differ: set only one "
+                "of them"
             )
-        if not self.umap.enabled and self.metric != "cosine":
-            raise ValueError(f"umap.enabled=false clusters on cosine distances, but the metric is {self.metric}")
-        if self.umap.enabled and self.hdbscan.metric == "cosine":
-            raise ValueError("hdbscan.metric=cosine needs umap.enabled=false: an embedding is clustered by euclidean")
-        if not self.umap.enabled and self.neighbors.method == "sketch":
-            raise ValueError("umap.enabled=false needs exact distances: set neighbors.method=exact or auto")
+        method = self.cluster.method
+        if method == "distances" and self.metric != "cosine":
+            raise ValueError(f"cluster.method=distances clusters on cosine distances, but the metric is {self.metric}")
+        if method == "communities" and self.metric not in ("cosine", "correlation"):
+            raise ValueError(
+                f"cluster.method=communities needs similarities, cosine or correlation, but the metric is "
+                f"{self.metric}: set another metric, or cluster.method=umap"
+            )
+        if method != "distances" and self.hdbscan.metric == "cosine":
+            raise ValueError(
+                "hdbscan.metric=cosine needs cluster.method=distances: an embedding is clustered by euclidean"
+            )
+        if method == "distances" and self.neighbors.method == "sketch":
+            raise ValueError("cluster.method=distances needs exact distances: set neighbors.method=exact or auto")
         if self.neighbors.method == "sketch" and self.metric == "correlation":
             raise ValueError("neighbors.method=sketch has no correlation: set the metric to cosine, or method=exact")
         if self.device.memory is not None:
@@ -312,20 +366,32 @@ class Config(Section):
     @property
     def n_members(self) -> int:
         """Clusterings that the consensus is made of; 1 without a consensus."""
-        return self.consensus.members if self.umap.enabled else 1
+        return 1 if self.cluster.method == "distances" else self.consensus.members
+
+    @property
+    def agreement(self) -> float:
+        """Mean share of members that put a cluster's pairs together."""
+        return self.consensus.agreement or AGREEMENT.get(self.cluster.method, 0.5)
+
+    @property
+    def _used_neighbors(self) -> int:
+        """Neighbours that the map, and the method where it takes some, use."""
+        if self.cluster.method == "communities":
+            return max(self.umap.n_neighbors, self.communities.n_neighbors)
+        return self.umap.n_neighbors
 
     @property
     def n_neighbors(self) -> int:
         """Neighbours computed per feature, itself included, where there are so many features."""
-        several = self.consensus.candidates if self.n_members > 1 else 1
-        return self.neighbors.n_neighbors or self.umap.n_neighbors * several
+        redrawn = self.cluster.method == "communities" or self.n_members > 1
+        return self.neighbors.n_neighbors or self._used_neighbors * (self.consensus.candidates if redrawn else 1)
 
     @property
     def fewest_features(self) -> int:
         """The fewest kept features that every stage can work with."""
         return (
             max(
-                self.neighbors.n_neighbors or self.umap.n_neighbors,
+                self.neighbors.n_neighbors or self._used_neighbors,
                 self.hdbscan.min_samples,
                 self.hdbscan.min_cluster_size,
             )
@@ -335,12 +401,13 @@ class Config(Section):
     @property
     def metric(self) -> str:
         """Metric between features."""
-        return self.neighbors.metric or self.umap.metric
+        plain = self.cluster.method == "distances" or self.neighbors.method == "sketch"
+        return self.neighbors.metric or self.umap.metric or ("cosine" if plain else "correlation")
 
     @property
     def tree_samples(self) -> int | None:
-        """Neighbours of a core distance in the exact spanning tree that is clustered without UMAP; None with UMAP."""
-        return None if self.umap.enabled else self.hdbscan.min_samples
+        """Neighbours of a core distance in the exact spanning tree of cluster.method=distances; None of others."""
+        return self.hdbscan.min_samples if self.cluster.method == "distances" else None
 
     @property
     def halved(self) -> bool:

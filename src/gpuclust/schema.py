@@ -45,6 +45,13 @@ NULL: Final = "null"  # activations permuted over prompts
 
 NOISE: Final = -1
 
+# Why a feature is noise
+ALONE: Final = "no mutual neighbour"  # nothing that is among its nearest has it among its own
+SMALL: Final = "small group"  # of fewer than min_cluster_size features
+SPARSE: Final = "no dense region"  # HDBSCAN leaves it out
+DISAGREE: Final = "members disagree"  # of the consensus
+NOISE_REASONS: Final = (ALONE, SMALL, SPARSE, DISAGREE)
+
 # Quadrants over the kept features, split at the medians of entropy (H) and varentropy (V); at the median is low.
 FLOWING: Final = "Flowing"  # low H, low V
 CAREFUL: Final = "Careful"  # high H, low V
@@ -75,8 +82,16 @@ FEATURE_COLUMNS: Final = {
         "the feature that this is an exact copy of and is clustered as; null for all others",
     ),
     "label": ("Int64", "cluster, -1 noise, null where not kept"),
-    "probability": ("float64", "HDBSCAN's membership strength, null where not kept"),
-    "outlier_score": ("float64", "GLOSH, null where not kept"),
+    "probability": (
+        "float64",
+        "mean share of members that put it with the others of its cluster, or HDBSCAN's strength; null where not kept",
+    ),
+    "outlier_score": ("float64", "1 less the largest mean share with any cluster, or GLOSH; null where not kept"),
+    "hdbscan_label": ("Int64", "of one UMAP and HDBSCAN, -1 noise, null where not kept"),
+    "noise_reason": (
+        "string",
+        "no mutual neighbour, small group, no dense region or members disagree; null where not noise",
+    ),
     "x": ("float64", "2-D map, null where not kept"),
     "y": ("float64", "2-D map, null where not kept"),
 }
@@ -103,6 +118,7 @@ CLUSTER_COLUMNS: Final = {
     "persistence": ("float64", "HDBSCAN's, or mean share of members that put a pair together; null for noise"),
     "verdict": ("string", "stable, fragile or not above null; null for noise and where not measured"),
     "stability": ("float64", "mean best-match Jaccard index in clusterings of the two halves of the prompts"),
+    "hdbscan_match": ("float64", "best-match Jaccard index among the clusters of one UMAP and HDBSCAN"),
     "silhouette": ("float64", "cosine, in the input space"),
     "mean_activation": ("float64", "mean of |a| over the features and prompts, null for noise"),
     "max_activation": ("float64", "largest |a|, null for noise"),
@@ -132,6 +148,7 @@ QUALITY_COLUMNS: Final = {
     "verdict": ("string", "stable, fragile or not above null; null where not measured"),
     "stability": ("float64", "mean best-match Jaccard index in clusterings of the two halves of the prompts"),
     "chance_stability": ("float64", "the largest that random relabelling of the halves reached"),
+    "hdbscan_match": ("float64", "best-match Jaccard index among the clusters of one UMAP and HDBSCAN"),
     "silhouette": ("float64", "cosine, in the input space"),
     "cohesion": ("float64", "mean cosine between two features of the cluster"),
     "random_z": ("float64", "of cohesion, against random sets matched in size and active prompts"),

@@ -69,10 +69,6 @@ def _neighbors(config: Config) -> tuple[str, ...]:
     return _near(config, schema.WHOLE, *(schema.HALVES if config.halved else ()))
 
 
-def _embed(config: Config) -> tuple[str, ...]:
-    return (schema.MAP, schema.EMBEDDING) if config.umap.enabled else (schema.MAP,)
-
-
 def _cluster(config: Config) -> tuple[str, ...]:
     tables = (schema.FEATURES, schema.CONDENSED_TREE, schema.PERSISTENCE)
     return (*tables, schema.MEMBERS) if config.n_members > 1 else tables
@@ -110,17 +106,17 @@ STAGES = (
         advice="keep fewer features (select.*), or set neighbors.method=sketch", planned=True,
     ),
     Stage(
-        "embed", "UMAP", ("neighbors",), _embed, ("umap",),
+        "embed", "UMAP", ("neighbors",), _files(schema.MAP, schema.EMBEDDING), ("umap",),
         advice="lower umap.n_neighbors or umap.n_components, or keep fewer features (select.*)", planned=True,
     ),
     Stage(
-        "cluster", "HDBSCAN", ("prompts", "select", "neighbors", "embed"), _cluster,
-        ("hdbscan", "consensus", "quality.duplicates"),
+        "cluster", "clusters", ("prompts", "select", "neighbors", "embed"), _cluster,
+        ("cluster", "communities", "hdbscan", "consensus", "agreement", "quality.duplicates"), version=2,
         advice="lower hdbscan.min_samples or umap.n_components, or keep fewer features (select.*)", planned=True,
     ),
     Stage(
         "quality", "stability, nulls, validity",
-        ("prompts", "extract", "select", "neighbors", "embed", "cluster"), _quality, ("quality", "seed"), version=2,
+        ("prompts", "extract", "select", "neighbors", "embed", "cluster"), _quality, ("quality", "seed"), version=3,
         planned=True,
     ),
     Stage(

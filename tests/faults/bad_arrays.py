@@ -13,7 +13,7 @@ SMALL: dict[str, Any] = {
     "select": {"sparsity_max": 2.0}, "hdbscan": {"min_cluster_size": 2, "min_samples": 1},
     "umap": {"n_components": 2, "n_neighbors": 3, "n_epochs": 5}, "consensus": {"members": 1},
 }  # fmt: skip
-PLAIN = {**SMALL, "umap": {**SMALL["umap"], "enabled": False}}
+PLAIN = {**SMALL, "cluster": {"method": "distances"}}
 DRAWN = "drawn by Hypothesis"
 CONFIGS: dict[str, Any] = {
     "small": SMALL, "no UMAP": PLAIN, "defaults": {},

@@ -139,7 +139,7 @@ SWEEPS: dict[str, Any] = {
     "a value for values": {"vary": {"umap.n_neighbors": 4}}, "text for numbers": {"vary": {"umap.n_neighbors": ["x"]}},
     "one bad value": {"vary": {"umap.n_neighbors": [4, -1]}}, "no seeds": {"seeds": 0}, "no fields": {"vary": {}},
     "too many neighbours": {"vary": {"umap.n_neighbors": [4, 5000]}},
-    "a section": {"vary": {"umap": [{"enabled": False}]}},
+    "a section": {"vary": {"umap": [{"min_dist": 0.5}]}},
     "a filter for none": {"vary": {"select.sparsity_max": [1.01, 1e-9]}},
     "no such source": {"vary": {"source": ["a", "zz"]}},
     "no such length": {"vary": {"length": [[1000, 2000]]}}, "length turned": {"vary": {"length": [[40, 20]]}},

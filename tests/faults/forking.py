@@ -91,7 +91,7 @@ def warm() -> None:
     sizes: dict[str, Any] = {"hdbscan": {"min_cluster_size": 4, "min_samples": 3}, "select": {"sparsity_max": 1.01}}
     umap = {"n_components": 3, "n_neighbors": 6, "n_epochs": 20}
     gpuclust.cluster_features(values, {**sizes, "umap": umap, "consensus": {"members": 2, "n_epochs": 20}})
-    gpuclust.cluster_features(values, {**sizes, "umap": {**umap, "enabled": False}})
+    gpuclust.cluster_features(values, {**sizes, "umap": umap, "cluster": {"method": "distances"}})
 
 
 def run(work: Callable[[Note], object], *, seconds: float = 120.0) -> Child:

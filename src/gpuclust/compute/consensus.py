@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute.clustering import Clustering, cluster_embedding, cluster_tree
+from gpuclust.compute.clustering import Clustering, cluster_tree
 from gpuclust.compute.embedding import embed
 from gpuclust.config import Config
 from gpuclust.errors import MemoryBudgetError
@@ -58,25 +58,6 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
     redrawn[:, 0] = 0
     moved = np.take_along_axis(redrawn, order, axis=1).astype(np.float32)
     return np.take_along_axis(indices, order, axis=1).astype(np.int32), moved
-
-
-def member(
-    indices: Array, distances: Array, n_prompts: int, config: Config, number: int, backend: str = "cpu"
-) -> Array:
-    """Cluster once: the labels of a member of the consensus.
-
-    Parameters
-    ----------
-    indices, distances, n_prompts, config, number, backend
-        As in `member_embedding`; section hdbscan applies too.
-
-    Returns
-    -------
-    array, (feature,), int32
-        Labels, -1 noise.
-    """
-    embedding = member_embedding(indices, distances, n_prompts, config, number, backend)
-    return cluster_embedding(embedding, config.hdbscan, backend=backend).labels
 
 
 def member_embedding(
@@ -146,7 +127,8 @@ def of_labels(members: Sequence[Array], config: Config, allowed: int | None = No
     members, config, allowed
         As of `combine`.
     """
-    return combine(members, config, allowed).labels if len(members) > 1 else members[0]
+    several = len(members) > 1 or config.cluster.method == "communities"  # whose members keep small groups
+    return combine(members, config, allowed).labels if several else members[0]
 
 
 def combine(members: Sequence[Array], config: Config, allowed: int | None = None) -> Clustering:
@@ -184,7 +166,7 @@ def combine(members: Sequence[Array], config: Config, allowed: int | None = None
     from hdbscan._hdbscan_tree import condense_tree
 
     memberships = _memberships(members)
-    tree, top = _link(memberships, len(members), config.consensus.agreement, allowed)
+    tree, top = _link(memberships, len(members), config.agreement, allowed)
     labels = _numbered(top, config.hdbscan.min_cluster_size)
     n_clusters = int(labels.max(initial=schema.NOISE)) + 1
     own, largest = _mean_shares(memberships, labels, len(members))
@@ -194,7 +176,7 @@ def combine(members: Sequence[Array], config: Config, allowed: int | None = None
     if not n_clusters:
         notes.append(
             f"all {len(labels)} features are noise: no {config.hdbscan.min_cluster_size} of them stay together in "
-            f"{config.consensus.agreement:g} of {len(members)} clusterings over redrawn neighbours"
+            f"{config.agreement:g} of {len(members)} clusterings over redrawn neighbours"
         )
     return Clustering(
         labels=labels,
@@ -206,6 +188,24 @@ def combine(members: Sequence[Array], config: Config, allowed: int | None = None
         ),
         notes=tuple(notes),
     )
+
+
+def why_noise(labels: Array, first: Array) -> Array:
+    """Say why each feature is noise where members are HDBSCAN's: none would have it, or they disagree.
+
+    Parameters
+    ----------
+    labels, first : array, (feature,), int
+        Of the consensus, and of member 0.
+
+    Returns
+    -------
+    array, (feature,), object
+        Of `schema.NOISE_REASONS`; None where clustered.
+    """
+    reasons = np.where(first < 0, schema.SPARSE, schema.DISAGREE).astype(object)
+    reasons[labels >= 0] = None
+    return reasons
 
 
 def _memberships(members: Sequence[Array]) -> Any:

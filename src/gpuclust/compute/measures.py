@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gpuclust.compute import agreement
+from gpuclust.compute import agreement, validity
 from gpuclust.types import Array
 
 PURITY_NEIGHBORS = 10  # neighbours that the purity of a clustering looks at
@@ -56,7 +56,8 @@ def of_halves(first: Array, second: Array) -> dict[str, float]:
     -------
     dict
         As `agreement.agreement_of_halves`, without the number of features; ``recovered``, the share of clusters, of
-        both halves, whose match has a Jaccard index of at least one half; ``clusters`` and ``noise``, means of both.
+        both halves, whose match has a Jaccard index of at least one half; ``clusters`` and ``noise``, means of both;
+        and what `validity.found_again` says.
     """
     found = agreement.agreement_of_halves(first, second)
     matched = agreement.relate(first, second).clusters["jaccard"]
@@ -65,6 +66,7 @@ def of_halves(first: Array, second: Array) -> dict[str, float]:
         **{name: value for name, value in found.items() if name != "common"},
         "recovered": float((matched >= agreement.HALF).mean()) if len(matched) else np.nan,
         **{name: float(np.mean([half[name] for half in halves])) for name in ("clusters", "noise")},
+        **validity.found_again(first, second),
     }
 
 

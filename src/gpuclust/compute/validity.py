@@ -48,6 +48,37 @@ def best_match(labels: Array, other: Array) -> Array:
     return best
 
 
+FOUND = {"found_again": 0.5, "found_again_75": 0.75}  # Jaccard indices at which a cluster counts as found again
+
+
+def found_again(first: Array, second: Array) -> dict[str, float]:
+    """Return the share of features that lie in a cluster which the other clustering finds again, mean of both sides.
+
+    Neither more noise nor one giant cluster can buy it: what is left out is not found, and a giant is found only where
+    the other has it too.
+
+    Parameters
+    ----------
+    first, second : array, (feature,), int
+
+    Returns
+    -------
+    dict
+        By the names of `FOUND`: the share of all features in clusters whose `best_match` is at least that.
+
+    Examples
+    --------
+    >>> found_again(np.array([0, 0, 1, 1]), np.array([0, 0, 1, -1]))
+    {'found_again': 0.875, 'found_again_75': 0.5}
+    """
+    found = dict.fromkeys(FOUND, 0.0)
+    for labels, other in ((first, second), (second, first)):
+        sizes, match = np.bincount(labels[labels >= 0]), best_match(labels, other)
+        for name, least in FOUND.items():
+            found[name] += float(sizes[match >= least].sum() / max(len(labels), 1) / 2)
+    return found
+
+
 def chance_match(labels: Array, others: Sequence[Array], draws: int, seed: int) -> Array:
     """Return the largest mean best match of every cluster that random relabelling reached in `draws` draws.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.compute import agreement, consensus, measures, neighbors, validity
+from gpuclust.compute import agreement, consensus, measures, methods, neighbors, validity
 from gpuclust.config import Config
 from gpuclust.engine import gram_pass
 from gpuclust.extraction import encoders
@@ -22,6 +22,7 @@ from gpuclust.types import Array
 log = logging.getLogger("gpuclust")
 
 
+HDBSCAN = "hdbscan "  # before the name of a half: clustered once by UMAP and HDBSCAN, to compare with
 CHANCE_DRAWS = 200  # random relabellings of the halves
 
 
@@ -51,6 +52,8 @@ def quality_task(
     features = features[feature_table.is_point(features)]
     kept, labels = features["feature"].to_numpy(), features["label"].to_numpy(np.int64)
     q, skipped = config.quality, list(skipped)
+    embedded, once = features["hdbscan_label"].to_numpy(np.int64), _once(config, members)
+    members = {name: found for name, found in members.items() if not name.startswith(HDBSCAN)}
     others = {name: consensus.of_labels(found, config, plan.budget).astype(np.int64) for name, found in members.items()}
     size = np.bincount(labels[labels >= 0])
     copies = np.bincount(copied[copied >= 0].astype(np.int64), minlength=len(size))
@@ -61,6 +64,10 @@ def quality_task(
         facts["halves"] = _known(measures.of_halves(*halves))
         table["stability"] = np.mean([validity.best_match(labels, half) for half in halves], axis=0)
         table["chance_stability"] = validity.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
+    table["hdbscan_match"] = validity.best_match(labels, embedded)
+    facts["hdbscan"] = _known(measures.shape_of(embedded) | agreement.agreement(labels, embedded))
+    if once:
+        facts["hdbscan"]["halves"] = _known(measures.of_halves(*once))
     if seeds := [agreement.agreement(labels, other) for name, other in others.items() if name.startswith("seed")]:
         facts["seeds"] = _known({name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]})
     if (out / schema.MEMBERS).exists() and config.n_members > 1:
@@ -104,6 +111,13 @@ def quality_task(
     return facts | {"skipped": skipped}
 
 
+def _once(config: Config, members: dict[str, list[Array]]) -> list[Array]:
+    """One UMAP and HDBSCAN of each half of the prompts, where they were computed."""
+    if config.cluster.method == "umap":  # they are the first members there
+        return [members[half][0].astype(np.int64) for half in schema.HALVES if half in members]
+    return [members[HDBSCAN + half][0].astype(np.int64) for half in schema.HALVES if HDBSCAN + half in members]
+
+
 def _measured(out: Path, config: Config, labels: Array, features: pd.DataFrame) -> dict[str, float]:
     """Measures of the clustering as a whole, those of a sweep's row."""
     _, indices, _ = gram_pass.read_neighbors(out / schema.NEIGHBORS)
@@ -136,11 +150,12 @@ def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[s
         return None, "decoder: the activations were imported, there is no SAE"
     weights = encoders.load_directions(config, unembedding=False)[0][kept]
     k = min(config.umap.n_neighbors, indices.shape[1])
-    near = neighbors.of_vectors(weights, k, "cosine", min(budget.TILE, len(kept)))
+    near = neighbors.of_vectors(weights, indices.shape[1], "cosine", min(budget.TILE, len(kept)))
     facts = {
-        "overlap": validity.neighbor_overlap(near[0], indices[:, :k]),
+        "overlap": validity.neighbor_overlap(near[0][:, :k], indices[:, :k]),
         "overlap_by_chance": (k - 1) / max(len(kept) - 1, 1),
     }
-    if config.umap.enabled:
-        facts["ami"] = agreement.agreement(labels, consensus.member(*near, n_prompts=0, config=config, number=0))["ami"]
+    if config.tree_samples is None:
+        member = methods.member(*near, n_prompts=0, config=config, number=0)
+        facts["ami"] = agreement.agreement(labels, consensus.of_labels([member], config))["ami"]
     return facts, ""

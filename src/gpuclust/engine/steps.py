@@ -18,10 +18,11 @@ import pandas as pd
 
 from gpuclust import schema, stage_table
 from gpuclust.compute.halves import half_of
-from gpuclust.config import Config
+from gpuclust.config import ClusterConfig, Config
 from gpuclust.engine import analyse_task, failures, gram_pass, quality_task, tasks
 from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
+from gpuclust.engine.quality_task import HDBSCAN
 from gpuclust.engine.scheduler import Scheduler
 from gpuclust.errors import GpuclustError, StoreError
 from gpuclust.extraction import extract_shard
@@ -277,11 +278,11 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
 def _exact(
     x: Context, kept: Any, plan: budget.Plan, groups: gram_pass.PromptGroups, weights: Mapping[str, list[int]]
 ) -> Facts:
-    """Neighbours of views by name: the run's own, or in the folder of views; without UMAP their trees."""
+    """Neighbours of views by name: the run's own, or in the folder of views; for exact distances their trees."""
     c, on = x.config, x.scheduler
 
     def view(name: str) -> gram_pass.View:
-        tree = {} if c.umap.enabled else {c.hdbscan.min_samples: view_path(x.out, name, schema.SPANNING_TREE)}
+        tree = {} if c.tree_samples is None else {c.tree_samples: view_path(x.out, name, schema.SPANNING_TREE)}
         near = view_path(x.out, name, schema.NEIGHBORS)
         return gram_pass.View(np.array(weights[name]), near, c.metric, c.n_neighbors, trees=tree)
 
@@ -297,32 +298,50 @@ def embed_step(x: Context) -> tuple[Facts, budget.Plan | None]:
 
 
 def cluster_step(x: Context) -> tuple[Facts, budget.Plan | None]:
-    jobs = [(x.out, x.config, schema.WHOLE, x.n_prompts, number) for number in range(1, x.config.n_members)]
-    plan = x.plan(x.done["prompts"], len(x.kept()))
-    return dict(x.submit(tasks.cluster_task, x.out, x.config, x.members(jobs), plan.budget, x.on)), plan
+    plan, c = x.plan(x.done["prompts"], len(x.kept())), x.config
+    found: Facts = {}
+    if c.cluster.method == "communities":
+        resolution, shares = x.submit(tasks.resolution_task, x.out, c, x.n_prompts)
+        found = {"resolution": resolution, "resolutions": [list(tried) for tried in shares.items()]}
+        c = _with_resolution(c, resolution)
+    begin = 0 if c.cluster.method == "communities" else 1  # the embedding's clustering is the first of UMAP's
+    jobs = [(x.out, c, schema.WHOLE, x.n_prompts, number) for number in range(begin, c.n_members)]
+    return dict(x.submit(tasks.cluster_task, x.out, c, x.members(jobs), plan.budget, x.on)) | found, plan
+
+
+def _with_resolution(c: Config, resolution: float | None) -> Config:
+    """The same with the resolution of communities that was chosen, if one was."""
+    if resolution is None:
+        return c
+    return c.model_copy(update={"communities": c.communities.model_copy(update={"resolution": resolution})})
 
 
 def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
-    c, rows, kept = x.config, x.n_prompts, x.kept()
+    c, rows, kept = _with_resolution(x.config, x.done["cluster"].get("resolution")), x.n_prompts, x.kept()
     views: list[tuple[str, Config, str, int]] = []
     skipped: list[str] = []
     if c.halved:
         sizes = np.bincount(half_of(rows, c.seed), minlength=2)
-        views += [(half, c, half, int(size)) for half, size in zip(schema.HALVES, sizes, strict=True)]
+        halves = [(half, int(size)) for half, size in zip(schema.HALVES, sizes, strict=True)]
+        views += [(half, c, half, size) for half, size in halves]
+        if c.quality.hdbscan and c.cluster.method != "umap":
+            once = c.model_copy(update={"cluster": ClusterConfig(method="umap")})
+            views += [(f"{HDBSCAN}{half}", once, half, size) for half, size in halves]
     plan = x.plan(x.done["prompts"], len(kept))
     if c.permuted:
         groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, permute=c.seed)
         _exact(x, kept, plan, groups, {schema.NULL: [1]})
         views.append((schema.NULL, c, schema.NULL, rows))
-    if c.umap.enabled:
+    if c.cluster.method != "distances":
         for seed in range(1, c.quality.seeds + 1):
             umap = c.umap.model_copy(update={"random_state": c.umap.random_state + 1000 * seed})
             views.append((f"seed{seed}", c.model_copy(update={"umap": umap}), schema.WHOLE, rows))
     elif c.quality.seeds:
-        skipped.append("seeds: nothing is random without UMAP")
+        skipped.append("seeds: nothing is random in cluster.method=distances")
     if c.neighbors.method == "sketch" and (c.quality.halves or c.quality.null):
         skipped.append("halves and null: neighbors.method=sketch has no Gram matrix")
-    members = [1 if name == schema.NULL else c.n_members for name, *_ in views]  # see quality_task
+    # One of UMAP and HDBSCAN to compare with; of permuted activations see quality_task
+    members = [1 if name == schema.NULL or name.startswith(HDBSCAN) else c.n_members for name, *_ in views]
     jobs = [
         (x.out, config, view, n, m)
         for (_, config, view, n), count in zip(views, members, strict=True)

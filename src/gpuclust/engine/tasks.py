@@ -236,17 +236,14 @@ def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]
 
     backend = resolve(device).name
     kept, indices, distances = read_neighbors(out / schema.NEIGHBORS)
-    notes: tuple[str, ...] = ()
-    flat = None
-    if config.umap.enabled:
-        embedding, notes = embed(indices, distances, config.umap, backend=backend)
-        variables = {
-            "embedding": (("feature", "component"), embedding),
-            "feature": (("feature",), kept),
-            "component": (("component",), np.arange(embedding.shape[1])),
-        }
-        store.write_dataset(out / schema.EMBEDDING, variables, {"method": METHODS[backend]})
-        flat = embedding if embedding.shape[1] == 2 else None
+    embedding, notes = embed(indices, distances, config.umap, backend=backend)
+    variables = {
+        "embedding": (("feature", "component"), embedding),
+        "feature": (("feature",), kept),
+        "component": (("component",), np.arange(embedding.shape[1])),
+    }
+    store.write_dataset(out / schema.EMBEDDING, variables, {"method": METHODS[backend]})
+    flat = embedding if embedding.shape[1] == 2 else None
     if flat is None:
         flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
         notes = tuple(dict.fromkeys((*notes, *more)))
@@ -255,20 +252,34 @@ def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]
     return facts | {"warnings": list(notes)}
 
 
+def resolution_task(out: Path, config: Config, n_prompts: int) -> tuple[float, dict[float, float]]:
+    """Choose the resolution of communities, on all prompts.
+
+    Parameters
+    ----------
+    out, config : as in `prompts_task`
+    n_prompts : int
+    """
+    from gpuclust.compute import communities
+
+    _, indices, distances = read_neighbors(out / schema.NEIGHBORS)
+    return communities.choose_resolution(indices, distances, n_prompts, config)
+
+
 def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int, device: str = "cpu") -> Array:
-    """Cluster a view of the prompts once: a member of its consensus, or without UMAP its spanning tree.
+    """Cluster a view of the prompts once: a member of its consensus, or by exact distances its spanning tree.
 
     Parameters
     ----------
     out, config, device : as in `prompts_task`
     view, n_prompts, number : as in `gram_pass.view_path` and `consensus.member_embedding`
     """
-    from gpuclust.compute import consensus
+    from gpuclust.compute import methods
 
-    if not config.umap.enabled:
+    if config.tree_samples is not None:
         return _cluster_tree(view_path(out, view, schema.SPANNING_TREE), config).labels
     _, indices, distances = read_neighbors(view_path(out, view, schema.NEIGHBORS))
-    return consensus.member(indices, distances, n_prompts, config, number, resolve(device).name)
+    return methods.member(indices, distances, n_prompts, config, number, backend=resolve(device).name)
 
 
 def numbered(number: int, function: Any, *args: Any) -> tuple[int, Any]:
@@ -290,30 +301,39 @@ def _cluster_tree(path: Path, config: Config) -> Clustering:
 def cluster_task(
     out: Path, config: Config, members: list[Array], allowed: int | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Cluster on the embedding, or without UMAP on the spanning tree of exact distances; with `members`, by consensus.
+    """Cluster by ``cluster.method``, and once by HDBSCAN on the embedding; with several `members`, by consensus.
 
-    The clustering of the embedding is the consensus' first member; `allowed` bytes of host memory may be used for it.
+    The clustering of the embedding is the first member of a consensus of UMAP; `allowed` bytes of host memory may be
+    used for it.
 
     Parameters
     ----------
     out, config, device : as in `prompts_task`
-    members, allowed : as in `consensus.combine`, without the first member
+    members, allowed : as in `consensus.combine`; of UMAP without the first member
     """
     import zarr
 
-    from gpuclust.compute import consensus
+    from gpuclust.compute import communities, consensus
     from gpuclust.compute.clustering import cluster_embedding
 
-    if config.umap.enabled:
-        group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
-        result = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
+    group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
+    embedded = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
+    notes = embedded.notes if config.cluster.method == "umap" else ()
+    if config.cluster.method == "communities":
+        result = consensus.combine(members, config, allowed)
+        _, indices, distances = read_neighbors(out / schema.NEIGHBORS)
+        reasons = communities.why_noise(result.labels, members[0], indices, distances, config)
     else:
-        result = _cluster_tree(out / schema.SPANNING_TREE, config)
-    if members:
-        atomic.write_array(out / schema.MEMBERS, np.stack([result.labels, *members]))
-    result = consensus.of_members(result, members, config, allowed)
+        first = embedded if config.cluster.method == "umap" else _cluster_tree(out / schema.SPANNING_TREE, config)
+        result = consensus.of_members(first, members, config, allowed)
+        reasons = consensus.why_noise(result.labels, first.labels)
+        members = [first.labels, *members]
+    if config.n_members > 1:
+        atomic.write_array(out / schema.MEMBERS, np.stack(members))
     features = pd.read_parquet(out / schema.SELECTED)
-    features = feature_table.with_clusters(features, result, np.load(out / schema.MAP))
+    features = feature_table.with_clusters(
+        features, result, np.load(out / schema.MAP), hdbscan_label=embedded.labels, noise_reason=reasons
+    )
     mask = features["kept"].to_numpy()
     atomic.write_table(out / schema.FEATURES, features)
     atomic.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(result.condensed_tree))
@@ -322,8 +342,12 @@ def cluster_task(
         "rows": int(mask.sum()),
         "clusters": len(result.persistence),
         "noise": int((features["label"] == schema.NOISE).sum()),
-        "members": len(members) + 1,
-        "warnings": list(result.notes),
+        "members": len(members),
+        "method": config.cluster.method,
+        "noise_reasons": {
+            name: int((reasons == name).sum()) for name in schema.NOISE_REASONS if (reasons == name).any()
+        },
+        "warnings": list(dict.fromkeys((*notes, *result.notes))),
     }
     if config.quality.duplicates:
         facts["duplicates"] = int(features["duplicate_of"].notna().sum())

@@ -35,6 +35,7 @@ MAX_ROWS = 2048
 PROFILE_ROWS = 4096  # prompts of a block of clusters' activations
 PERMUTED_ROWS = 512  # prompts of a block within which activations are permuted
 CONSENSUS_PAIRS = 1 << 22  # of features, that a consensus counts at a time
+GRAPH = 100  # bytes a neighbour of redrawn similarities, their order, and the graph of mutual ones
 LINKED = 4  # of so many kept features, one is in the largest group that a consensus links: measured 9 to 17
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
 TO_CLUSTERS = PLANNED[: PLANNED.index("cluster") + 1]
@@ -141,7 +142,7 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     store = shapes.n_prompts * shapes.n_features * item
     base = PROCESS + _weights(shapes)  # the encoder stays loaded
     per_row = shapes.n_features * item * 2 + kept * (item + 8)
-    dense = _dense(shapes) if config.neighbors.method != "sketch" and not config.umap.enabled else 0
+    dense = _dense(shapes) if config.neighbors.method != "sketch" and config.tree_samples is not None else 0
     rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(allowed - base - dense, 0), per_row, 8, _gram_extra)
     shard = min(config.store.shard_prompts, shapes.n_prompts) * shapes.n_features
     examples = shapes.n_features * config.extract.top_examples * 16 * 2
@@ -182,9 +183,7 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
         "cluster": CONTEXT,
         "analyse": CONTEXT,
     }
-    if config.umap.enabled:
-        samples = config.hdbscan.min_samples
-        device["cluster"] += HDBSCAN_WORK + kept * (8 * components + 36 * samples + 300)
+    device["cluster"] += HDBSCAN_WORK + kept * (8 * components + 36 * config.hdbscan.min_samples + 300)
     host_weights = shapes.model_bytes + 2 * shapes.d_in * features * 4  # they pass through host memory
     shard = min(config.store.shard_prompts, shapes.n_prompts) * features
     base = PROCESS_CUDA
@@ -201,7 +200,7 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
         host["neighbors"] += (
             rows * kept * (item + 8) + kept * config.neighbors.sketch_size * 24 + _gram_extra(tile, shapes)
         )
-    elif not config.umap.enabled:
+    elif config.tree_samples is not None:
         host["neighbors"] += _dense(shapes)
     host |= _host_of_clusters(config, shapes, base)
     host["quality"] = _quality(config, shapes, rows, base, host)
@@ -243,7 +242,7 @@ def _stages(
         extract = "the model's layer (sae), model.dtype, extract.batch_tokens or store.shard_prompts"
     if config.neighbors.method == "sketch":
         passes, neighbors = 1, "neighbors.sketch_size"
-    clusters = "umap.n_components or select.*" if config.umap.enabled else "select.*"
+    clusters = "umap.n_components or select.*"
     if config.n_members > 1:
         clusters = "consensus.members (to 1), umap.n_components or select.*"
     checks = 1 + (1 + passes if config.quality.null and config.neighbors.method != "sketch" else 0)
@@ -296,7 +295,8 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     """Embedding and clusters on the host; with a GPU, what is left there is less."""
     kept, components = shapes.n_kept, max(config.umap.n_components, 2)
     cluster = 300 + 24 * config.n_neighbors
-    cluster += 16 * components + 30 * config.hdbscan.min_samples if config.umap.enabled else 0
+    cluster += 16 * components + 30 * config.hdbscan.min_samples
+    cluster += GRAPH * config.n_neighbors if config.cluster.method == "communities" else 0
     pairs = consensus(kept, config.n_members, kept // LINKED) - PROCESS if config.n_members > 1 else 0
     return {
         "embed": base + kept * (24 * config.n_neighbors + 120 * config.umap.n_neighbors + 80 * (components + 10)),

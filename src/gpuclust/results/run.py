@@ -263,8 +263,8 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
         Of NumPy, PyTorch (any dtype, layout and device), CuPy or SciPy (also sparse), lists, a DataFrame, a DataArray;
         names of axes go before order (`inputs.as_activations`).
     config : Config or mapping, optional
-        Sections extract.activation_threshold, select, neighbors, umap, hdbscan and consensus apply, and
-        quality.duplicates.
+        Sections extract.activation_threshold, select, neighbors, cluster, communities, umap, hdbscan and consensus
+        apply, and quality.duplicates.
 
     Returns
     -------
@@ -283,7 +283,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     -----
     Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
     """
-    from gpuclust.compute import consensus, duplicates, gram, neighbors
+    from gpuclust.compute import communities, consensus, duplicates, gram, methods, neighbors
     from gpuclust.compute.clustering import cluster_distances, cluster_embedding
     from gpuclust.compute.embedding import embed
     from gpuclust.compute.feature_filter import select
@@ -311,25 +311,29 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
     matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile)
     indices, distances = neighbors.exact(matrix, min(c.n_neighbors, n_kept), c.metric)
-    notes: tuple[str, ...] = ()
-    embedding = None
-    if c.umap.enabled:
-        embedding, notes = embed(indices, distances, c.umap)
-        more = [consensus.member(indices, distances, len(data), c, number) for number in range(1, c.n_members)]
-        result = consensus.of_members(cluster_embedding(embedding, c.hdbscan), more, c, budget.budget(c))
-        flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
+    embedding, notes = embed(indices, distances, c.umap)
+    flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
+    embedded = cluster_embedding(embedding, c.hdbscan)
+    if c.cluster.method == "communities":
+        result, members = methods.of_communities(indices, distances, len(data), c, budget.budget(c))
+        reasons = communities.why_noise(result.labels, members[0], indices, distances, c)
     else:
-        sides = {"sums": matrix.sums, "squares": matrix.squares}
-        dense = neighbors.distances("cosine", matrix.dense(), matrix.n_prompts, sides, sides, 0.0)
-        np.fill_diagonal(dense, 0)
-        result = cluster_distances(dense, c.hdbscan, chord=c.hdbscan.metric == "euclidean")
-        flat, _ = embed(indices, distances, c.umap, n_components=2)
+        if c.cluster.method == "umap":
+            more = [methods.member(indices, distances, len(data), c, number) for number in range(1, c.n_members)]
+            result = consensus.of_members(embedded, more, c, budget.budget(c))
+            reasons = consensus.why_noise(result.labels, embedded.labels)
+        else:
+            sides = {"sums": matrix.sums, "squares": matrix.squares}
+            dense = neighbors.distances("cosine", matrix.dense(), matrix.n_prompts, sides, sides, 0.0)
+            np.fill_diagonal(dense, 0)
+            result = cluster_distances(dense, c.hdbscan, chord=c.hdbscan.metric == "euclidean")
+            reasons = consensus.why_noise(result.labels, result.labels)
     place = feature_table.point_rows(table)
     if n_copies:
         notes = (f"{n_copies} of {len(place)} kept features are exact duplicates, clustered as what they copy", *notes)
     indices, distances = duplicates.spread_neighbors(indices, distances, place)
     return FeatureClusters(
-        feature_table.with_clusters(table, result, flat), result.labels[place], result.probabilities[place],
-        result.persistence, None if embedding is None else embedding[place], indices, distances,
+        feature_table.with_clusters(table, result, flat, hdbscan_label=embedded.labels, noise_reason=reasons),
+        result.labels[place], result.probabilities[place], result.persistence, embedding[place], indices, distances,
         (*notes, *result.notes),
     )  # fmt: skip

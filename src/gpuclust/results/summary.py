@@ -53,6 +53,8 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     noise = clusters.loc[clusters["cluster"] == NOISE, "size"].sum()
     share = noise / max(int(clusters["size"].sum()), 1)
     console.print(f"[bold]{len(real)} clusters[/bold], {int(noise):,} features ({share:.0%}) are noise")
+    if reasons := stages["cluster"].get("noise_reasons"):
+        console.print(f"[dim]noise: {', '.join(f'{count:,} {name}' for name, count in reasons.items())}[/dim]")
     copies = stages["cluster"].get("duplicates")
     if copies:
         console.print(f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]")
@@ -93,6 +95,7 @@ def _quality(facts: dict[str, Any]) -> list[str]:
             f"two halves of the prompts, clustered apart, agree to ARI {halves['ari']:.2f} (AMI {halves['ami']:.2f}); "
             f"{both}"
         )
+        lines += _again(facts)
     if null := facts.get("null"):
         lines.append(
             f"one clustering of permuted activations: {null['clusters']} clusters, {null['noise_share']:.0%} noise"
@@ -103,6 +106,24 @@ def _quality(facts: dict[str, Any]) -> list[str]:
             "chance)" + (f", AMI of clusters {decoder['ami']:.2f}" if "ami" in decoder else "")
         )
     lines += [f"[dim]not measured: {escape(reason)}[/dim]" for reason in facts.get("skipped", [])]
+    return lines
+
+
+def _again(facts: dict[str, Any]) -> list[str]:
+    """What of the clusters is found again in the other half, beside those of one UMAP and HDBSCAN."""
+    if "found_again" not in facts["halves"]:  # of a run by an earlier version
+        return []
+    lines = [
+        f"[bold]{facts['halves']['found_again']:.0%} of the features[/bold] are in clusters that the other half finds "
+        f"again (Jaccard index 0.5; {facts['halves']['found_again_75']:.0%} at 0.75)"
+    ]
+    once = facts.get("hdbscan", {})
+    if "halves" in once:
+        lines.append(
+            f"one UMAP and HDBSCAN: {once['clusters']} clusters, {once['noise']:.0%} noise, "
+            f"{once['halves']['found_again']:.0%} found again ({once['halves']['found_again_75']:.0%}); agrees with "
+            f"the clusters to AMI {once['ami']:.2f}"
+        )
     return lines
 
 

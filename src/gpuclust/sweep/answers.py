@@ -26,6 +26,7 @@ TITLES = {
 }
 COMMON = "What do features of a cluster have in common, and does it vary?"
 GROUPS = ("source", "length")
+METHOD = "cluster.method"
 NOISE_GAP = 0.1  # share of features: a gain in agreement with so much more noise needs a caveat
 STATISTICS = {"shared_entropy": "entropy", "shared_sparsity": "sparsity", "shared_mean": "mean activation"}
 
@@ -112,10 +113,10 @@ def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, p
                     "what they would be compared with."
                 )
         answer.sentences += _special(asked, rows)
-        rest = [name for name in fields if name != "umap.enabled"]
-        noise = effects.effect(rows, "umap.enabled", "noise", rest) if "umap.enabled" in asked else None
+        rest = [name for name in fields if name != METHOD]
+        noise = effects.effect(rows, METHOD, "noise", rest) if METHOD in asked else None
         if noise is not None:
-            answer.parts.append(Part("umap.enabled", noise.difference.clear, noise.difference, "share of noise"))
+            answer.parts.append(Part(METHOD, noise.difference.clear, noise.difference, "share of noise"))
         answer.notes += interaction_notes(rows, settings) + cliff_notes(rows, settings)
         if settings and "n_prompts" not in settings and not groups:
             candidates.append(rows)
@@ -143,7 +144,7 @@ def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, p
 
 def short(name: str) -> str:
     """Name a field without its section where that is enough."""
-    return name if name.startswith("umap.enabled") else name.split(".", 1)[-1]
+    return name if name == METHOD else name.split(".", 1)[-1]
 
 
 def effects_sentence(measured: Sequence[Effect]) -> str:
@@ -212,14 +213,15 @@ def _varied(rows: pd.DataFrame, field: str) -> list[str]:
 
 def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
     """Sentences that only one question has."""
-    if "umap.enabled" in fields:
-        equal = effects.matched(rows, "umap.enabled", _varied(rows, "umap.enabled"), "noise")
-        on, off = (equal[equal["umap.enabled"] == value] for value in (True, False))
-        return [
-            f"With UMAP {percent(on['noise'].mean())} of the features are noise and the halves agree to ARI "
-            f"{score(on[OUTCOME].mean())} ({on['clusters'].mean():.0f} clusters); without, on exact cosine distances, "
-            f"{percent(off['noise'].mean())} and {score(off[OUTCOME].mean())} ({off['clusters'].mean():.0f} clusters)."
+    if METHOD in fields:
+        equal = effects.matched(rows, METHOD, _varied(rows, METHOD), "noise")
+        found = [
+            f"{method}: {own['clusters'].mean():.0f} clusters, {percent(own['noise'].mean())} noise, "
+            f"{percent(own['found_again_halves'].mean())} of the features in clusters that the other half finds again, "
+            f"ARI of halves {score(own[OUTCOME].mean())}"
+            for method, own in equal.groupby(METHOD, sort=False)
         ]
+        return [f"By method: {'; '.join(found)}."]
     if any(name.startswith("hdbscan.") for name in fields):
         return [
             f"Over {rows['setting'].nunique()} settings HDBSCAN leaves {percent(rows['noise'].min())} to "

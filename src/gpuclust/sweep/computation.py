@@ -19,6 +19,7 @@ import numpy as np
 
 from gpuclust import schema
 from gpuclust.compute.halves import half_of
+from gpuclust.config import ClusterConfig
 from gpuclust.engine import failures
 from gpuclust.engine.gram_pass import PromptGroups, View, exact_neighbors, neighbors_held
 from gpuclust.engine.progress import Progress
@@ -192,7 +193,7 @@ class Computation:
         c = extraction.config
         planned = c.model_copy(
             update={
-                "umap": c.umap.model_copy(update={"enabled": not dense}),
+                "cluster": ClusterConfig(method="distances" if dense else "umap"),
                 "neighbors": c.neighbors.model_copy(update={"method": "exact"}),
             }
         )
@@ -266,12 +267,15 @@ class Computation:
             if sealed(self.trial_path(trial)):
                 continue
             if trial.key not in futures:
-                edges = [
-                    [self._tree(trial, part, number, name, embeddings, trees) for number, name in enumerate(names)]
-                    for part, names in enumerate(parts)
-                ]
+                edges = None
+                if c.cluster.method != "communities":
+                    edges = [
+                        [self._tree(trial, part, number, name, embeddings, trees) for number, name in enumerate(names)]
+                        for part, names in enumerate(parts)
+                    ]
+                near = [self.near_path(name) for name in trial.near]
                 futures[trial.key] = self._submit(
-                    trials.trial_task, self.trial_path(trial), self.near_path(trial.near[0]), self.path(trial.moments),
+                    trials.trial_task, self.trial_path(trial), near, _prompts_of(trial), self.path(trial.moments),
                     threshold, c, budget.budget(c, len(self.workers), self.device), trial.kept, trial.point, edges,
                 )  # fmt: skip
             waiting.setdefault(trial.key, []).append(trial)
@@ -300,17 +304,15 @@ class Computation:
         key = (name, c.hdbscan.min_samples, c.hdbscan.metric)
         if key in trees:
             return trees[key]
-        if not c.umap.enabled:
+        if c.tree_samples is not None:
             trees[key] = self._submit(trials.saved_tree, self.near_path(name), c.hdbscan.metric)
             return trees[key]
         after = embeddings.get(name)
         if after is None and not sealed(self.path(name)):
-            assert trial.subset is not None
-            n = trial.subset.n
-            n_prompts = int((half_of(n, c.seed) == part - 1).sum()) if part else n
             after = self._submit(
-                trials.embed_task, self.near_path(near), self.path(name), c, n_prompts, number, self.device
-            )
+                trials.embed_task, self.near_path(near), self.path(name), c, _prompts_of(trial)[part], number,
+                self.device,
+            )  # fmt: skip
             embeddings[name] = after
         trees[key] = self._submit(trials.tree_task, self.path(name), c.hdbscan.min_samples, self.device, after)
         return trees[key]
@@ -357,6 +359,13 @@ def _error(future: Any) -> BaseException | None:
     if future.cancelled():
         future.result()  # raises why
     return error
+
+
+def _prompts_of(trial: Trial) -> list[int]:
+    """Number of prompts of each part of a trial: of all, and of each half."""
+    assert trial.subset is not None
+    n = trial.subset.n
+    return [n, *np.bincount(half_of(n, trial.config.seed), minlength=2).tolist()]
 
 
 def _places(cut: Sequence[Layer]) -> dict[Subset, tuple[int, tuple[list[int], list[int]]]]:

@@ -138,7 +138,9 @@ def tree_name(near: str, min_samples: int) -> str:
 
 
 def member_names(config: Config, near: str) -> list[str]:
-    """Names of what one part of a trial is clustered on: an embedding a member of the consensus, or a tree."""
+    """Names of what one part of a trial is clustered on: neighbours, a tree, or an embedding a member."""
+    if config.cluster.method == "communities":
+        return [near]
     if config.tree_samples is not None:
         return [tree_name(near, config.tree_samples)]
     umap = config.umap.model_dump()
@@ -151,12 +153,14 @@ def member_names(config: Config, near: str) -> list[str]:
 def trial_name(trial: Trial) -> str:
     """Name of a trial."""
     c = trial.config
-    agreement = [c.consensus.agreement] if c.n_members > 1 else []
+    settings: list[Any] = [c.agreement] if c.n_members > 1 else []
+    if c.cluster.method == "communities":
+        settings = [c.agreement, c.communities.model_dump(), c.n_neighbors, c.n_members, c.umap.random_state, c.metric]
     made_of = [member_names(c, near) for near in trial.near]
     assert trial.kept is not None
     assert trial.point is not None
     spread = _digest(trial.kept, trial.point)
-    return named("trial", made_of, c.extract.activation_threshold, c.hdbscan.model_dump(), spread, *agreement)
+    return named("trial", made_of, c.extract.activation_threshold, c.hdbscan.model_dump(), spread, *settings)
 
 
 def _digest(*arrays: Array) -> str:

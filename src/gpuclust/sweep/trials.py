@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute import agreement, consensus, duplicates, measures, neighbors
-from gpuclust.compute.clustering import embedding_tree, exact_edges
+from gpuclust.compute import agreement, communities, consensus, duplicates, measures, methods, neighbors
+from gpuclust.compute.clustering import Clustering, embedding_tree, exact_edges
 from gpuclust.compute.feature_filter import select
 from gpuclust.compute.reductions import MOMENTS, State, moments_empty
 from gpuclust.config import Config, SelectConfig
@@ -207,30 +207,35 @@ def saved_tree(source: Path, metric: str | None) -> Array:
 
 
 def trial_task(
-    target: Path, near: Path, moments: Path, threshold: float, config: Config, allowed: int, features: Array,
-    point: Array, trees: Sequence[Sequence[Array]],
+    target: Path, near: Sequence[Path], n_prompts: Sequence[int], moments: Path, threshold: float, config: Config,
+    allowed: int, features: Array, point: Array, trees: Sequence[Sequence[Array]] | None,
 ) -> None:  # fmt: skip
     """Cluster the three parts of a trial, measure, and write labels and facts.
 
     Parameters
     ----------
     target : Path
-    near, moments : Path
-        Neighbours of the kept features over the whole subset, and moments of the subset.
+    near, n_prompts : sequence of Path and of int
+        Neighbours of the kept features over each part of the subset in the order of `PARTS`, and its prompts.
+    moments : Path
+        Moments of the subset.
     threshold : float
         Of activation, for the statistics.
     config : Config
-        Sections hdbscan and, with several members, consensus.
+        Sections cluster, communities, hdbscan and, with several members, consensus.
     allowed : int
         Bytes of host memory that a consensus may use.
     features, point : array, (kept,), int
         The kept features, and the one that each is clustered as: duplicates count once in all that is measured.
     trees : sequence of sequence of array, (edge, 3)
-        In the order of `PARTS`, a tree a member of the consensus.
+        In the order of `PARTS`, a tree a member of the consensus; None of communities.
     """
-    whole, *halves = [consensus.of_trees(edges, config, allowed) for edges in trees]
+    if trees is None:
+        whole, *halves = _communities(near, n_prompts, config, allowed)
+    else:
+        whole, *halves = [consensus.of_trees(edges, config, allowed) for edges in trees]
     labels = [result.labels.astype(np.int64) for result in (whole, *halves)]
-    kept, indices, _ = read_neighbors(near)
+    kept, indices, _ = read_neighbors(near[0])
     statistics = read_statistics(moments, threshold)
     facts = {
         "n_kept": len(features),
@@ -246,6 +251,18 @@ def trial_task(
     place = np.searchsorted(kept, point)
     packed = {part: label.astype(np.int32)[place] for part, label in zip(PARTS, labels, strict=True)}
     write_arrays(target, kept=features.astype(np.int32), facts=np.array(json.dumps(facts)), **packed)
+
+
+def _communities(near: Sequence[Path], n_prompts: Sequence[int], config: Config, allowed: int) -> list[Clustering]:
+    """Cluster the parts at the resolution that is best on the whole, as a run does."""
+    resolution = None
+    found = []
+    for path, n in zip(near, n_prompts, strict=True):
+        _, indices, distances = (values[..., : config.n_neighbors] for values in read_neighbors(path))
+        if resolution is None:
+            resolution, _ = communities.choose_resolution(indices, distances, n, config)
+        found.append(methods.of_communities(indices, distances, n, config, allowed, resolution)[0])
+    return found
 
 
 def release_memory() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gpuclust import schema
 from gpuclust.types import Array
 
 
@@ -29,8 +30,10 @@ def point_rows(table: pd.DataFrame) -> Array:
     return place
 
 
-def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFrame:
-    """Add label, probability, outlier score and map of the kept features; null for the others.
+def with_clusters(
+    features: pd.DataFrame, result: Any, flat: Array, *, hdbscan_label: Array, noise_reason: Array
+) -> pd.DataFrame:
+    """Add labels, probability, outlier score, why it is noise, and map of the kept features; null for the others.
 
     A copy gets what its point has (``compute.duplicates``).
 
@@ -42,15 +45,21 @@ def with_clusters(features: pd.DataFrame, result: Any, flat: Array) -> pd.DataFr
         Of the points that were clustered.
     flat : array, (point, 2), float32
         Their map.
+    hdbscan_label, noise_reason : array, (point,), int and object
+        Label by one UMAP and HDBSCAN, and why each is noise or None.
     """
     table = features.copy()
     mask, place = table["kept"].to_numpy(), point_rows(features)
-    table["label"] = pd.array([pd.NA] * len(table), dtype="Int64")
-    table.loc[mask, "label"] = result.labels[place]
+    for name, labels in (("label", result.labels), ("hdbscan_label", hdbscan_label)):
+        table[name] = pd.array([pd.NA] * len(table), dtype="Int64")
+        table.loc[mask, name] = labels[place]
+    reasons = np.full(len(table), None, object)
+    reasons[mask] = noise_reason[place]
+    table["noise_reason"] = pd.array(reasons, dtype="string")
     columns = {
         "probability": result.probabilities, "outlier_score": result.outlier_scores, "x": flat[:, 0], "y": flat[:, 1],
     }  # fmt: skip
     for name, values in columns.items():
         table[name] = np.nan
         table.loc[mask, name] = values[place]
-    return table
+    return table[[*features.columns, *(name for name in schema.FEATURE_COLUMNS if name not in features)]]

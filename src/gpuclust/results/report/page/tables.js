@@ -97,7 +97,7 @@ function drawRun() {
     ['Aggregate over tokens', settings.extract.aggregate],
     ['Entries non-zero', share(stages.reduce.density)],
     ['Features that never fire', count(stages.reduce.dead_features)],
-    ['Neighbours', `${stages.neighbors.method}, ${stages.neighbors.metric}, ${settings.umap.enabled ? 'embedded with UMAP' : 'clustered without embedding'}`],
+    ['Neighbours', `${stages.neighbors.method}, ${stages.neighbors.metric}, clustered by ${settings.cluster.method}`],
     ['Exact duplicates', known(stages.cluster.duplicates) ? `${count(stages.cluster.duplicates)} features, each clustered as the one that it copies` : 'not counted'],
     ['Scheduler', record.scheduler ? `${record.scheduler.name} on ${record.device}: ${record.scheduler.reason}` : '–'],
   ];

@@ -1,0 +1,231 @@
+"""Communities of the mutual graph of exact neighbours: clusters of features without an embedding.
+
+A feature that is near to everything, a hub, is among the nearest of thousands of others. So similarities are first
+corrected for hubness: each is lowered by what its two features have with their nearest on average (CSLS, Conneau et al.
+2018). Two features are joined where each is among the nearest of the other by the corrected similarity, with their
+similarity as the weight. Communities of that graph by the Leiden algorithm (Traag et al. 2019) for modularity are the
+clusters. It runs on the host, on one thread, and is the same for the same seed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import numpy as np
+
+from gpuclust import schema
+from gpuclust.compute import validity
+from gpuclust.compute.consensus import perturb
+from gpuclust.config import Config
+from gpuclust.types import Array
+
+log = logging.getLogger("gpuclust")
+
+HUBNESS_NEIGHBORS = 10  # nearest whose mean similarity says how much of a hub a feature is
+ITERATIONS = 3  # of Leiden: more changed no modularity on real graphs
+COMMUNITY = 200  # features a unit of resolution that the search begins with: near the best on real activations
+COARSE, FINE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0), (2**-0.5, 2**0.5)  # of it, then of the best of these
+HALVED = 2  # redrawn similarities that stand for halves of the prompts have the error of so many times fewer
+_ONE_AT_A_TIME = threading.Lock()  # NetworKit's seed and number of threads are the process's
+
+
+def mutual_graph(indices: Array, distances: Array, n_neighbors: int, corrected: bool = True) -> Any:
+    """Join features that are among each other's nearest.
+
+    Parameters
+    ----------
+    indices, distances : array, (feature, k), int32 and float32
+        Nearest neighbours, the feature itself in column 0; a distance is 1 less the similarity. More of them than
+        `n_neighbors` let others move up when hubs are put back.
+    n_neighbors : int
+        Neighbours of a feature, itself included.
+    corrected : bool
+        Choose them by similarity corrected for hubness: twice the similarity, less the mean similarity that each of
+        the two has with its HUBNESS_NEIGHBORS nearest.
+
+    Returns
+    -------
+    sparse array, (feature, feature), float64
+        Symmetric; similarities, all above 0.
+    """
+    from scipy import sparse
+
+    near, similarity = indices[:, 1:], 1 - distances[:, 1:].astype(np.float64)
+    score = similarity
+    if corrected and similarity.shape[1]:
+        own = np.sort(similarity, axis=1)[:, -HUBNESS_NEIGHBORS:].mean(axis=1)
+        score = 2 * similarity - own[:, None] - own[near]
+    best = np.argsort(-score, axis=1, kind="stable")[:, : n_neighbors - 1]
+    rows = np.repeat(np.arange(len(indices)), best.shape[1])
+    columns = np.take_along_axis(near, best, axis=1).ravel()
+    weights = np.maximum(np.take_along_axis(similarity, best, axis=1).ravel(), 0)
+    directed = sparse.csr_array((weights, (rows, columns)), shape=(len(indices), len(indices)))
+    both = sparse.csr_array(directed.minimum(directed.T))
+    both.eliminate_zeros()
+    return both
+
+
+def leiden(graph: Any, resolution: float, seed: int) -> Array:
+    """Return communities of a weighted graph that maximise modularity, by NetworKit's Leiden algorithm.
+
+    Parameters
+    ----------
+    graph : sparse array, (node, node)
+        Symmetric weights, above 0.
+    resolution : float
+        Of modularity (Reichardt and Bornholdt 2006): larger finds more and smaller communities.
+    seed : int
+
+    Returns
+    -------
+    array, (node,), int64
+        Numbers from 0; a node without an edge is a community of its own.
+
+    Notes
+    -----
+    Deterministic under a seed, on one thread: with several the library's result depends on their timing.
+    """
+    import networkit
+    from scipy import sparse
+
+    upper = sparse.triu(graph, 1).tocoo()
+    if not upper.nnz:
+        return np.arange(graph.shape[0])
+    ends = (upper.row.astype(np.uint64), upper.col.astype(np.uint64))
+    with _ONE_AT_A_TIME:
+        threads = networkit.getMaxNumberOfThreads()
+        networkit.setNumberOfThreads(1)
+        networkit.setSeed(seed, False)
+        try:
+            edges = networkit.GraphFromCoo((upper.data, ends), n=graph.shape[0], weighted=True, directed=False)
+            found = networkit.community.ParallelLeiden(edges, ITERATIONS, True, resolution)
+            found.run()
+            labels = np.asarray(found.getPartition().getVector(), np.int64)
+        finally:
+            networkit.setNumberOfThreads(threads)
+    numbers: Array = np.unique(labels, return_inverse=True)[1]
+    return numbers
+
+
+def without_small(labels: Array, least: int) -> Array:
+    """Make noise of groups of fewer than `least` features, and number the others by size, the largest first.
+
+    Parameters
+    ----------
+    labels : array, (feature,), int
+        From 0.
+    least : int
+
+    Returns
+    -------
+    array, (feature,), int32
+    """
+    sizes = np.bincount(labels)
+    large = np.flatnonzero(sizes >= least)
+    number = np.full(len(sizes), schema.NOISE, np.int32)
+    number[large[np.argsort(-sizes[large], kind="stable")]] = np.arange(len(large))
+    renamed: Array = number[labels]
+    return renamed
+
+
+def member(indices: Array, distances: Array, n_prompts: int, config: Config, number: int, resolution: float) -> Array:
+    """Find communities once: member 0 on the neighbours as they are, the others on redrawn ones (`perturb`).
+
+    Parameters
+    ----------
+    indices, distances : array, (feature, k), int32 and float32
+    n_prompts : int
+        Prompts that the neighbours were computed from.
+    config : Config
+        Section communities; ``umap.random_state``.
+    number : int
+    resolution : float
+
+    Returns
+    -------
+    array, (feature,), int32
+        Labels; -1 is a feature that is in no community with another.
+    """
+    if number:
+        indices, distances = perturb(indices, distances, n_prompts, config.umap.random_state + number)
+    graph = mutual_graph(indices, distances, config.communities.n_neighbors, config.communities.correct_hubs)
+    return without_small(leiden(graph, resolution, config.umap.random_state + number), 2)
+
+
+def choose_resolution(
+    indices: Array, distances: Array, n_prompts: int, config: Config
+) -> tuple[float, dict[float, float]]:
+    """Return the resolution whose communities other prompts would find again most.
+
+    The similarities are redrawn twice with the error that half the prompts would leave, which stands for two halves of
+    the prompts; the resolution is taken at which the largest share of the features lies in a cluster that the other
+    finds again (`validity.found_again`). No halves of the prompts are looked at: what they say of the clusters stays
+    a test.
+
+    Parameters
+    ----------
+    indices, distances, n_prompts, config
+        As of `member`.
+
+    Returns
+    -------
+    resolution : float
+        ``communities.resolution`` where it is set.
+    shares : dict of float to float
+        Share of the features found again, by the resolutions that were tried.
+    """
+    if config.communities.resolution is not None:
+        return config.communities.resolution, {}
+    least, shares = config.hdbscan.min_cluster_size, {}
+    graphs = [
+        mutual_graph(
+            *perturb(indices, distances, max(n_prompts // HALVED, 1), config.umap.random_state + 1 + draw),
+            config.communities.n_neighbors,
+            config.communities.correct_hubs,
+        )
+        for draw in range(2)
+    ]
+
+    def look_at(resolution: float) -> None:
+        first, second = (
+            without_small(leiden(graph, resolution, config.umap.random_state + draw), least)
+            for draw, graph in enumerate(graphs)
+        )
+        shares[resolution] = validity.found_again(first, second)["found_again"]
+
+    begin = max(len(indices) / COMMUNITY, 1.0)
+    for factor in COARSE:
+        look_at(begin * factor)
+    best = max(shares, key=lambda resolution: shares[resolution])
+    for factor in FINE:
+        look_at(best * factor)
+    best = max(shares, key=lambda resolution: shares[resolution])
+    log.info("communities: resolution %.3g, at which redrawn halves find %.0f%% of the features' clusters again",
+             best, 100 * shares[best])  # fmt: skip
+    return best, dict(sorted(shares.items()))
+
+
+def why_noise(labels: Array, unmoved: Array, indices: Array, distances: Array, config: Config) -> Array:
+    """Say why each feature is noise.
+
+    Parameters
+    ----------
+    labels, unmoved : array, (feature,), int
+        Of the consensus, and of member 0.
+    indices, distances, config
+        As of `member`.
+
+    Returns
+    -------
+    array, (feature,), object
+        Of `schema.NOISE_REASONS`; None where clustered.
+    """
+    graph = mutual_graph(indices, distances, config.communities.n_neighbors, config.communities.correct_hubs)
+    sizes = np.bincount(unmoved[unmoved >= 0], minlength=1)
+    small = (unmoved < 0) | (sizes[np.maximum(unmoved, 0)] < config.hdbscan.min_cluster_size)
+    reasons = np.where(small, schema.SMALL, schema.DISAGREE).astype(object)
+    reasons[np.diff(graph.indptr) == 0] = schema.ALONE
+    reasons[labels >= 0] = None
+    return reasons
