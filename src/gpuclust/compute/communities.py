@@ -27,6 +27,7 @@ HUBNESS_NEIGHBORS = 10  # nearest whose mean similarity says how much of a hub a
 ITERATIONS = 3  # of Leiden: more changed no modularity on real graphs
 COMMUNITY = 200  # features a unit of resolution that the search begins with: near the best on real activations
 COARSE, FINE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0), (2**-0.5, 2**0.5)  # of it, then of the best of these
+LEAST = 1.0  # resolution: below it all of a graph may be one community, which is found again for nothing
 HALVED = 2  # redrawn similarities that stand for halves of the prompts have the error of so many times fewer
 _ONE_AT_A_TIME = threading.Lock()  # NetworKit's seed and number of threads are the process's
 
@@ -195,13 +196,11 @@ def choose_resolution(
         )
         shares[resolution] = validity.found_again(first, second)["found_again"]
 
-    begin = max(len(indices) / COMMUNITY, 1.0)
-    for factor in COARSE:
-        look_at(begin * factor)
-    best = max(shares, key=lambda resolution: shares[resolution])
-    for factor in FINE:
-        look_at(best * factor)
-    best = max(shares, key=lambda resolution: shares[resolution])
+    for factors in (COARSE, FINE):
+        begin = max(shares, key=lambda tried: (shares[tried], tried)) if shares else len(indices) / COMMUNITY
+        for factor in factors:
+            look_at(max(begin * factor, LEAST))
+    best = max(shares, key=lambda tried: (shares[tried], tried))  # of equal ones the finer
     log.info("communities: resolution %.3g, at which redrawn halves find %.0f%% of the features' clusters again",
              best, 100 * shares[best])  # fmt: skip
     return best, dict(sorted(shares.items()))

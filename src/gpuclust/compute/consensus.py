@@ -32,7 +32,8 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
     """Redraw similarities with their standard error, and sort every feature's candidates anew.
 
     A similarity r = 1 - d, cosine or correlation, over n prompts has the standard error (1 - r²) / √n (Fisher 1915, of
-    a correlation of normal variables); both directions of a pair are given the same draw.
+    a correlation of normal variables); both directions of a pair are given the same draw. What has nothing in common,
+    a similarity of 0 or less, is not redrawn: chance would make neighbours of features that never fire together.
 
     Parameters
     ----------
@@ -52,6 +53,7 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
     unique, place = np.unique(pairs, return_inverse=True)
     draw = np.random.default_rng(seed).standard_normal(len(unique))[place.reshape(indices.shape)]
     similarity = 1 - distances.astype(np.float64)
+    draw[similarity <= 0] = 0
     redrawn = np.maximum(1 - similarity - (1 - similarity**2) / np.sqrt(n_prompts) * draw, 0)
     redrawn[:, 0] = -1  # stays first
     order = np.argsort(redrawn, axis=1, kind="stable")

@@ -1,0 +1,193 @@
+"""Communities of the mutual neighbour graph: what is found, what is not, and that it comes back the same."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+import gpuclust
+from gpuclust import schema
+from gpuclust.compute import communities, methods, neighbors, validity
+from gpuclust.config import Config
+from gpuclust.configfile import validate
+from gpuclust.errors import ConfigError
+from tests.planted import planted
+
+Array = np.ndarray[Any, Any]
+OPEN = {"select": {"sparsity_max": 1.0, "sparsity_min": 0.0, "entropy_high": 99.0}}
+
+
+def near(vectors: Array, k: int, metric: str = "correlation") -> tuple[Array, Array]:
+    """Neighbours of the columns of (prompt, feature)."""
+    return neighbors.of_vectors(np.asarray(vectors, np.float64).T, k, metric, vectors.shape[1])
+
+
+def config(**settings: Any) -> Config:
+    return validate(settings)
+
+
+def test_planted_clusters_are_found() -> None:
+    activations, truth = planted()
+    found = gpuclust.cluster_features(activations, OPEN)
+    assert adjusted_rand_score(truth, found.labels) >= 0.95
+    inside = truth >= 0
+    assert adjusted_rand_score(truth[inside], found.labels[inside]) == 1
+    table = found.features
+    assert (table["noise_reason"].notna() == (table["label"] == -1)).all()
+    assert set(table["noise_reason"].dropna()) <= set(schema.NOISE_REASONS)
+    assert table["hdbscan_label"].notna().all()
+
+
+def test_a_method_is_a_setting() -> None:
+    activations, truth = planted(n_prompts=600, n_clusters=6, n_noise=40)
+    for method in ("umap", "distances"):
+        found = gpuclust.cluster_features(
+            activations, {**OPEN, "cluster": {"method": method}, "consensus": {"members": 1}}
+        )
+        assert adjusted_rand_score(truth, found.labels) > 0.5
+        if method == "umap":
+            assert found.features["label"].equals(found.features["hdbscan_label"])
+        assert set(found.features["noise_reason"].dropna()) <= {schema.SPARSE}
+
+
+def test_hubs_are_put_back() -> None:
+    """A feature that is near to all others is not what they are joined by."""
+    rng = np.random.default_rng(0)
+    topics = rng.normal(size=(300, 2))
+    parts = [topics[:, [t]] + 2 * rng.normal(size=(300, 24)) for t in range(2)]
+    hub = topics.sum(axis=1, keepdims=True) + 0.1 * rng.normal(size=(300, 1))
+    indices, distances = near(np.concatenate([*parts, hub], axis=1), 40, "cosine")
+    assert (indices[:48, 1:3] == 48).any(axis=1).mean() > 0.8
+    plain, corrected = (communities.mutual_graph(indices, distances, 3, corrected).nnz for corrected in (False, True))
+    assert corrected > 1.3 * plain
+
+
+def test_edges_are_mutual_and_symmetric() -> None:
+    activations, _ = planted(n_prompts=300, n_clusters=4, n_noise=20)
+    indices, distances = near(activations, 40)
+    graph = communities.mutual_graph(indices, distances, 10, corrected=False)
+    assert (graph != graph.T).nnz == 0
+    assert graph.min() >= 0
+    assert np.diff(graph.indptr).max() <= 9
+    for a in range(0, len(indices), 17):
+        expected = {int(b) for b in indices[a, 1:10] if a in indices[b, 1:10] and distances[a][indices[a] == b][0] < 1}
+        assert set(graph[[a]].indices.tolist()) == expected
+
+
+def test_the_same_again_and_beside_others() -> None:
+    """NetworKit's seed and threads are the process's: calls side by side must not disturb each other."""
+    activations, _ = planted(n_prompts=400, n_clusters=8, size=12, n_noise=200)
+    indices, distances = near(activations, 60)
+    graph = communities.mutual_graph(indices, distances, 15)
+    alone = [communities.leiden(graph, 20.0, seed) for seed in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        beside = list(pool.map(lambda seed: communities.leiden(graph, 20.0, seed), range(6)))
+    for one, other in zip(alone, beside, strict=True):
+        assert np.array_equal(one, other)
+    assert any(not np.array_equal(alone[0], one) for one in alone[1:])
+
+
+def test_resolution_follows_from_the_data() -> None:
+    few, _ = planted(n_clusters=6, size=60, n_noise=0)
+    many, _ = planted(n_clusters=30, size=12, n_noise=0)
+    settings = config()
+    chosen = []
+    for activations in (few, many):
+        indices, distances = near(activations, 80)
+        resolution, shares = communities.choose_resolution(indices, distances, len(activations), settings)
+        assert resolution in shares
+        assert shares[resolution] == max(shares.values()) > 0.9
+        chosen.append(resolution)
+    assert chosen[0] < chosen[1]
+    fixed = config(communities={"resolution": 3.5})
+    assert communities.choose_resolution(indices, distances, 100, fixed) == (3.5, {})
+
+
+def test_a_graph_without_an_edge_is_all_noise_with_a_reason() -> None:
+    indices, distances = near(np.eye(60)[:, :40], 20, "cosine")
+    found, members = methods.of_communities(indices, distances, 60, config(neighbors={"metric": "cosine"}))
+    assert (found.labels == -1).all()
+    assert any("noise" in note for note in found.notes)
+    reasons = communities.why_noise(found.labels, members[0], indices, distances, config())
+    assert set(reasons) == {schema.ALONE}
+
+
+@pytest.mark.parametrize("metric", ["cosine", "correlation"])
+def test_equal_weights_and_exact_copies(metric: str) -> None:
+    """One component in which all is alike: no crash, and the same again."""
+    column = np.random.default_rng(0).random((50, 1))
+    indices, distances = near(np.repeat(column, 30, axis=1), 20, metric)
+    first, again = (methods.of_communities(indices, distances, 50, config())[0].labels for _ in range(2))
+    assert np.array_equal(first, again)
+
+
+def test_copies_counted_each_and_a_feature_of_zeros() -> None:
+    activations, _ = planted(n_prompts=400, n_clusters=4, n_noise=20)
+    doubled = np.concatenate([activations, activations[:, :15], np.zeros((400, 1), np.float16)], axis=1)
+    settings = {**OPEN, "select": {**OPEN["select"], "min_active_prompts": 0}, "quality": {"duplicates": False}}
+    found = gpuclust.cluster_features(doubled, settings)
+    n = activations.shape[1]
+    assert (found.labels[:15] == found.labels[n : n + 15]).mean() > 0.9
+
+
+def test_negative_similarities_are_no_edges() -> None:
+    """Correlations below 0 among the nearest: far apart, not joined with a negative weight."""
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=(200, 1))
+    opposed = np.concatenate(
+        [base + 0.1 * rng.normal(size=(200, 15)), -base + 0.1 * rng.normal(size=(200, 15))], axis=1
+    )
+    indices, distances = near(opposed, 29)
+    graph = communities.mutual_graph(indices, distances, 29)
+    assert graph.data.min() > 0
+    labels = methods.of_communities(indices, distances, 200, config())[0].labels
+    assert sorted(np.bincount(labels[labels >= 0])) == [15, 15]
+
+
+def test_small_groups_say_so() -> None:
+    activations, truth = planted(n_prompts=800, n_clusters=5, size=20, n_noise=0)
+    few = np.concatenate([activations, planted(n_prompts=800, n_clusters=1, size=6, n_noise=0, seed=9)[0]], axis=1)
+    table = gpuclust.cluster_features(few, OPEN).features
+    assert (table["noise_reason"][len(truth) :] == schema.SMALL).all()
+
+
+def test_members_that_disagree_say_so() -> None:
+    labels, unmoved = np.array([-1, -1, -1, 0]), np.array([0, 0, 0, 0])
+    indices = np.array([[0, 1, 2], [1, 0, 2], [2, 0, 1], [3, 0, 1]])
+    distances = np.array([[0, 0.1, 0.1]] * 4, np.float32)
+    reasons = communities.why_noise(labels, unmoved, indices, distances, config(hdbscan={"min_cluster_size": 2}))
+    assert reasons.tolist() == [schema.DISAGREE] * 3 + [None]
+
+
+def test_metrics_without_similarities_are_refused() -> None:
+    for metric in ("euclidean", "dot"):
+        with pytest.raises(ConfigError, match="needs similarities, cosine or correlation"):
+            config(neighbors={"metric": metric})
+        assert config(neighbors={"metric": metric}, cluster={"method": "umap"}).metric == metric
+    with pytest.raises(ConfigError, match="cluster.method=distances for exact cosine"):
+        config(umap={"enabled": False})
+
+
+def test_defaults_of_the_metric() -> None:
+    assert config().metric == "correlation"
+    assert config(cluster={"method": "distances"}).metric == "cosine"
+    assert config(neighbors={"method": "sketch"}).metric == "cosine"
+    assert config(umap={"metric": "cosine"}).metric == "cosine"
+
+
+def test_pure_noise_does_not_come_back() -> None:
+    """Features that fire on their own: what is found in one half is not found again in the other."""
+    activations, _ = planted(n_prompts=1000, n_clusters=0, n_noise=300, long=False)
+    halves = [
+        methods.of_communities(*near(activations[part::2], 80), 500, config())[0].labels.astype(np.int64)
+        for part in range(2)
+    ]
+    assert validity.found_again(*halves)["found_again"] < 0.02
+
+
+def test_small_first_and_numbered_by_size() -> None:
+    assert communities.without_small(np.array([3, 1, 1, 0, 3, 3]), 2).tolist() == [0, 1, 1, -1, 0, 0]
