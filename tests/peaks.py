@@ -115,6 +115,7 @@ def write_clusters(case: Case, out: Path) -> Array:
     features["n_active"] = rng.integers(1, 100, len(features))
     features["kept"] = features["feature"] < kept
     features["label"] = pd.array([*found.labels, *[pd.NA] * (len(features) - kept)], dtype="Int64")
+    features["hdbscan_label"] = features["label"]
     features["duplicate_of"] = pd.array([pd.NA] * len(features), dtype="Int64")
     atomic.write_table(out / schema.FEATURES, features)
     atomic.write_table(out / schema.CONDENSED_TREE, pd.DataFrame(found.condensed_tree))
@@ -245,7 +246,9 @@ def cluster(case: Case, out: Path) -> Callable[[], Any]:
     store.write_dataset(out / schema.EMBEDDING, {"embedding": (("feature", "component"), embedding)}, {})
     (out / schema.SELECTED).write_bytes((out / schema.FEATURES).read_bytes())
     np.save(out / schema.MAP, embedding[:, :2])
-    return lambda: tasks.cluster_task(out, config, [])
+    labels = np.arange(n, dtype=np.int32) // 20
+    members = [labels] * config.n_members if config.cluster.method == "communities" else []
+    return lambda: tasks.cluster_task(out, config, members)
 
 
 def consensus(case: Case, out: Path) -> Callable[[], Any]:

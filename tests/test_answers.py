@@ -49,7 +49,13 @@ def sweep(gain: float, between: float) -> tuple[pd.DataFrame, pd.DataFrame]:
                 "noise": 0.4,
                 "n_kept": 40,
             }
-            row |= {"recovered_halves": 0.5, "purity": 0.6, "ari_default": 0.4, "ari_seeds": 0.7}
+            row |= {
+                "recovered_halves": 0.5,
+                "found_again_halves": 0.4,
+                "purity": 0.6,
+                "ari_default": 0.4,
+                "ari_seeds": 0.7,
+            }
             row |= {"ari_clustered_halves": 0.8, "error": None}
             row |= {f"shared_{name}": 0.2 + 0.01 * rng.standard_normal() for name in ("entropy", "sparsity", "mean")}
             if row["cluster.method"] == "distances":

@@ -21,7 +21,7 @@ N, F, K, D = 1000, 10_000, 4000, 64  # prompts, features, kept features, width o
 MODEL, SAE = 100_000_000, 2 * D * F * 4
 SHAPES = budget.Shapes(N, F, K, D, MODEL, n_clusters=100, sae_bytes=D * F * 4 + 7)
 BASE = WORKER + MODEL + SAE
-ONE = {"consensus": {"members": 1}}
+ONE: dict[str, Any] = {"consensus": {"members": 1}, "cluster": {"method": "umap"}}
 BLOCK = 512  # prompts of a block: a chunk
 ROWS = BLOCK * (F * 2 * 2 + K * (2 + 8))  # a block: all features twice, the kept ones once more and in float64
 EXTRA = K * K * (8 + 4 + 8) + 3 * 1024 * K * 8  # beside one tile: a product, its distances, keys
@@ -91,9 +91,9 @@ def test_embed_and_cluster() -> None:
     several = peaks(settings | {"consensus": {"members": 2, "candidates": 3}})
     assert several["embed"] == BASE + K * (24 * 33 + 120 * 11 + 80 * (6 + 10))
     assert got["cluster"] == BASE + K * (300 + 24 * 11 + 16 * 6 + 30 * 4)
-    assert peaks(settings | {"cluster": {"method": "distances"}, "umap": {"n_neighbors": 11}})[
-        "cluster"
-    ] == BASE + K * (300 + 24 * 11)
+    assert peaks(settings | {"cluster": {"method": "distances"}})["cluster"] == got["cluster"]
+    found = peaks(settings | {"cluster": {"method": "communities"}, "communities": {"n_neighbors": 10}})["cluster"]
+    assert found == got["cluster"] + K * (24 * 33 + 100 * 44)  # four times the neighbours, and graphs of them
 
 
 def test_consensus() -> None:
@@ -223,7 +223,7 @@ def test_embed_and_cluster_on_a_gpu() -> None:
     assert got["embed"] == CONTEXT + 300_000_000 + K * (96 * 11 + 16 * 6)
     assert got["cluster"] == CONTEXT + 1_000_000_000 + K * (8 * 6 + 36 * 4 + 300)
     assert got["quality"] == max(got[stage] for stage in ("neighbors", "embed", "cluster"))
-    assert device_peaks({"cluster": {"method": "distances"}})["cluster"] == CONTEXT
+    assert device_peaks(settings | {"cluster": {"method": "communities"}})["cluster"] == got["cluster"]  # on the host
 
 
 def test_hosts_of_gpu_workers() -> None:

@@ -168,7 +168,7 @@ def test_metrics_without_similarities_are_refused() -> None:
         with pytest.raises(ConfigError, match="needs similarities, cosine or correlation"):
             config(neighbors={"metric": metric})
         assert config(neighbors={"metric": metric}, cluster={"method": "umap"}).metric == metric
-    with pytest.raises(ConfigError, match="cluster.method=distances for exact cosine"):
+    with pytest.raises(ConfigError, match=r"cluster\.method=distances for exact cosine"):
         config(umap={"enabled": False})
 
 

@@ -33,14 +33,14 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("sae.release=x", "release and sae_id belong together|not both"),
         ("select.entropy_low=20", r"entropy_low \(20.0\) must be below entropy_high \(15.0\)"),
         ("device.memory=lots", "device.memory is 'lots': write a positive number and a unit"),
-        ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least umap.n_neighbors \(15\)"),
-        ("neighbors.metric=dot", "differ: set only one"),
+        ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least communities.n_neighbors \(20\)"),
+        ("neighbors.metric=dot", "needs similarities, cosine or correlation, but the metric is dot"),
         ("hdbscan.metric=cosine", "needs cluster.method=distances"),
         ("min_tokens=300", r"min_tokens \(300\) must not exceed max_tokens"),
         ("prompts=[]", "at least one source"),
         ("prompts.5.limit=1", "there is no"),
         ("umap", "write key=value"),
-        ("n_neighbors=5", r"did you mean neighbors.n_neighbors or umap.n_neighbors\?"),
+        ("n_neighbors=5", r"did you mean neighbors.n_neighbors or communities.n_neighbors or umap.n_neighbors\?"),
         ("umap.random_state=99999999999", r"umap.random_state is 99999999999: .*less than"),
         ("device.memory=1..5GB", r"device.memory is '1..5GB': write a positive number"),
         ("select.entropy_low=.nan", "select.entropy_low is nan: .*finite"),
@@ -98,6 +98,8 @@ def test_overrides_of_a_part_of_the_demo() -> None:
 def test_without_umap_the_metric_is_cosine() -> None:
     with pytest.raises(ConfigError, match="clusters on cosine distances, but the metric is euclidean"):
         configfile.load(overrides=["cluster.method=distances", "umap.metric=euclidean"])
+    with pytest.raises(ConfigError, match=r"metric \(dot\) and umap.metric \(cosine\) differ: set only one"):
+        configfile.load(overrides=["neighbors.metric=dot", "umap.metric=cosine"])
 
 
 def test_null_is_the_name_of_a_check(tmp_path: Path) -> None:

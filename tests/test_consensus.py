@@ -8,7 +8,7 @@ from scipy.cluster.hierarchy import average, fcluster
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
-from gpuclust.compute import consensus, neighbors
+from gpuclust.compute import consensus, methods, neighbors
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import MemoryBudgetError
@@ -143,6 +143,6 @@ def test_nothing_that_stays_together_is_noise_and_said() -> None:
 def test_members_are_reproducible_and_differ() -> None:
     values, _ = planted(n_prompts=300, n_clusters=4, n_noise=20)
     indices, distances = near(values, 60)
-    labels = [consensus.member(indices, distances, len(values), CONFIG, number) for number in (1, 1, 2)]
+    labels = [methods.member(indices, distances, len(values), CONFIG, number) for number in (1, 1, 2)]
     np.testing.assert_array_equal(labels[0], labels[1])
     assert not np.array_equal(labels[0], labels[2])

@@ -201,7 +201,7 @@ def test_beside_duplicates_every_other_feature_is_an_outlier() -> None:
 
 
 def test_min_cluster_size_and_agreement_are_enough() -> None:
-    settings = config({"path": "demo"}, hdbscan={"min_cluster_size": 3, "min_samples": 1})
+    settings = config({"path": "demo"}, hdbscan={"min_cluster_size": 3, "min_samples": 1}, cluster={"method": "umap"})
     a, b = np.repeat([0, 1], 3), np.repeat([0, -1], 3)
     assert consensus.combine([a, b], settings).labels.tolist() == [0, 0, 0, 1, 1, 1]  # half of the members
     assert consensus.combine([a, b, b], settings).labels.tolist() == [0, 0, 0, -1, -1, -1]  # a third

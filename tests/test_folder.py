@@ -234,11 +234,11 @@ def test_a_stage_of_an_older_algorithm_is_made_anew(
     before = entries(finished)
     cluster = stage_table.get("cluster")
     with monkeypatch.context() as patch:
-        patch.setitem(stage_table._BY_NAME, "cluster", replace(cluster, version=2))
+        patch.setitem(stage_table._BY_NAME, "cluster", replace(cluster, version=cluster.version + 1))
         go(finished.parent, settings)
         after = entries(finished)
         assert [name for name in NAMES if after[name] != before[name]] == list(stage_table.after("cluster"))
-        assert after["cluster"]["version"] == 2
+        assert after["cluster"]["version"] == cluster.version + 1
     prompts = stage_table.get("prompts")
     monkeypatch.setitem(stage_table._BY_NAME, "prompts", replace(prompts, version=2))
     kept = contents(finished)

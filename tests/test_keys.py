@@ -33,6 +33,7 @@ from gpuclust.sweep.subsets import Subset
 from tests import tiny
 
 NO_UMAP = {"cluster.method": "distances"}
+COMMUNITIES = {"cluster.method": "communities"}
 HUB = {"sae": {"release": "a", "sae_id": "b"}}
 DATASET = {"prompts": [{"dataset": "a"}]}
 PLAN = {"plan": {"d_in": 2, "d_sae": 2, "model_bytes": "1GB"}}
@@ -97,7 +98,16 @@ CASES = [
     Case("neighbors.n_neighbors", 30, "select neighbors", "redrawn trial"),
     Case("neighbors.metric", "cosine"),  # what it says is umap.metric's, or it is refused
     Case("neighbors.sketch_size", 99, "neighbors"),
-    Case("cluster.method", "distances", "neighbors embed", "embedding redrawn tree trial"),
+    Case("cluster.method", "distances", "neighbors cluster", "embedding redrawn tree trial"),
+    Case("cluster.method", "communities", "neighbors cluster", "embedding redrawn tree trial"),
+    Case("communities.n_neighbors", 25, "neighbors cluster", "trial", COMMUNITIES),
+    Case("communities.n_neighbors", 25),
+    Case("communities.resolution", 2.0, "cluster", "trial", COMMUNITIES),
+    Case("communities.correct_hubs", False, "cluster", "trial", COMMUNITIES),
+    Case("umap.random_state", 2, "embed", "trial", COMMUNITIES),
+    Case("umap.metric", "correlation", "neighbors embed", "neighbors trial", COMMUNITIES),
+    Case("consensus.members", 3, "cluster", "trial", COMMUNITIES),
+    Case("consensus.agreement", 0.4, "cluster", "trial", COMMUNITIES),
     Case("umap.n_components", 4, "embed", LAYOUT),
     Case("umap.n_neighbors", 20, "select neighbors embed", LAYOUT),
     Case("umap.min_dist", 0.1, "embed", LAYOUT),
@@ -118,6 +128,7 @@ CASES = [
     Case("quality.duplicates", False, "select cluster quality"),
     Case("quality.halves", False, "neighbors quality"),
     Case("quality.null", False, "quality"),
+    Case("quality.hdbscan", False, "quality"),
     Case("quality.decoder", True, "quality"),
     Case("quality.seeds", 1, "quality"),
     Case("quality.random_sets", 9, "quality"),
@@ -141,7 +152,8 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.fiel
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found = tiny.build(tmp_path_factory.mktemp("tiny"))
-    return found | {"quality": {"null": True, "decoder": False, "random_sets": 5}}
+    found["umap"]["metric"] = "cosine"
+    return found | {"quality": {"null": True, "decoder": False, "random_sets": 5}, "cluster": {"method": "umap"}}
 
 
 def changed(settings: dict[str, Any], case: Case) -> tuple[Config, Config]:

@@ -238,7 +238,6 @@ def test_without_umap_hdbscan_is_exact(settings: dict[str, Any], tmp_path: Path,
         "hdbscan": {"min_cluster_size": 2, "min_samples": 1, "metric": metric},
     }
     out = go(tmp_path, changed)
-    assert not (out / schema.EMBEDDING).exists()
     got = results(out)
     kept = got["features"]["kept"].to_numpy()
     columns = got["activations"][:, kept].astype(np.float64)
@@ -615,18 +614,19 @@ def test_open_run_is_lazy_and_refuses_other_folders(finished: Path, tmp_path: Pa
         gpuclust.open_run(tmp_path)
 
 
-@pytest.mark.parametrize("umap", [True, False])
-def test_cluster_features_equals_the_run(finished: Path, settings: dict[str, Any], umap: bool) -> None:
+@pytest.mark.parametrize("method", ["communities", "umap", "distances"])
+def test_cluster_features_equals_the_run(finished: Path, settings: dict[str, Any], method: str) -> None:
     run = gpuclust.open_run(finished)
     part = {name: settings[name] for name in ("select", "umap", "hdbscan", "consensus")}
-    part["cluster"] = {"method": "umap" if umap else "distances"}
+    part["cluster"] = {"method": method}
     got = gpuclust.cluster_features(run.activations, part)
-    if umap:
-        kept = run.features["kept"]
+    kept = run.features["kept"]
+    if method == "communities":
         np.testing.assert_array_equal(got.labels, run.features.loc[kept, "label"])
+        assert got.features["noise_reason"].equals(run.features["noise_reason"])
+    if method != "distances":  # there the metric is cosine
+        np.testing.assert_array_equal(got.features["hdbscan_label"], run.features["hdbscan_label"])
         np.testing.assert_array_equal(got.embedding, run.embedding)
-    else:
-        assert got.embedding is None
     assert list(got.features.columns) == list(run.features.columns)
 
 

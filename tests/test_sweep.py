@@ -386,7 +386,8 @@ def test_any_setting_opens_as_a_run(base: dict[str, Any], finished: Path, tmp_pa
     seed = int(table["seed"].max())
     chosen = [
         ({"n_prompts": 60, "cluster.method": "umap"}, prompts["text"]), ({"n_prompts": 30}, prompts["text"][:30]),
-        ({"source": "b"}, prompts.loc[prompts["source"] == "b", "text"]), ({"cluster.method": "distances"}, prompts["text"]),
+        ({"source": "b"}, prompts.loc[prompts["source"] == "b", "text"]),
+        ({"cluster.method": "distances"}, prompts["text"]),
         ({"consensus.members": 1}, prompts["text"]),
     ]  # fmt: skip
     for levels, texts in chosen:

@@ -300,7 +300,7 @@ class Config(Section):
     >>> Config().umap.n_components
     10
     >>> Config(umap=UmapConfig(n_components=5)).n_neighbors
-    60
+    80
     """
 
     model: ModelConfig = ModelConfig()
@@ -374,6 +374,11 @@ class Config(Section):
         return self.consensus.agreement or AGREEMENT.get(self.cluster.method, 0.5)
 
     @property
+    def used_communities(self) -> CommunitiesConfig | None:
+        """The settings of communities where they are used."""
+        return self.communities if self.cluster.method == "communities" else None
+
+    @property
     def _used_neighbors(self) -> int:
         """Neighbours that the map, and the method where it takes some, use."""
         if self.cluster.method == "communities":
@@ -391,7 +396,7 @@ class Config(Section):
         """The fewest kept features that every stage can work with."""
         return (
             max(
-                self.neighbors.n_neighbors or self._used_neighbors,
+                self.neighbors.n_neighbors or self.umap.n_neighbors,
                 self.hdbscan.min_samples,
                 self.hdbscan.min_cluster_size,
             )

@@ -111,7 +111,7 @@ STAGES = (
     ),
     Stage(
         "cluster", "clusters", ("prompts", "select", "neighbors", "embed"), _cluster,
-        ("cluster", "communities", "hdbscan", "consensus", "agreement", "quality.duplicates"), version=2,
+        ("cluster", "used_communities", "hdbscan", "consensus", "quality.duplicates"), version=2,
         advice="lower hdbscan.min_samples or umap.n_components, or keep fewer features (select.*)", planned=True,
     ),
     Stage(

@@ -162,8 +162,8 @@ def choose_resolution(
 
     The similarities are redrawn twice with the error that half the prompts would leave, which stands for two halves of
     the prompts; the resolution is taken at which the largest share of the features lies in a cluster that the other
-    finds again (`validity.found_again`). No halves of the prompts are looked at: what they say of the clusters stays
-    a test.
+    finds again (`validity.found_again`, mean of both its shares). No halves of the prompts are looked at: what they say
+    of the clusters stays a test.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def choose_resolution(
             without_small(leiden(graph, resolution, config.umap.random_state + draw), least)
             for draw, graph in enumerate(graphs)
         )
-        shares[resolution] = validity.found_again(first, second)["found_again"]
+        shares[resolution] = float(np.mean(list(validity.found_again(first, second).values())))
 
     for factors in (COARSE, FINE):
         begin = max(shares, key=lambda tried: (shares[tried], tried)) if shares else len(indices) / COMMUNITY

@@ -55,7 +55,7 @@ def with_clusters(
         table.loc[mask, name] = labels[place]
     reasons = np.full(len(table), None, object)
     reasons[mask] = noise_reason[place]
-    table["noise_reason"] = pd.array(reasons, dtype="string")
+    table["noise_reason"] = pd.Series(reasons, index=table.index, dtype=schema.text_dtype())
     columns = {
         "probability": result.probabilities, "outlier_score": result.outlier_scores, "x": flat[:, 0], "y": flat[:, 1],
     }  # fmt: skip
