@@ -85,7 +85,7 @@ def test_48_settings_share_what_they_can(
         **N_NEIGHBORS, "hdbscan.min_cluster_size": [3, 4, 5, 6], "hdbscan.min_samples": [2, 3, 4],
         "hdbscan.cluster_selection_method": ["eom", "leaf"],
     }  # fmt: skip
-    base = base | {"consensus": {"members": 1}}
+    base = base | {"consensus": {"members": 1}, "cluster": {"method": "umap"}}
     table = go(tmp_path, {"base": base, "vary": vary, "seeds": 1}, finished)
     assert len(table) == 48
     assert table["error"].isna().all()
@@ -201,7 +201,7 @@ def test_a_setting_has_the_halves_and_the_stability_of_the_run_with_its_configur
     settings = base | {"seed": 5, "n_prompts": 57}  # an odd number: the halves differ in size
     for key, value in changed.items():
         section, name = key.split(".")
-        settings[section] = settings[section] | {name: value}
+        settings[section] = settings.get(section, {}) | {name: value}
     out = single(tmp_path, settings)
     row = go(tmp_path, {"base": settings, "vary": N_NEIGHBORS, "seeds": 1}, out).iloc[0]
     assert row["setting"] == 0
@@ -245,7 +245,7 @@ def test_copies_are_one_point_in_a_sweep_as_in_a_run(tmp_path: Path) -> None:
 
 def test_what_fails_is_a_row_and_the_rest_goes_on(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     vary = {"hdbscan.min_samples": [3, 500], "umap.min_dist": [0.0, 1.5]}
-    table = go(tmp_path, {"base": base, "vary": vary, "seeds": 1}, finished)
+    table = go(tmp_path, {"base": base, "fixed": {"cluster.method": "umap"}, "vary": vary, "seeds": 1}, finished)
     error = table.set_index(["hdbscan.min_samples", "umap.min_dist"])["error"]
     assert pd.isna(error[3, 0.0])
     assert "at least 501" in error[500, 0.0]

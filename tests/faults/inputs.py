@@ -159,8 +159,10 @@ def caches(subject: Subject, files: Mapping[str, Any] = CACHES) -> Iterator[Try]
         subject.wipe()
         path = subject.work / "cache.pt"
         make(path)
-        config: dict[str, Any] = {"cluster": {"method": "distances"},
-                                  "hdbscan": {"min_cluster_size": 3, "min_samples": 2}, "select": {"sparsity_max": 2.0}, "quality": {"random_sets": 2}}  # fmt: skip
+        config: dict[str, Any] = {
+            "cluster": {"method": "distances"}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2},
+            "select": {"sparsity_max": 2.0}, "quality": {"random_sets": 2},
+        }  # fmt: skip
 
         def work(note: Note, path: Path = path, config: dict[str, Any] = config) -> object:
             return terminal.exit_code(lambda: import_cache(path, subject.out, config))

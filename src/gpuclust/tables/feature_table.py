@@ -50,16 +50,18 @@ def with_clusters(
     """
     table = features.copy()
     mask, place = table["kept"].to_numpy(), point_rows(features)
-    for name, labels in (("label", result.labels), ("hdbscan_label", hdbscan_label)):
-        table[name] = pd.array([pd.NA] * len(table), dtype="Int64")
-        table.loc[mask, name] = labels[place]
-    reasons = np.full(len(table), None, object)
-    reasons[mask] = noise_reason[place]
-    table["noise_reason"] = pd.Series(reasons, index=table.index, dtype=schema.text_dtype())
-    columns = {
-        "probability": result.probabilities, "outlier_score": result.outlier_scores, "x": flat[:, 0], "y": flat[:, 1],
-    }  # fmt: skip
-    for name, values in columns.items():
-        table[name] = np.nan
+    empty = pd.array([pd.NA] * len(table), dtype="Int64")
+
+    def spread(name: str, values: Array, null: Any) -> None:
+        table[name] = null
         table.loc[mask, name] = values[place]
-    return table[[*features.columns, *(name for name in schema.FEATURE_COLUMNS if name not in features)]]
+
+    spread("label", result.labels, empty)
+    spread("probability", result.probabilities, np.nan)
+    spread("outlier_score", result.outlier_scores, np.nan)
+    spread("hdbscan_label", hdbscan_label, empty)
+    spread("noise_reason", noise_reason, None)
+    table["noise_reason"] = pd.Series(table["noise_reason"], dtype=schema.text_dtype())
+    spread("x", flat[:, 0], np.nan)
+    spread("y", flat[:, 1], np.nan)
+    return table
