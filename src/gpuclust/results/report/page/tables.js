@@ -97,7 +97,8 @@ function drawRun() {
     ['Aggregate over tokens', settings.extract.aggregate],
     ['Entries non-zero', share(stages.reduce.density)],
     ['Features that never fire', count(stages.reduce.dead_features)],
-    ['Neighbours', `${stages.neighbors.method}, ${stages.neighbors.metric}, clustered by ${settings.cluster.method}`],
+    ['Neighbours', `${stages.neighbors.method}, ${stages.neighbors.metric}`],
+    ...clustering(stages, settings),
     ['Exact duplicates', known(stages.cluster.duplicates) ? `${count(stages.cluster.duplicates)} features, each clustered as the one that it copies` : 'not counted'],
     ['Scheduler', record.scheduler ? `${record.scheduler.name} on ${record.device}: ${record.scheduler.reason}` : '–'],
   ];
@@ -116,6 +117,24 @@ function drawRun() {
       h('td', {class: 'n'}, size(s.projected_bytes))))));
   fill($('settings'), facts(flat(settings)));
   fill($('versions'), facts([...Object.entries(record.versions || {}), ['python', record.python || '–']]));
+}
+
+/** How features were clustered, why some are noise, and what other prompts find again. */
+function clustering(stages, settings) {
+  const {cluster, quality = {}} = stages, method = settings.cluster?.method;
+  if (!method) return []; // a run by an earlier version
+  const resolution = known(cluster.resolution) ? `, resolution ${number(cluster.resolution)}` : '';
+  const rows = [['Clusters', `${method}${resolution}${cluster.members > 1 ? `, consensus of ${cluster.members}` : ''}`]];
+  const reasons = Object.entries(cluster.noise_reasons || {});
+  if (reasons.length) rows.push(['Noise', reasons.map(([reason, n]) => `${count(n)} ${reason}`).join(', ')]);
+  const again = found => `${share(found.found_again)} of the features (Jaccard index 0.5; ${share(found.found_again_75)} at 0.75)`;
+  if (known(quality.halves?.found_again)) rows.push(['Found again in the other half of the prompts', again(quality.halves)]);
+  const once = quality.hdbscan;
+  if (known(once?.halves?.found_again)) {
+    rows.push(['One UMAP and HDBSCAN', `${count(once.clusters)} clusters, ${share(once.noise)} noise; found again ${
+      again(once.halves)}; agrees with the clusters to AMI ${number(once.ami)}`]);
+  }
+  return rows;
 }
 
 /** Nested settings as rows. */
