@@ -683,6 +683,31 @@ def test_caches_of_any_layout_are_read(tmp_path: Path) -> None:
         assert (found.dtype, texts) == (np.float32, ["a", "b", "c"])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "small", "fix"),
+    [("float16", 1e-9, "Set store.dtype=float32"), ("float32", 1e-60, "Multiply the activations by a power of two")],
+)
+def test_a_cache_whose_small_values_are_lost_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: str, small: float, fix: str
+) -> None:
+    import torch
+
+    acts = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)).relu().double()
+    acts[0, :3], nonzero = small, int((acts[1:] > 0).sum() + (acts[0, 3:] > 0).sum())
+    torch.save({"acts": acts, "prompts": [f"prompt {i}" for i in range(40)]}, tmp_path / "c.pt")
+    config = {"select": {"sparsity_max": 1.0}, "store": {"dtype": dtype}, "quality": {"null": False}}
+    run = gpuclust.import_cache(tmp_path / "c.pt", tmp_path / "out", config | {"consensus": {"members": 1}})
+    record = json.loads((run.path / schema.RECORD).read_text())
+    assert record["stages"]["extract"]["underflowed"] == 3
+    said = (
+        f"3 activations that are not zero ({3 / (nonzero + 3):.2%}) are too small for store.dtype={dtype} and are "
+        "stored as 0"
+    )
+    for text in (record["warnings"][0], caplog.text):
+        assert said in text
+        assert fix in text
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return (print, ("this ran",))
