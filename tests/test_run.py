@@ -603,6 +603,26 @@ def test_a_token_that_the_model_does_not_know_is_refused_before_extraction(
     assert not (tmp_path / "used" / schema.ACTIVATIONS).exists()
 
 
+@pytest.mark.parametrize(("token", "prepend", "code"), [("bos", True, 2), ("bos", False, 0), ("pad", True, 0)])
+def test_special_tokens_that_the_model_does_not_know_are_refused_where_they_are_read(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], token: str, prepend: bool, code: int
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    model = tmp_path / "model"
+    shutil.copytree(settings["model"]["name"], model)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    tokenizer.add_tokens([f"unused{i}" for i in range(600 - len(tokenizer))])
+    tokenizer.add_special_tokens({f"{token}_token": "<new>"})
+    assert tokenizer.convert_tokens_to_ids("<new>") == 600
+    tokenizer.save_pretrained(model)
+    changed = settings | {"model": {"name": str(model)}, "extract": {"prepend_bos": prepend}}
+    assert attempt(tmp_path, changed | {"quality": {"null": False, "decoder": False, "halves": False}}) == code
+    said = " ".join(capsys.readouterr().err.split())
+    refused = "the BOS token '<new>' with the id 600, but the model's embedding has 600 rows"
+    assert (refused in said) is (code == 2)
+
+
 # ---------------------------------------------------------------- Python, export, cache
 
 
