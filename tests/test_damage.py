@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 import gpuclust
-from gpuclust import cli, schema, stage_table
+from gpuclust import cli, configfile, schema, stage_table
+from gpuclust.configfile import validate
 from gpuclust.engine.execute import execute
 from gpuclust.engine.reuse import link
 from gpuclust.errors import CorruptDataError, GpuclustError, StoreError
 from gpuclust.storage import checksums, store, verifying
 from gpuclust.storage.record import write_record
-from gpuclust.storage.run_folder import Folder
+from gpuclust.storage.run_folder import Folder, read_settings
 from tests import tiny
 from tests.test_folder import go
 
@@ -256,7 +258,7 @@ def test_a_record_that_is_none_is_damaged(content: str, run: Path, capsys: pytes
     assert "run.json is missing. The run's own command begins it anew" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("seal", ["{}", "[]", '"x"', "", "{", '{"a.npz": [1, 2]}'])
+@pytest.mark.parametrize("seal", ["[" * 100_000, "{}", "[]", '"x"', "", "{", '{"a.npz": [1, 2]}'])
 def test_what_is_sealed_is_only_what_its_seal_says(seal: str, tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"abc")
     checksums.seal(tmp_path / "a.npz")
@@ -281,6 +283,26 @@ def test_the_same_command_computes_a_shard_anew_that_is_not_whole(
     assert stages(run)["extract"]["shards_computed"] == 1
 
 
+@pytest.mark.parametrize(
+    "content", ["[" * 5000, "a: !!bool x", "a: 2024-99-99", "a: 1\na: 2", "a: &a [*a]", "[]", "\0"]
+)
+def test_a_configuration_that_is_none_is_damaged(content: str, run: Path, tmp_path: Path) -> None:
+    (run / schema.CONFIG).write_text(content)
+    with pytest.raises(StoreError, match=r"config.yaml is damaged.*Restore it, or give another --out"):
+        read_settings(run / schema.CONFIG)
+    assert cli.main(["verify", str(run)]) == 1
+    (run / schema.RECORD).unlink()
+    assert cli.main(["verify", str(run)]) == 1
+
+
+def test_a_configuration_with_every_default_written_out_is_read(tmp_path: Path) -> None:
+    written = validate({"prompts": [{"path": f"{i}.txt"} for i in range(3000)]}).resolved()
+    text = yaml.safe_dump(written, sort_keys=False)
+    assert len(text) > configfile.LARGEST
+    (tmp_path / "config.yaml").write_text(text)
+    assert read_settings(tmp_path / "config.yaml") == written
+
+
 @pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
 @pytest.mark.parametrize("place", [schema.FEATURES, schema.CLUSTER_SIMILARITY, f"{schema.NEIGHBORS}/feature/c/0"])
 def test_reports_cards_and_comparisons_take_nothing_damaged(
@@ -301,9 +323,15 @@ def test_reports_cards_and_comparisons_take_nothing_damaged(
     assert (run / schema.REPORT).read_bytes() == before
 
 
-def test_a_lost_marker_is_found_and_its_shard_computed_anew(run: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("content", [None, "[" * 100_000])
+def test_a_lost_marker_is_found_and_its_shard_computed_anew(
+    run: Path, settings: dict[str, Any], content: str | None
+) -> None:
     (run / schema.SHARDS / "00001.json").unlink()
-    assert [damage.place for damage in verifying.damages(run)] == [f"{schema.SHARDS}/00001.json"]
+    if content is not None:
+        (run / schema.SHARDS / "00001.json").write_text(content)
+    place = f"{schema.SHARDS}/00001.json" if content is None else f"{schema.ACTIVATIONS}/activations/c/1/0"
+    assert [damage.place for damage in verifying.damages(run)] == [place]
     go(run.parent, settings)
     assert stages(run)["extract"]["shards_computed"] == 1
     assert verifying.damages(run) == []

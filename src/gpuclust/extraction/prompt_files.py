@@ -228,9 +228,9 @@ class _Lines:
         if len(self.ends) > 1:
             bare, other = self.ends["\r"], self.ends["\n"]
             raise PromptsError(
-                f"{path}, line {bare} has a carriage return (\\r) outside of quotes, and line {other} ends "
-                "with \\n: a text would be cut in two there. Put texts that hold line breaks in double quotes, or end all "
-                "lines alike"
+                f"{path}, line {bare} has a carriage return (\\r) outside of quotes, and line {other} ends with \\n: a "
+                "text would be cut in two there. Put texts that hold line breaks in double quotes, or end all lines "
+                "alike"
             )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from gpuclust import schema, stage_table
+from gpuclust import configfile, schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import atomic, checksums, markers
@@ -255,7 +255,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         If it is damaged.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf8"))
+        data = configfile.parse(path.read_text(encoding="utf8"), room=10)
     except FileNotFoundError as error:
         raise StoreError(f"there is no {path}: give the folder of a run or a sweep") from error
     except (yaml.YAMLError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
