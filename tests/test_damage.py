@@ -337,6 +337,19 @@ def test_a_lost_marker_is_found_and_its_shard_computed_anew(
     assert verifying.damages(run) == []
 
 
+@pytest.mark.parametrize("name", ["state", schema.SHARDS])
+def test_a_file_in_the_way_of_a_folder_is_said(
+    name: str, run: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / name)
+    (run / name).write_text("a file")
+    go(run.parent, settings, code=2)
+    assert f"{run / name} is no folder, but one of that name is needed" in " ".join(capsys.readouterr().err.split())
+    (run / name).unlink()
+    go(run.parent, settings)
+    assert verifying.damages(run) == []
+
+
 def test_a_report_written_again_is_not_damaged(run: Path) -> None:
     (run / f"{schema.REPORT}.99999999.tmp").write_text("left by a killed process")
     assert cli.main(["report", str(run)]) == 0

@@ -133,9 +133,8 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         if result.embedding is not None:
             embedding = np.full((len(table), result.embedding.shape[1]), np.nan, np.float32)
             embedding[kept] = result.embedding
-        for name in ("n_features_in_", "feature_names_in_"):
-            vars(self).pop(name, None)
-        vars(self).update({name: value for name, value in vars(fresh).items() if name.endswith("_in_")})
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update({name: value for name, value in fresh.__dict__.items() if name.endswith("_in_")})
         self.kept_ = kept
         self.labels_ = table["label"].fillna(schema.NOISE).to_numpy(dtype=np.int32)
         self.probabilities_ = table["probability"].fillna(0.0).to_numpy()

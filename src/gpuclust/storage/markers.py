@@ -35,7 +35,7 @@ def write_shard(
         What the data depend on; a resumed run compares it.
     """
     store.write_rows(path, index, first, data)
-    shards.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(shards)
     state_file = shards / f"{index:05d}.npz"
     atomic.write_arrays(state_file, states)
     marker = {

@@ -229,8 +229,8 @@ class Folder:
     def _count(self, name: str) -> int:
         """Files of a folder at any depth; 1 for a file, and for shards' states: the reduction can do without some."""
         path = self.path / name
-        if not path.is_dir() or name == schema.SHARDS:
-            return 1
+        if name == schema.SHARDS or not path.is_dir():
+            return int(name != schema.SHARDS or path.is_dir())
         return sum(1 for file in path.rglob("*") if file.is_file())
 
     def save(self) -> None:
