@@ -248,6 +248,33 @@ def test_activations_of_another_run_are_only_read(
     assert (linked / schema.SHARDS).is_symlink()
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("config",), "x"), (("stages", "analyse", "checksums"), 5), (("stages", "extract", "key"), None),
+        (("stages", "reduce", "files"), ["a"]), (("stages", "reduce", "files"), {"a": "b"}),
+        (("stages", "prompts", "attributes"), []), (("stages", "prompts", "warnings"), 1),
+        (("stages", "prompts", "versions"), "1"),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_edited_is_damaged(
+    place: tuple[str, ...], value: Any, run: Path, original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((run / schema.RECORD).read_text())
+    record.pop("checksum")
+    (run / schema.RECORD).write_text(json.dumps(record))  # as nothing in it says what it was
+    assert cli.main(["verify", str(run)]) == 0
+    inner = record
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    (run / schema.RECORD).write_text(json.dumps(record))
+    capsys.readouterr()
+    for command in (["verify", str(run)], ["show", str(run)], ["report", str(run)]):
+        assert cli.main(command) == 1
+        assert "run.json is damaged: it holds no record of a run." in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("content", ["[" * 200_000, '{"stages": {"prompts": 5}}', '{"stages": 3}', "null"])
 def test_a_record_that_is_none_is_damaged(content: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / schema.RECORD).write_text(content)
