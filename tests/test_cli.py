@@ -84,8 +84,13 @@ def test_codes_of_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert ended(KeyboardInterrupt()) == terminal.STOPPED
     assert "the same command goes on" in capsys.readouterr().err
     assert ended(PermissionError(13, "Permission denied", str(tmp_path))) == 1
-    with pytest.raises(OSError, match="unforeseen"):
-        ended(OSError("unforeseen"))
+    capsys.readouterr()
+    assert ended(FileNotFoundError(2, "No such file or directory", "/proc/x.tmp")) == 1
+    assert "cannot read or write /proc/x.tmp: No such file or directory" in " ".join(capsys.readouterr().err.split())
+    assert ended(FileExistsError(17, "File exists", "a/state")) == 1
+    for error in (OSError("unforeseen"), FileNotFoundError(2, "unforeseen")):
+        with pytest.raises(OSError, match="unforeseen"):
+            ended(error)
 
 
 HOSTILE = "a\x1b]52;c;cm0gLXJm\x07b\x1b[2Jc\x9b31md\x00e\rf\u202eg :heart: [red]h[/red]"
@@ -113,6 +118,17 @@ def test_texts_are_data_on_every_line_that_a_command_prints(capsys: pytest.Captu
     joined = "".join(written.split())  # lines end at 80 columns
     assert joined.count(r"\x1b]52;c;cm0gLXJm") == 4
     assert joined.count(":heart:[red]h[/red]") == 4
+
+
+@pytest.mark.parametrize("command", ["gpuclust", "gpuclust.verify"])
+def test_arguments_are_data_in_errors_of_the_command_line(command: str) -> None:
+    arguments = ["verify"] * (command == "gpuclust") + ["a", HOSTILE.replace("\0", ""), "é…\n"]
+    done = subprocess.run([sys.executable, "-m", command, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: unrecognized arguments: " in done.stderr
+    assert r"a\x1b]52;c;cm0gLXJm\x07b" in done.stderr
+    assert "é…" in done.stderr
+    assert not any(character in done.stderr for character in "\x1b\x07\x9b\r\u202e")
 
 
 def test_colours_still_go_out() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
@@ -141,16 +142,42 @@ def test_columns_have_names() -> None:
     frame = pd.DataFrame(data.astype(np.float32), columns=[f"f{i}" for i in range(60)])
     model = small().fit(frame)
     assert model.feature_names_in_.tolist() == list(frame.columns)
-    turned = frame.T.rename_axis("feature")
-    assert small().fit(turned).feature_names_in_.tolist() == list(frame.columns)
-    np.testing.assert_array_equal(small().fit(turned).labels_, model.labels_)
-    assert model.score(turned) == model.score(frame)
     with pytest.raises(ActivationError, match="feature names should match"):
         model.score(frame.rename(columns={"f3": "g3"}))
     with pytest.raises(ActivationError, match="X has 59 features, but FeatureClusterer is expecting 60"):
         small().fit(data).score(data[:, 1:])
     with pytest.raises(ActivationError, match="Feature names are only supported if all"):
         small().fit(frame.rename(columns={"f3": 3}))
+
+
+def test_what_is_turned_by_its_names_is_refused() -> None:
+    data = sae_like(80, 60)
+    model = small().fit(xr.DataArray(data, dims=("prompt", "feature")))
+    np.testing.assert_array_equal(model.labels_, small().fit(data).labels_)
+    ways = {
+        r"X\.transpose\('prompt', 'feature'\)$": xr.DataArray(data.T, dims=("feature", "prompt")),
+        r"X\.transpose\('prompt', 'latent'\)$": xr.DataArray(data.T, dims=("latent", "prompt")),
+        r"X\.T$": pd.DataFrame(data.T).rename_axis("feature"),
+    }
+    for way, turned in ways.items():
+        for take in (small().fit, model.score):
+            with pytest.raises(ActivationError, match=rf"scikit-learn splits the first one.*Transpose it: {way}"):
+                take(turned)
+        with pytest.raises(ValueError, match=r"All the 2 fits failed(.|\n)*Transpose it"):
+            GridSearchCV(small(), {"min_samples": [1]}, cv=2).fit(turned)
+
+
+def test_a_fit_that_fails_leaves_the_one_before() -> None:
+    frame = pd.DataFrame(sae_like(80, 40), columns=[f"f{i}" for i in range(40)])
+    model = small().fit(frame)
+    before = dict(vars(model))
+    for bad in (frame.iloc[:, :20] * 0, frame.iloc[:, :20] * np.nan, frame.rename(columns={"f3": 3})):
+        with pytest.raises((SelectionError, ActivationError)):
+            model.fit(bad)
+        assert vars(model) == before
+        assert model.score(frame) == small().fit(frame).score(frame)
+    assert model.fit(frame.to_numpy()[:, :30]).n_features_in_ == 30
+    assert not hasattr(model, "feature_names_in_")
 
 
 def test_the_score_is_the_silhouette_on_other_prompts() -> None:

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 import gpuclust
-from gpuclust import cli, schema, stage_table
+from gpuclust import cli, configfile, schema, stage_table
+from gpuclust.configfile import validate
 from gpuclust.engine.execute import execute
 from gpuclust.engine.reuse import link
 from gpuclust.errors import CorruptDataError, GpuclustError, StoreError
 from gpuclust.storage import checksums, store, verifying
 from gpuclust.storage.record import write_record
-from gpuclust.storage.run_folder import Folder
+from gpuclust.storage.run_folder import Folder, read_settings
 from tests import tiny
 from tests.test_folder import go
 
@@ -246,6 +248,33 @@ def test_activations_of_another_run_are_only_read(
     assert (linked / schema.SHARDS).is_symlink()
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("config",), "x"), (("stages", "analyse", "checksums"), 5), (("stages", "extract", "key"), None),
+        (("stages", "reduce", "files"), ["a"]), (("stages", "reduce", "files"), {"a": "b"}),
+        (("stages", "prompts", "attributes"), []), (("stages", "prompts", "warnings"), 1),
+        (("stages", "prompts", "versions"), "1"),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_edited_is_damaged(
+    place: tuple[str, ...], value: Any, run: Path, original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((run / schema.RECORD).read_text())
+    record.pop("checksum")
+    (run / schema.RECORD).write_text(json.dumps(record))  # as nothing in it says what it was
+    assert cli.main(["verify", str(run)]) == 0
+    inner = record
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    (run / schema.RECORD).write_text(json.dumps(record))
+    capsys.readouterr()
+    for command in (["verify", str(run)], ["show", str(run)], ["report", str(run)]):
+        assert cli.main(command) == 1
+        assert "run.json is damaged: it holds no record of a run." in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("content", ["[" * 200_000, '{"stages": {"prompts": 5}}', '{"stages": 3}', "null"])
 def test_a_record_that_is_none_is_damaged(content: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / schema.RECORD).write_text(content)
@@ -256,7 +285,7 @@ def test_a_record_that_is_none_is_damaged(content: str, run: Path, capsys: pytes
     assert "run.json is missing. The run's own command begins it anew" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("seal", ["{}", "[]", '"x"', "", "{", '{"a.npz": [1, 2]}'])
+@pytest.mark.parametrize("seal", ["[" * 100_000, "{}", "[]", '"x"', "", "{", '{"a.npz": [1, 2]}'])
 def test_what_is_sealed_is_only_what_its_seal_says(seal: str, tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"abc")
     checksums.seal(tmp_path / "a.npz")
@@ -281,6 +310,26 @@ def test_the_same_command_computes_a_shard_anew_that_is_not_whole(
     assert stages(run)["extract"]["shards_computed"] == 1
 
 
+@pytest.mark.parametrize(
+    "content", ["[" * 5000, "a: !!bool x", "a: 2024-99-99", "a: 1\na: 2", "a: &a [*a]", "[]", "\0"]
+)
+def test_a_configuration_that_is_none_is_damaged(content: str, run: Path, tmp_path: Path) -> None:
+    (run / schema.CONFIG).write_text(content)
+    with pytest.raises(StoreError, match=r"config.yaml is damaged.*Restore it, or give another --out"):
+        read_settings(run / schema.CONFIG)
+    assert cli.main(["verify", str(run)]) == 1
+    (run / schema.RECORD).unlink()
+    assert cli.main(["verify", str(run)]) == 1
+
+
+def test_a_configuration_with_every_default_written_out_is_read(tmp_path: Path) -> None:
+    written = validate({"prompts": [{"path": f"{i}.txt"} for i in range(3000)]}).resolved()
+    text = yaml.safe_dump(written, sort_keys=False)
+    assert len(text) > configfile.LARGEST
+    (tmp_path / "config.yaml").write_text(text)
+    assert read_settings(tmp_path / "config.yaml") == written
+
+
 @pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
 @pytest.mark.parametrize("place", [schema.FEATURES, schema.CLUSTER_SIMILARITY, f"{schema.NEIGHBORS}/feature/c/0"])
 def test_reports_cards_and_comparisons_take_nothing_damaged(
@@ -301,11 +350,30 @@ def test_reports_cards_and_comparisons_take_nothing_damaged(
     assert (run / schema.REPORT).read_bytes() == before
 
 
-def test_a_lost_marker_is_found_and_its_shard_computed_anew(run: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("content", [None, "[" * 100_000])
+def test_a_lost_marker_is_found_and_its_shard_computed_anew(
+    run: Path, settings: dict[str, Any], content: str | None
+) -> None:
     (run / schema.SHARDS / "00001.json").unlink()
-    assert [damage.place for damage in verifying.damages(run)] == [f"{schema.SHARDS}/00001.json"]
+    if content is not None:
+        (run / schema.SHARDS / "00001.json").write_text(content)
+    place = f"{schema.SHARDS}/00001.json" if content is None else f"{schema.ACTIVATIONS}/activations/c/1/0"
+    assert [damage.place for damage in verifying.damages(run)] == [place]
     go(run.parent, settings)
     assert stages(run)["extract"]["shards_computed"] == 1
+    assert verifying.damages(run) == []
+
+
+@pytest.mark.parametrize("name", ["state", schema.SHARDS])
+def test_a_file_in_the_way_of_a_folder_is_said(
+    name: str, run: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / name)
+    (run / name).write_text("a file")
+    go(run.parent, settings, code=2)
+    assert f"{run / name} is no folder, but one of that name is needed" in " ".join(capsys.readouterr().err.split())
+    (run / name).unlink()
+    go(run.parent, settings)
     assert verifying.damages(run) == []
 
 

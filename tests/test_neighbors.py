@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuclust.compute import gram, neighbors
-from gpuclust.errors import InputError
+from gpuclust.errors import ActivationError, InputError
 from tests import reference
 from tests.strategies import activations, cuts, sae_like
 
@@ -149,3 +149,25 @@ def test_neighbors_of_vectors_do_not_depend_on_the_tile() -> None:
     np.testing.assert_array_equal(whole[0], order)
     for a, b in zip(whole, tiled, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [2.0**-200, 2.0**-70, 2.0**70, 2.0**120])
+def test_distances_are_right_at_any_scale_or_refused(metric: str, scale: float) -> None:
+    values = sae_like(80, 30).astype(np.float64)
+    values[:, 3] = 0  # a feature of zeros is no small one
+    indices, distances = neighbors.exact(whole(values, 8), 5, metric)
+    factor = {"euclidean": scale, "dot": scale**2}.get(metric, 1.0)
+    if 1e-29 < factor < 1e29:
+        found, far = neighbors.exact(whole(values * scale, 8), 5, metric)
+        np.testing.assert_array_equal(found, indices)
+        np.testing.assert_allclose(far, distances * factor, rtol=1e-5)
+        return
+    with pytest.raises(ActivationError, match=rf"metric={metric}: .*float32 cannot hold its distances. Multiply the"):
+        neighbors.exact(whole(values * scale, 8), 5, metric)
+
+
+def test_squares_that_a_float32_tile_cannot_hold_are_refused() -> None:
+    side = {"sums": np.ones(2), "squares": np.full(2, 1e32)}
+    with pytest.raises(ActivationError, match=r"length 1e\+16, outside 1e-15 to 1e\+15"):
+        neighbors.distances("euclidean", np.zeros((2, 2), np.float32), 1, side, side, 1e32)

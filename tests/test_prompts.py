@@ -433,3 +433,29 @@ def test_files_are_looked_at_before_anything_is_loaded(file: Path, tmp_path: Pat
         prompts.check([source])
     with pytest.raises(PromptsError, match="there is no prompt file"):
         prompts.check([PromptSource(path=str(tmp_path / "none.txt"))])
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (b"text\ra\rb\r", ["a", "b"]),
+        (b"text\r\na\r\nb\r\n", ["a", "b"]),
+        (b"text\r\na\nb", ["a", "b"]),
+        (b"text\r\r\na\r\r\n", ["a"]),  # as Windows writes \r\n in text mode
+        (b'text\n"a\rb"\n"c\r\r\nd"\n', ["a\rb", "c\r\r\nd"]),
+        (b'text\r"a\nb"\rc\r', ["a\nb", "c"]),
+        (b"text\na\rb\nc\n", "line 2 has a carriage return"),
+        (b"text\r\na\r\nb\rc\r\n", "line 3 has a carriage return"),
+        (b"te\rxt\na\n", "line 1 has a carriage return"),
+        (b"text\na\rb", "line 2 has a carriage return"),
+    ],
+)
+def test_a_carriage_return_does_not_cut_a_text_in_two(content: bytes, texts: Any, tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes(content)
+    source = PromptSource(path=str(path), column="te" if content.startswith(b"te\r") else "text")
+    if isinstance(texts, list):
+        assert [text for text, _ in prompts.read(source, 9)] == texts
+        return
+    with pytest.raises(PromptsError, match=rf"p\.csv, {texts} \(\\r\) outside of quotes.*Put texts that hold line"):
+        list(prompts.read(source, 9))

@@ -602,6 +602,26 @@ def test_a_token_that_the_model_does_not_know_is_refused_before_extraction(
     assert not (tmp_path / "used" / schema.ACTIVATIONS).exists()
 
 
+@pytest.mark.parametrize(("token", "prepend", "code"), [("bos", True, 2), ("bos", False, 0), ("pad", True, 0)])
+def test_special_tokens_that_the_model_does_not_know_are_refused_where_they_are_read(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], token: str, prepend: bool, code: int
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    model = tmp_path / "model"
+    shutil.copytree(settings["model"]["name"], model)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    tokenizer.add_tokens([f"unused{i}" for i in range(600 - len(tokenizer))])
+    tokenizer.add_special_tokens({f"{token}_token": "<new>"})
+    assert tokenizer.convert_tokens_to_ids("<new>") == 600
+    tokenizer.save_pretrained(model)
+    changed = settings | {"model": {"name": str(model)}, "extract": {"prepend_bos": prepend}}
+    assert attempt(tmp_path, changed | {"quality": {"null": False, "decoder": False, "halves": False}}) == code
+    said = " ".join(capsys.readouterr().err.split())
+    refused = "the BOS token '<new>' with the id 600, but the model's embedding has 600 rows"
+    assert (refused in said) is (code == 2)
+
+
 # ---------------------------------------------------------------- Python, export, cache
 
 
@@ -681,6 +701,31 @@ def test_caches_of_any_layout_are_read(tmp_path: Path) -> None:
         found, texts = notebook_cache.read_cache(tmp_path / f"{number}.pt")
         np.testing.assert_array_equal(found, values)
         assert (found.dtype, texts) == (np.float32, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "small", "fix"),
+    [("float16", 1e-9, "Set store.dtype=float32"), ("float32", 1e-60, "Multiply the activations by a power of two")],
+)
+def test_a_cache_whose_small_values_are_lost_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: str, small: float, fix: str
+) -> None:
+    import torch
+
+    acts = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)).relu().double()
+    acts[0, :3], nonzero = small, int((acts[1:] > 0).sum() + (acts[0, 3:] > 0).sum())
+    torch.save({"acts": acts, "prompts": [f"prompt {i}" for i in range(40)]}, tmp_path / "c.pt")
+    config = {"select": {"sparsity_max": 1.0}, "store": {"dtype": dtype}, "quality": {"null": False}}
+    run = gpuclust.import_cache(tmp_path / "c.pt", tmp_path / "out", config | {"consensus": {"members": 1}})
+    record = json.loads((run.path / schema.RECORD).read_text())
+    assert record["stages"]["extract"]["underflowed"] == 3
+    said = (
+        f"3 activations that are not zero ({3 / (nonzero + 3):.2%}) are too small for store.dtype={dtype} and are "
+        "stored as 0"
+    )
+    for text in (record["warnings"][0], caplog.text):
+        assert said in text
+        assert fix in text
 
 
 class Evil:

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, Adds, Works]] = {
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    result = argparse.ArgumentParser(
+    result = terminal.Parser(
         prog="gpuclust",
         description="Which features of a sparse autoencoder belong together, and is that real? "
         "`gpuclust run` alone runs the embedded demo.",

@@ -28,6 +28,9 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
     entries, and splits of the rows, as in `GridSearchCV`, are splits of the prompts. There is no ``predict``: a feature
     that was not there has no activations.
 
+    X is (prompt, feature). `cluster_features` turns what is (feature, prompt) by its names; here that is refused, for
+    scikit-learn splits the first axis whatever it is called.
+
     Parameters
     ----------
     n_components, n_neighbors, min_dist, metric, random_state : optional
@@ -108,29 +111,34 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         Parameters
         ----------
         X : array, (prompt, feature)
-            As `cluster_features` takes it: also sparse, a tensor, or a DataFrame.
+            As `cluster_features` takes it: also sparse, a tensor, or a DataFrame; but not (feature, prompt) by names.
         y : ignored
 
         Raises
         ------
         ActivationError, SelectionError, ConfigError
-            As `cluster_features`.
+            As `cluster_features`; what was fitted before stays as it is.
         """
         settings = self._settings()
-        data = self._checked(X, reset=True)
+        fresh = FeatureClusterer()  # takes the names and the number of features until they have clusters
+        data = fresh._checked(X, reset=True)
         try:
             result = cluster_features(data, settings)
         except SelectionError as error:
             shape = f"n_samples={data.shape[0]} prompts and n_features={data.shape[1]} features"
             raise SelectionError(f"{error} (X has {shape})") from error
         table = result.features
-        self.kept_ = table["kept"].to_numpy()
+        embedding = None
+        kept = table["kept"].to_numpy()
+        if result.embedding is not None:
+            embedding = np.full((len(table), result.embedding.shape[1]), np.nan, np.float32)
+            embedding[kept] = result.embedding
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update({name: value for name, value in fresh.__dict__.items() if name.endswith("_in_")})
+        self.kept_ = kept
         self.labels_ = table["label"].fillna(schema.NOISE).to_numpy(dtype=np.int32)
         self.probabilities_ = table["probability"].fillna(0.0).to_numpy()
-        self.embedding_ = None
-        if result.embedding is not None:
-            self.embedding_ = np.full((len(table), result.embedding.shape[1]), np.nan, np.float32)
-            self.embedding_[self.kept_] = result.embedding
+        self.embedding_ = embedding
         self.result_ = result
         return self
 
@@ -164,7 +172,7 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         Raises
         ------
         ActivationError
-            If X has other features.
+            If X has other features, or is (feature, prompt) by names.
         NotFittedError
             Of scikit-learn.
         """
@@ -200,10 +208,15 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     def _checked(self, X: Any, reset: bool) -> Array:
         """X as an array, its features counted and named, or compared with those of `fit`."""
+        if is_turned(X):
+            way = f"X.transpose({', '.join(map(repr, X.dims[::-1]))})" if hasattr(X, "dims") else "X.T"
+            raise ActivationError(
+                "X is (feature, prompt) by the names of its axes, and scikit-learn splits the first one: its folds "
+                f"would be of features. Transpose it: {way}"
+            )
         data = as_activations(X)
-        names = X if not hasattr(X, "columns") else (X.T if is_turned(X) else X)
         try:
-            validate_data(self, names if hasattr(names, "columns") else data, skip_check_array=True, reset=reset)
+            validate_data(self, X if hasattr(X, "columns") else data, skip_check_array=True, reset=reset)
         except (ValueError, TypeError) as error:
             raise ActivationError(f"features of X: {error}") from error
         return data

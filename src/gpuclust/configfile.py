@@ -19,6 +19,7 @@ from gpuclust.formatting import shown
 from gpuclust.places import place
 
 LARGEST, MOST = 100_000, 20_000  # characters, and values, of a configuration or a sweep
+DEEPEST = 50  # levels of it; PyYAML looks at all that are open with every character that it reads
 SHOWN = 20  # problems that one message names
 
 
@@ -121,18 +122,24 @@ def assign(data: dict[str, Any], key: str, value: Any) -> None:
         data.setdefault(parents[0], Config().resolved()[parents[0]])
     place: Any = data
     for name in parents:
-        if isinstance(place, list) and name.isdigit() and int(name) < len(place):
+        if _is_place(name, place):
             place = place[int(name)]
         elif isinstance(place, dict):
             place = place.setdefault(name, {})
         else:
-            raise ConfigError(f"{key}: there is no {name!r} to set a value in")
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+            raise ConfigError(f"{_key(key)}: there is no {shown(name)} to set a value in")
+    if _is_place(last, place):
         place[int(last)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise ConfigError(f"{key}: there is no section to set {last!r} in")
+        raise ConfigError(f"{_key(key)}: there is no section to set {shown(last)} in")
+
+
+def _is_place(name: str, parts: Any) -> bool:
+    """Whether it is a number of a part of a list, in ASCII: ``"²".isdigit()`` too, and int() takes 4,300 digits."""
+    number = name.isascii() and name.isdigit() and len(name) < 10
+    return isinstance(parts, list) and number and int(name) < len(parts)
 
 
 # What PyYAML raises of values that look like a date, a number or a tagged one, and are none: 2024-99-99, 0x_, !!bool x
@@ -141,6 +148,21 @@ BAD_VALUES = (ValueError, LookupError, TypeError, AttributeError, ArithmeticErro
 
 class _Loader(yaml.SafeLoader):
     """YAML as people mean it here: ``null:`` is the name of a setting, and a key that is there twice is a mistake."""
+
+    most = MOST  # values
+    values = depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read a value, or refuse it where there are too many, or they are nested too deeply, before all are read."""
+        self.values += 1
+        self.depth += 1
+        if self.values > self.most:
+            raise yaml.YAMLError(f"it has more than {self.most:,} values; a configuration has {self.most:,} at most")
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"it is nested too deeply: {DEEPEST} levels at most")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Build a value, or say where it stands."""
@@ -162,20 +184,29 @@ class _Loader(yaml.SafeLoader):
         return {"null" if key is None else key: value for key, value in found.items()}
 
 
-def parse(text: str) -> Any:
+def parse(text: str, room: int = 1) -> Any:
     """Read YAML; raises yaml.YAMLError, also for a key that is there twice and for what is no configuration by size.
 
     Aliases stand for whole copies of what they name: a few lines can make billions of values, which are counted first.
+
+    Parameters
+    ----------
+    text : str
+    room : int
+        How many times as much as what people write it may be: with every default written out it is more.
     """
-    if len(text) > LARGEST:
-        raise yaml.YAMLError(f"it has {len(text):,} characters; a configuration has {LARGEST:,} at most")
+    if len(text) > LARGEST * room:
+        raise yaml.YAMLError(f"it has {len(text):,} characters; a configuration has {LARGEST * room:,} at most")
     loader = _Loader(text)  # which looks for characters that YAML does not have
+    loader.most = MOST * room
     try:
         node = loader.get_single_node()
         if node is None:
             return None
-        if (size := _size(node, {})) > MOST:
-            raise yaml.YAMLError(f"it has {size:,} values, aliases written out; a configuration has {MOST:,} at most")
+        if (size := _size(node, {}, loader.most)) > loader.most:
+            raise yaml.YAMLError(
+                f"it has {size:,} values, aliases written out; a configuration has {loader.most:,} at most"
+            )
         return loader.construct_document(node)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
@@ -185,14 +216,14 @@ def parse(text: str) -> Any:
         loader.dispose()
 
 
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
+def _size(node: yaml.Node, known: dict[int, int], most: int) -> int:
     """Count the values under a node, with every alias written out; a node that holds itself has no end."""
     if id(node) in known:
         return known[id(node)]
-    known[id(node)] = MOST + 1  # while it is being counted
+    known[id(node)] = most + 1  # while it is being counted
     parts = node.value if isinstance(node, yaml.CollectionNode) else ()
     flat = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
-    known[id(node)] = 1 + sum(_size(part, known) for part in flat)
+    known[id(node)] = 1 + sum(_size(part, known, most) for part in flat)
     return known[id(node)]
 
 

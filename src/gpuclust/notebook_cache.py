@@ -68,7 +68,13 @@ def import_cache(
     c = config if isinstance(config, Config) else validate(config or {}, where="config")
     target = place(out) if out is not None else Path("runs") / path.stem
     c = c.model_copy(update={"model": ModelConfig(name="imported"), "sae": SaeConfig(path=path.name)})
-    data = store.to_stored(acts, c.store.dtype, str(path))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+        data = store.to_stored(acts.astype(np.float32), c.store.dtype, str(path))
+    nonzero = int(np.count_nonzero(data))
+    underflowed = int(np.count_nonzero(acts)) - nonzero
+    warnings = store.underflow(underflowed, nonzero, c.store.dtype)
+    for text in warnings:
+        log.warning("%s: %s", path, text)
     choose(scheduler)
     with claim(target):
         folder = Folder(target, c)
@@ -90,7 +96,8 @@ def import_cache(
                 store.write_rows(target / schema.ACTIVATIONS, index, first, data[first:stop])
             facts = {"rows": len(texts), "d_sae": data.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}
             folder.complete("prompts", key, [schema.PROMPTS], **facts)
-            folder.complete("extract", key, [schema.ACTIVATIONS], rows=len(texts), bytes=data.nbytes)
+            facts = {"rows": len(texts), "bytes": data.nbytes, "underflowed": underflowed, "warnings": warnings}
+            folder.complete("extract", key, [schema.ACTIVATIONS], **facts)
         execute(c, folder, scheduler, Console(quiet=True), quiet=True, report=True, imported=True)
     return open_run(target)
 
@@ -118,7 +125,7 @@ def read_cache(path: Path) -> tuple[Array, list[str]]:
 
     Returns
     -------
-    acts : array, (prompt, feature), float32
+    acts : array, (prompt, feature), float16, float32 or float64
     prompts : list of str
 
     Raises
@@ -149,8 +156,7 @@ def read_cache(path: Path) -> tuple[Array, list[str]]:
         raise ActivationError(f"{path}: 'acts' has the shape {tuple(acts.shape)}; it holds no activations")
     if len(texts) != len(acts):
         raise ActivationError(f"{path}: 'acts' has {len(acts)} rows but 'prompts' has {len(texts)}; they must agree")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite where it is stored
-        return dense(acts).astype(np.float32), texts
+    return dense(acts), texts
 
 
 def _texts(given: Any, path: Path) -> list[str]:

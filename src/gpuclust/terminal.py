@@ -10,7 +10,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpuclust import schema
 from gpuclust.errors import GpuclustError
@@ -23,8 +23,17 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of writing only
 # What a disk or a system says no with, to reading or writing; any other OSError is one that nobody foresaw
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
            errno.EIO, errno.ESTALE)  # fmt: skip
+NAMED = (errno.ENOENT, errno.EEXIST)  # where it says of what: a place within /proc, a file that is in a folder's way
 JOINERS = "\u200c\u200d"
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are data to a terminal: they name arguments as they were given, such as odd file names."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End with a message, as `error` does."""
+        super().exit(status, None if message is None else visible(message))
 
 
 def command(
@@ -45,7 +54,7 @@ def command(
         The command line; default `sys.argv`.
     """
     write_anything()
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser = Parser(prog=f"python -m {module}", description=description)
     arguments(parser)
     return exit_code(lambda: work(parser.parse_args(given)))
 
@@ -164,7 +173,7 @@ def exit_code(work: Callable[[], object]) -> int:
                 "-n 4096, for instance) and run the same command again; what is computed stays"
             )
             return 1
-        if error.errno not in FULL + REFUSED:
+        if error.errno not in FULL + REFUSED + (NAMED if error.filename is not None else ()):
             raise
         _say_error(
             f"cannot {_refused(error)}: {error.strerror}. What is computed stays; mend that, or give another place, "

@@ -14,11 +14,15 @@ import numpy as np
 
 from gpuclust.compute import gram, topk
 from gpuclust.compute.gram import Gram
+from gpuclust.errors import ActivationError
 from gpuclust.types import AnyArray, Array
 
 # Cosine and correlation distances, and relative squared euclidean ones, below this are rounding of exact duplicates, by
 # the precision of the tile
 ZERO = {"d": 1e-12, "f": 4e-6}
+# Euclidean and dot distances that float32 holds, with room for what is made of them, are at most this, and at least
+# its inverse; where the tile is float32 too, its entries are squares of distances
+MOST = {"d": 1e30, "f": 1e15}
 SLAB_ROWS = 1024
 DISTANCE_ROWS = 256
 
@@ -49,13 +53,39 @@ def distances(
     Returns
     -------
     array, (row, column), float32, not negative
+
+    Raises
+    ------
+    ActivationError
+        If float32 cannot hold euclidean or dot distances of such values: they would be 0 or infinite.
     """
+    _refuse_beyond_float32(metric, tile.dtype.char, a, b, largest, xp)
     result = xp.empty(tile.shape, dtype=xp.float32)
     for start in range(0, len(tile), DISTANCE_ROWS):  # temporaries that stay in the cache
         rows = slice(start, start + DISTANCE_ROWS)
         part = {name: values[rows] for name, values in a.items()}
         result[rows] = _distances(metric, tile[rows], n, part, b, largest, xp)
     return result
+
+
+def _refuse_beyond_float32(
+    metric: str, precision: str, a: dict[str, AnyArray], b: dict[str, AnyArray], largest: float, xp: Any
+) -> None:
+    if metric == "euclidean":
+        sizes = xp.sqrt(xp.concatenate([a["squares"], b["squares"]]))
+        most = MOST[precision]
+    elif metric == "dot":
+        sizes, most = xp.asarray([largest]), MOST["d"]
+    else:
+        return  # at most 2, whatever the activations
+    bad = sizes[(sizes > most) | ((sizes > 0) & (sizes < 1 / most))]
+    if len(bad):
+        what = "length" if metric == "euclidean" else "squared length"
+        raise ActivationError(
+            f"metric={metric}: a feature's activations have the {what} {float(bad[0]):g}, outside {1 / most:g} to "
+            f"{most:g}: float32 cannot hold its distances. Multiply the activations by a power of two, or set "
+            "neighbors.metric=cosine, which does not depend on their scale"
+        )
 
 
 def _distances(

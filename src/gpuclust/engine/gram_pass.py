@@ -378,7 +378,7 @@ def write_neighbors(path: Path, kept: Array, indices: Array, distances: Array, m
         "feature": (("feature",), kept.astype(np.int64)),
         "k": (("k",), np.arange(indices.shape[1])),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(path.parent)
     store.write_dataset(path, variables, {"metric": metric, "made_by": versions()})
 
 

@@ -237,7 +237,8 @@ def _load(key: str, device: str) -> Encoder:
         net = weights.load_model(model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
         whole = _cut(net, hook_name, model.name, device) * (2 if loader == "hooked" else 1)  # it copies the weights
     tokenizer = load_tokenizer(Config(model=model))
-    _check_bos(tokenizer, metadata, sections["bos"], model.name)
+    n_ids = _embedding_rows(net)
+    _check_bos(tokenizer, metadata, sections["bos"], model.name, n_ids)
     probe = tokenizer("a", return_tensors="pt", add_special_tokens=False)["input_ids"][:, :1].to(device)
     width = _activation(net, probe, probe.new_ones(1, 1)).shape[-1]
     if width != sae.cfg.d_in:
@@ -246,7 +247,7 @@ def _load(key: str, device: str) -> Encoder:
             f"has {width}: they do not belong together. The SAE names the model {metadata.get('model_name')} and the "
             f"hook {metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
         )
-    sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx, _embedding_rows(net))
+    sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx, n_ids)
     kept, commits = (_size(net), _size(sae), whole), weights.commits(model, config)
     return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, *kept, commits, net, sae)
 
@@ -315,7 +316,13 @@ def _empty(module: torch.nn.Module, unused: Iterable[torch.nn.Module]) -> None:
             tensor.data = tensor.data.new_empty(0)
 
 
-def _check_bos(tokenizer: Any, metadata: dict[str, Any], prepend_bos: bool, name: str) -> None:
+def _check_bos(tokenizer: Any, metadata: dict[str, Any], prepend_bos: bool, name: str, n_ids: int) -> None:
+    if prepend_bos and (tokenizer.bos_token_id or 0) >= n_ids:
+        raise ModelError(
+            f"the tokenizer of {name} has the BOS token {tokenizer.bos_token!r} with the id {tokenizer.bos_token_id}, "
+            f"but the model's embedding has {n_ids} rows: they do not belong together. Set extract.prepend_bos=false, "
+            "or enlarge the embedding (transformers' resize_token_embeddings) and train it"
+        )
     if prepend_bos and tokenizer.bos_token_id is None:
         way_out = "set extract.prepend_bos=false, or bos_token in the tokenizer_config.json of a local folder"
         log.warning("extract.prepend_bos is true, but the tokenizer of %s has no BOS token: %s", name, way_out)

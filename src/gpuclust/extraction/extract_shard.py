@@ -158,10 +158,9 @@ def _run_batch(
     import torch
 
     tokenizer = encoder.tokenizer
-    padding = tokenizer.pad_token_id or 0  # masked by length, so any id will do
     special = torch.tensor(sorted(tokenizer.all_special_ids), dtype=torch.long)
     longest = max(map(len, tokens)) + n_bos
-    ids = torch.full((len(tokens), longest), padding, dtype=torch.long)
+    ids = torch.zeros((len(tokens), longest), dtype=torch.long)  # padding is masked: any id that the model has will do
     mask = torch.zeros((len(tokens), longest), dtype=torch.long)
     for row, text in enumerate(tokens):
         stop = n_bos + len(text)

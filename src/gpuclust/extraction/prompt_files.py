@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import re
@@ -179,11 +178,13 @@ def _paragraphs(path: Path, column: str) -> Iterator[Place]:
 def _csv(path: Path, source: PromptSource) -> Iterator[Place]:
     """Every character as it is, nothing guessed."""
     csv.field_size_limit(2**31 - 1)  # a prompt may be longer than the module's 131,072
-    lines = csv.reader(io.StringIO(decoded(path.read_bytes(), path), newline=""), strict=True)
+    raw = _Lines(decoded(path.read_bytes(), path))
+    lines = csv.reader(raw, strict=True)
     names: list[str] = []
     number = 0
     try:
         for row in lines:
+            raw.row_ends(lines.line_num, path)
             if not row:
                 continue  # a blank line
             if not names:
@@ -205,6 +206,32 @@ def _csv(path: Path, source: PromptSource) -> Iterator[Place]:
         ) from error
     if not names:
         raise PromptsError(f"{path} is empty")
+
+
+class _Lines:
+    r"""Lines as they are, ended by ``\n``, ``\r\n`` or ``\r``; ``\r\r\n``, Windows's end twice over, is one end."""
+
+    def __init__(self, text: str) -> None:
+        self.found = re.finditer(r"[^\r\n]*(?:\r*\n|\r)|[^\r\n]+", text)
+        self.line = ""
+        self.ends: dict[str, int] = {}  # the last character of a row's last line: the first such line
+
+    def __iter__(self) -> Iterator[str]:
+        for match in self.found:
+            self.line = match.group()
+            yield self.line
+
+    def row_ends(self, number: int, path: Path) -> None:
+        """Refuse rows of which some end with a bare carriage return: one within a text would cut it in two."""
+        if self.line[-1:] in ("\r", "\n"):
+            self.ends.setdefault(self.line[-1], number)
+        if len(self.ends) > 1:
+            bare, other = self.ends["\r"], self.ends["\n"]
+            raise PromptsError(
+                f"{path}, line {bare} has a carriage return (\\r) outside of quotes, and line {other} ends with \\n: a "
+                "text would be cut in two there. Put texts that hold line breaks in double quotes, or end all lines "
+                "alike"
+            )
 
 
 def _json_lines(path: Path) -> Iterator[Place]:

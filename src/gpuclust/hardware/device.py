@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,7 @@ log = logging.getLogger("gpuclust")
 # 0.7125 GB at most in a run; other cards are not measured.
 RESERVE = 800_000_000
 SMALLEST = 256 << 20  # a pool below this helps nobody
+FRAMES = 200  # of an error's traceback and those that it came from; Python pickles some 400
 NO_MEMORY = (
     "out of memory", "out_of_memory", "bad_alloc", "Maximum pool size exceeded", "ALLOC_FAILED", "MemoryAllocation",
 )  # fmt: skip
@@ -219,15 +222,19 @@ def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
     TaskError
         For SystemExit, KeyboardInterrupt and the like: Dask lets them end the worker, and tries again with another.
     """
+    failure: GpuclustError
     try:
         return function(*args, **kwargs)
-    except GpuclustError:
-        raise
+    except GpuclustError as error:
+        if _can_be_sent(error):
+            raise
+        log.debug("stage %s failed", stage, exc_info=True)
+        failure = type(error)(*error.args)
     except Exception as error:
         what = f"{type(error).__name__}: {first_line(error)}"
         log.debug("stage %s failed", stage, exc_info=True)
         if is_out_of_memory(error):
-            failure: GpuclustError = out_of_memory(stage, what)
+            failure = out_of_memory(stage, what)
         elif _is_of_the_device(error):
             failure = DeviceError(
                 f"{_called(stage)}: the GPU failed ({what}). Look at nvidia-smi and the driver's log (dmesg); the same "
@@ -243,6 +250,25 @@ def guarded(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
             "run the same command again"
         )
     raise failure  # out of the except block: a worker keeps a task's error, and its traceback held the step's arrays
+
+
+def _can_be_sent(error: BaseException) -> bool:
+    """Whether Dask can send an error on with all that it came from; else it makes a bare ``Exception`` of it.
+
+    That pickles the exceptions that it came from, which may be anybody's, and their tracebacks, frame within frame.
+    """
+    frames = 0
+    one: BaseException | None = error
+    while one is not None:
+        frames += 1 + sum(1 for _ in traceback.walk_tb(one.__traceback__))
+        if frames > FRAMES:
+            return False
+        try:
+            pickle.loads(pickle.dumps(one))
+        except Exception:  # what somebody else's `__init__` raises as it is called again is anything
+            return False
+        one = one.__cause__ or one.__context__
+    return True
 
 
 def _is_of_the_device(error: Exception) -> bool:

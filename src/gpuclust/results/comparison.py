@@ -198,7 +198,7 @@ def write(tables: dict[str, pd.DataFrame], out: Path, paths: Sequence[Path], kin
     """
     if out.is_file() or (out / schema.CONFIG).exists():
         raise StoreError(f"--out {out} is a file or the folder of a run; give a new folder for the comparison")
-    out.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(out)
     for name in (PAGE, *(f"{name}.{kind}" for name in tables)):
         atomic.remove_leftovers(out, name)
     for name, table in tables.items():

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust.errors import StoreError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -23,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     After an error nothing is left of it. What a killed process leaves ends in ``.tmp``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     remove(partial)
     try:
@@ -35,6 +37,20 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.replace(path)
     finally:
         remove(partial)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, where it is not there yet.
+
+    Raises
+    ------
+    StoreError
+        If something else has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreError(f"{path} is no folder, but one of that name is needed: move it away, or delete it") from error
 
 
 def remove(path: Path) -> None:

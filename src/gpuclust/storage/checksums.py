@@ -69,15 +69,26 @@ def read_json(path: Path) -> dict[str, Any]:
     ValueError
         If it is no JSON, holds no mapping, or is not what was written.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply for JSON that gpuclust wrote") from error
+    data = plain_json(path)
     if not isinstance(data, dict):
         raise ValueError(f"it holds a {type(data).__name__}, not a mapping")
     if (known := data.pop(CHECKSUM, None)) is not None and known != (found := _of_content(data)):
         raise ValueError(f"its checksum is {known!r}, but its content has {found}")
     return data
+
+
+def plain_json(path: Path) -> Any:
+    """Read JSON that gpuclust wrote, of any kind.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or nested more deeply than anything that gpuclust writes.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply for JSON that gpuclust wrote") from error
 
 
 def _of_content(data: Mapping[str, Any]) -> int:
@@ -97,7 +108,7 @@ def sealed(path: Path) -> bool:
     if not path.exists() or not _seal_of(path).exists():
         return False
     try:
-        known = json.loads(_seal_of(path).read_text(encoding="utf8"))
+        known = plain_json(_seal_of(path))
         bad = damaged(path.parent, known) if known else [_seal_of(path).name]
     except (ValueError, TypeError):
         bad = [_seal_of(path).name]

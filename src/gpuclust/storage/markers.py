@@ -6,7 +6,6 @@ there, has the extraction's key, and both files have the sizes and CRC-32C that 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def write_shard(
         What the data depend on; a resumed run compares it.
     """
     store.write_rows(path, index, first, data)
-    shards.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(shards)
     state_file = shards / f"{index:05d}.npz"
     atomic.write_arrays(state_file, states)
     marker = {
@@ -55,7 +54,7 @@ def begun_with(path: Path, shards: Path) -> str | None:
         As in `write_shard`. Where the store's attributes cannot be read, the shards' markers have it.
     """
     try:
-        found = json.loads((path / "zarr.json").read_text(encoding="utf8"))["attributes"]["extraction_key"]
+        found = checksums.plain_json(path / "zarr.json")["attributes"]["extraction_key"]
     except (OSError, ValueError, KeyError, TypeError):
         found = None
     if isinstance(found, str):
@@ -93,7 +92,7 @@ def _marker(file: Path) -> dict[str, Any] | str:
     if not file.exists():
         return "not computed yet"
     try:
-        marker = json.loads(file.read_text(encoding="utf8"))
+        marker = checksums.plain_json(file)
     except ValueError:
         marker = None
     if not isinstance(marker, dict) or not isinstance(marker.get("key"), str):

@@ -19,6 +19,8 @@ PACKAGES = (
 )  # fmt: skip
 GPU_PACKAGES = ("cuml-cu13", "cupy-cuda13x", "dask-cuda", "rmm-cu13")  # where they are installed
 RECORD_VERSION = 2  # of run.json: 1 had other keys, and no versions of a stage
+KEYED = 2  # the version since which every stage has a key
+ENTRY = {"files": dict, "checksums": dict, "attributes": dict, "versions": dict, "warnings": list}  # of a stage
 MENDED = "The run's own command begins it anew: whole shards stay, and the stages after them are made again"
 
 
@@ -38,13 +40,25 @@ def read_record(path: Path) -> dict[str, Any]:
         raise CorruptDataError(f"{path} is missing. {MENDED}") from error
     except ValueError as error:
         raise CorruptDataError(f"{path} is damaged: {error}. {MENDED}") from error
-    version = data.get("record_version", 1)
-    stages = data.get("stages")
-    whole = isinstance(stages, dict) and all(isinstance(entry, dict) for entry in stages.values())
-    if not whole or not isinstance(version, int):
+    if not _is_record(data):
         raise CorruptDataError(f"{path} is damaged: it holds no record of a run. {MENDED}")
     _refuse_newer(data, str(path))
     return data
+
+
+def _is_record(data: Mapping[str, Any]) -> bool:
+    """Whether what is read of a record is what it should be: it may have been edited, its checksum taken away."""
+    stages, version = data.get("stages"), data.get("record_version", 1)
+    if not isinstance(stages, dict) or not isinstance(version, int) or not isinstance(data.get("config", {}), dict):
+        return False
+    for entry in stages.values():
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k, kind()), kind) for k, kind in ENTRY.items()):
+            return False
+        if not isinstance(entry.get("key"), str) and version >= KEYED:
+            return False
+        if not all(isinstance(count, int) for count in entry.get("files", {}).values()):
+            return False
+    return True
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

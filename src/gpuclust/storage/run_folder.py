@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from gpuclust import schema, stage_table
+from gpuclust import configfile, schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import atomic, checksums, markers
@@ -230,8 +230,8 @@ class Folder:
     def _count(self, name: str) -> int:
         """Files of a folder at any depth; 1 for a file, and for shards' states: the reduction can do without some."""
         path = self.path / name
-        if not path.is_dir() or name == schema.SHARDS:
-            return 1
+        if name == schema.SHARDS or not path.is_dir():
+            return int(name != schema.SHARDS or path.is_dir())
         return sum(1 for file in path.rglob("*") if file.is_file())
 
     def save(self) -> None:
@@ -256,7 +256,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         If it is damaged.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf8"))
+        data = configfile.parse(path.read_text(encoding="utf8"), room=10)
     except FileNotFoundError as error:
         raise StoreError(f"there is no {path}: give the folder of a run or a sweep") from error
     except (yaml.YAMLError, ValueError) as error:  # a UnicodeDecodeError is a ValueError

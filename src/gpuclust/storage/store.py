@@ -200,6 +200,24 @@ def to_stored(activations: Array, dtype: str, where: str) -> Array:
     return activations.astype(dtype)
 
 
+def underflow(count: int, nonzero: int, dtype: str) -> list[str]:
+    """Return what is to be said of activations that became 0 as they were stored; nothing where none did.
+
+    Parameters
+    ----------
+    count, nonzero : int
+        How many became 0, and how many did not.
+    dtype : {"float16", "float32"}
+    """
+    if not count:
+        return []
+    fix = "Set store.dtype=float32" if dtype == "float16" else "Multiply the activations by a power of two first"
+    return [
+        f"{count:,} activations that are not zero ({count / (count + nonzero):.2%}) are too small for "
+        f"store.dtype={dtype} and are stored as 0: sparsity and entropy miss them. {fix}"
+    ]
+
+
 def write_rows(path: Path, index: int, first: int, data: Array) -> None:
     """Write the activations of one whole shard: its file is there afterwards, even if all of them are zero.
 

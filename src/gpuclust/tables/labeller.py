@@ -17,9 +17,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gpuclust.errors import ConfigError
+from gpuclust.formatting import shown
 
 GROUP = "gpuclust.labels"
 Labeller = Callable[[pd.DataFrame], Mapping[int, str]]
@@ -94,9 +96,16 @@ def apply(name: str, clusters: pd.DataFrame) -> list[str | None]:
             "the same command goes on from the cluster tables"
         ) from error
     known = set(clusters["cluster"].tolist())
-    if not isinstance(names, Mapping) or not all(key in known and isinstance(text, str) for key, text in names.items()):
+    if not isinstance(names, Mapping) or not all(_names(key, text, known) for key, text in names.items()):
         raise ConfigError(
-            f"analyse.labeller {name} returned {str(names)[:200]}; a mapping of clusters (0 to {len(known) - 1}) to "
-            "str is expected"
+            f"analyse.labeller {name} returned {shown(names)}; a mapping of clusters (0 to {len(known) - 1}) to str is "
+            "expected, of characters that UTF-8 has"
         )
     return [names.get(cluster) for cluster in clusters["cluster"].tolist()]
+
+
+def _names(key: Any, text: Any, known: set[int]) -> bool:
+    """Whether it is a cluster's number, which True is not, and a text that a table can hold."""
+    if isinstance(key, bool | np.bool_) or key not in known or not isinstance(text, str):
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in text)
