@@ -39,6 +39,14 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(partial)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, where it is not there yet.
 
@@ -51,14 +59,6 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise StoreError(f"{path} is no folder, but one of that name is needed: move it away, or delete it") from error
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, or nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def is_leftover(path: Path) -> bool:
