@@ -171,12 +171,7 @@ def _doubts(nonzero: int, aggregate: str, negative: int, underflowed: int) -> li
             f"{negative:,} of {nonzero:,} activations are negative: this SAE has signed features, whose "
             f"extract.aggregate={aggregate} over tokens may cancel; max keeps the value at the largest abs(activation)"
         )
-    if underflowed:
-        share = underflowed / (nonzero + underflowed)
-        found.append(
-            f"{underflowed:,} activations that are not zero ({share:.2%}) are too small for store.dtype=float16 and "
-            "are stored as 0: sparsity and entropy miss them. Set store.dtype=float32"
-        )
+    found += store.underflow(underflowed, nonzero, "float16")
     for text in found:
         log.warning("reduce: %s", text)
     return found
