@@ -42,7 +42,9 @@ def test_planted_clusters_are_recovered_and_stable(tmp_path: Path) -> None:
     table = pd.read_parquet(run.path / schema.QUALITY)
     assert list(table.columns) == list(schema.QUALITY_COLUMNS)
     facts = json.loads((run.path / schema.RECORD).read_text())["stages"]["quality"]
-    assert facts["halves"]["ari_clustered"] > 0.8
+    assert (
+        facts["halves"]["found_again_75"] > 0.9 * (truth[kept] >= 0).mean()
+    )  # features of no group have groups by chance
     assert facts["skipped"] == ["decoder: the activations were imported, there is no SAE"]
 
 
