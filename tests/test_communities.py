@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import gpuclust
 from gpuclust import schema
-from gpuclust.compute import communities, methods, neighbors, validity
+from gpuclust.compute import communities, consensus, methods, neighbors, validity
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import ConfigError
@@ -114,6 +114,17 @@ def test_a_graph_without_an_edge_is_all_noise_with_a_reason() -> None:
     assert any("noise" in note for note in found.notes)
     reasons = communities.why_noise(found.labels, members[0], indices, distances, config())
     assert set(reasons) == {schema.ALONE}
+
+
+def test_what_has_nothing_in_common_is_not_redrawn() -> None:
+    """A cosine of exactly 0 is of features that never fire together: chance makes no neighbours of them."""
+    indices = np.array([[0, 1, 2], [1, 0, 2], [2, 0, 1]])
+    distances = np.array([[0, 0.4, 1], [0, 0.4, 1], [0, 1, 1]], np.float32)
+    again, redrawn = consensus.perturb(indices, distances, 50, seed=1)
+    assert again.tolist() == indices.tolist()
+    assert redrawn[2].tolist() == [0, 1, 1]
+    assert redrawn[0, 1] == redrawn[1, 1] != distances[0, 1]
+    assert redrawn[:2, 2].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "correlation"])
