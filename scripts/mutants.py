@@ -363,7 +363,7 @@ MUTANTS = [
            "a container's page cache counts as used"),
     Mutant("disk-rest", "engine/steps.py", "x.config, left - total[\"prompts\"], facts[\"d_sae\"],",
            "x.config, 0, facts[\"d_sae\"],", "test_limits.py", "a disk that fills up is met in the middle of a shard"),
-    Mutant("home", "config.py", "return os.path.expanduser(text)", "return text", "test_places.py",
+    Mutant("home", "section.py", "return os.path.expanduser(text)", "return text", "test_places.py",
            "~ is a folder's name in a configuration"),
     Mutant("config-recorded", "storage/run_folder.py", "if \"config\" in self.record:", "if False:", "test_damage.py",
            "a damaged config.yaml ends a run"),

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "gpuclust"
-VOCABULARY = {"errors", "schema", "config", "configfile", "terminal", "stage_table", "types", "formatting", "places"}
+VOCABULARY = {
+    "errors",
+    "schema",
+    "config",
+    "configfile",
+    "terminal",
+    "stage_table",
+    "types",
+    "formatting",
+    "places",
+    "section",
+}
 # From the ground up: a folder may import those before it. All else at the top level is a command.
 FLOORS = [
     "vocabulary",

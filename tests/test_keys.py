@@ -20,8 +20,9 @@ import zarr
 
 from gpuclust import configfile, stage_table
 from gpuclust import run as command
-from gpuclust.config import Config, PromptSource, Section
+from gpuclust.config import Config, PromptSource
 from gpuclust.engine.steps import STEPS
+from gpuclust.section import Section
 from gpuclust.stage_table import NAMES, STAGES
 from gpuclust.storage import run_folder
 from gpuclust.storage.keys import content_key, inputs, stage_key

@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from gpuclust.config import Config, PromptSource, Section
+from gpuclust.config import Config, PromptSource
 from gpuclust.errors import ConfigError
 from gpuclust.formatting import shown
 from gpuclust.places import place
+from gpuclust.section import Section
 
 LARGEST, MOST = 100_000, 20_000  # characters, and values, of a configuration or a sweep
 DEEPEST = 50  # levels of it; PyYAML looks at all that are open with every character that it reads

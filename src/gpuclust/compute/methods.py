@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gpuclust.compute import communities, consensus
 from gpuclust.compute.clustering import Clustering, cluster_embedding
 from gpuclust.config import Config
@@ -65,8 +67,6 @@ def of_communities(
     Clustering
     members : array, (member, feature), int32
     """
-    import numpy as np
-
     if resolution is None:
         resolution, _ = communities.choose_resolution(indices, distances, n_prompts, config)
     members = [

@@ -28,9 +28,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gpuclust import configfile
-from gpuclust.config import Config, Section
+from gpuclust.config import Config
 from gpuclust.errors import ConfigError
 from gpuclust.places import place
+from gpuclust.section import Section
 
 SOURCE, LENGTH = "source", "length"  # varied beside the fields of the configuration
 DEFAULT = "default"
