@@ -105,6 +105,9 @@ CASES = [
     Case("communities.n_neighbors", 25),
     Case("communities.resolution", 2.0, "cluster", "trial", COMMUNITIES),
     Case("communities.correct_hubs", False, "cluster", "trial", COMMUNITIES),
+    Case("hdbscan.min_cluster_size", 20, "select cluster", "trial", COMMUNITIES),
+    Case("hdbscan.min_samples", 4, "cluster", "", COMMUNITIES),  # of one HDBSCAN of a run; a sweep has none
+    Case("umap.min_dist", 0.1, "embed", "", COMMUNITIES),
     Case("umap.random_state", 2, "embed", "trial", COMMUNITIES),
     Case("umap.metric", "correlation", "neighbors embed", "neighbors trial", COMMUNITIES),
     Case("consensus.members", 3, "cluster", "trial", COMMUNITIES),

@@ -153,14 +153,15 @@ def member_names(config: Config, near: str) -> list[str]:
 def trial_name(trial: Trial) -> str:
     """Name of a trial."""
     c = trial.config
-    settings: list[Any] = [c.agreement] if c.n_members > 1 else []
+    settings: list[Any] = [c.hdbscan.model_dump(), *([c.agreement] if c.n_members > 1 else [])]
     if c.cluster.method == "communities":
-        settings = [c.agreement, c.communities.model_dump(), c.n_neighbors, c.n_members, c.umap.random_state, c.metric]
+        used = (c.hdbscan.min_cluster_size, c.n_neighbors, c.n_members, c.umap.random_state, c.metric)
+        settings = [c.communities.model_dump(), c.agreement, *used]
     made_of = [member_names(c, near) for near in trial.near]
     assert trial.kept is not None
     assert trial.point is not None
     spread = _digest(trial.kept, trial.point)
-    return named("trial", made_of, c.extract.activation_threshold, c.hdbscan.model_dump(), spread, *settings)
+    return named("trial", made_of, c.extract.activation_threshold, spread, *settings)
 
 
 def _digest(*arrays: Array) -> str:
