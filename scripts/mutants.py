@@ -312,7 +312,7 @@ MUTANTS = [
     Mutant("profile-merge", "tables/profiles.py", "(n * len(block) / total)", "(len(block) / total)",
            "test_profiles.py",
            "means of blocks differ"),
-    Mutant("permuted-blocks", "engine/gram_pass.py", "first - first % size,", "first,", "test_gram_pass.py",
+    Mutant("permuted-blocks", "engine/prompt_rows.py", "first - first % size,", "first,", "test_gram_pass.py",
            "shares of workers do not change what is drawn"),
     Mutant("halves-seed", "compute/halves.py", "np.random.default_rng(seed).random(-(-n_prompts // 2)) < 0.5",
            "np.zeros(-(-n_prompts // 2), bool)", "test_doctests.py", "halves are random"),

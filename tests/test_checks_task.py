@@ -11,7 +11,7 @@ import pytest
 from gpuclust import schema
 from gpuclust.compute import validity
 from gpuclust.compute.halves import half_of
-from gpuclust.engine import gram_pass, quality_task
+from gpuclust.engine import prompt_rows, quality_task
 from gpuclust.storage import atomic, store
 from tests import peaks
 
@@ -69,7 +69,7 @@ def test_stability_is_the_mean_over_both_halves(judged: dict[str, Any]) -> None:
 
 
 def test_the_null_is_of_permuted_activations(judged: dict[str, Any]) -> None:
-    blocks = list(gram_pass.read_blocks(judged["out"], np.arange(60), CASE.plan, permute=3))
+    blocks = list(prompt_rows.read_blocks(judged["out"], np.arange(60), CASE.plan, permute=3))
     norms = np.linalg.norm(judged["values"], axis=0)
     reached = validity.permutation_z(validity.sums(blocks, norms, judged["null"]), judged["null"]).max()
     np.testing.assert_allclose(judged["table"]["permutation_z_null"], reached)

@@ -176,7 +176,7 @@ def test_members_that_disagree_say_so() -> None:
 
 def test_metrics_without_similarities_are_refused() -> None:
     for metric in ("euclidean", "dot"):
-        with pytest.raises(ConfigError, match="needs similarities, cosine or correlation"):
+        with pytest.raises(ConfigError, match=r"needs similarities \(cosine, correlation, partial_correlation\)"):
             config(neighbors={"metric": metric})
         assert config(neighbors={"metric": metric}, cluster={"method": "umap"}).metric == metric
     with pytest.raises(ConfigError, match=r"cluster\.method=distances for exact cosine"):
@@ -184,7 +184,7 @@ def test_metrics_without_similarities_are_refused() -> None:
 
 
 def test_defaults_of_the_metric() -> None:
-    assert config().metric == "correlation"
+    assert config().metric == "partial_correlation"
     assert config(cluster={"method": "distances"}).metric == "cosine"
     assert config(neighbors={"method": "sketch"}).metric == "cosine"
     assert config(umap={"metric": "cosine"}).metric == "cosine"

@@ -53,20 +53,24 @@ def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool)
         trees = {samples: path.with_name(f"{path.name} {file}") for samples, file in tree.items()}
         return gram_pass.View(np.array(weights[name.split(",")[0]]), path, metric, K, features, trees)
 
-    views = [*map(view, weights), view("first, some", some), view("whole, dot", some, "dot")]
+    views = [
+        *map(view, weights), view("first, some", some), view("whole, dot", some, "dot"),
+        view("whole, partial", some, "partial_correlation"), view("bootstrap, partial", None, "partial_correlation"),
+    ]  # fmt: skip
+    lengths = np.random.default_rng(2).integers(5, 90, N)
     plan = budget.Plan(0, rows=7, tile=16, tiles_per_pass=2, stages=())
     codes = np.stack([groups, np.where(np.arange(N) % 2, -1, 3)])
     with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
         workers = list(client.scheduler_info()["workers"])
         facts = gram_pass.exact_neighbors(
-            client, workers, tmp_path, kept, gram_pass.PromptGroups(codes, 4), views, plan,
+            client, workers, tmp_path, kept, gram_pass.PromptGroups(codes, 4, lengths=lengths), views, plan,
             Progress(Console(), quiet=True),
         )  # fmt: skip
     assert facts["passes"] == 3
     for view in views:
         times = np.where(groups < 0, 0, view.weights[groups]) + view.weights[3] * (np.arange(N) % 2 == 0)
         features = kept if view.features is None else view.features
-        held = whole(np.repeat(values, times, axis=0)[:, features], len(features))
+        held = whole(np.repeat(values, times, axis=0)[:, features], len(features), lengths=np.repeat(lengths, times))
         indices, distances = neighbors.exact(held, K, view.metric)
         got_kept, got_indices, got_distances = gram_pass.read_neighbors(view.path)
         np.testing.assert_array_equal(got_kept, features)

@@ -13,10 +13,10 @@ from tests.strategies import activations, cuts, sae_like
 METRICS = ["cosine", "correlation", "euclidean", "dot"]
 
 
-def whole(values: np.ndarray, tile: int, sparse: bool | None = None) -> gram.Gram:
+def whole(values: np.ndarray, tile: int, sparse: bool | None = None, lengths: np.ndarray | None = None) -> gram.Gram:
     n = values.shape[1]
     (tiles,) = gram.plan_passes(n, tile, 1 << 40)
-    return gram.accumulate([values], n, tiles, tile, sparse=sparse)
+    return gram.accumulate([values], n, tiles, tile, sparse=sparse, lengths=lengths)
 
 
 @given(st.data(), activations(signed=True), st.integers(1, 7))
@@ -86,6 +86,63 @@ def test_ties_are_broken_by_feature_number(seed: int, tile: int) -> None:
         np.where(np.eye(30, dtype=bool), -1, np.round(reference.distances(values, "cosine"), 9)), 1, "stable"
     )
     np.testing.assert_array_equal(indices, exact[:, :12])
+
+
+def partial(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """1 less the correlation of what least squares on the lengths leaves of each feature."""
+    design = np.column_stack([np.ones(len(lengths)), lengths])
+    values = values.astype(np.float64)
+    left = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return 1 - np.corrcoef(left.T)
+
+
+@pytest.mark.parametrize("tile", [7, 200])
+def test_partial_correlations_are_those_of_residuals(tile: int) -> None:
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(3, 200, 400)
+    values = sae_like(400, 60).astype(np.float64)
+    values[:, :20] += 0.05 * lengths[:, None]  # as a feature of function words does
+    cut = [slice(0, 90), slice(90, 97), slice(97, 400)]
+    (tiles,) = gram.plan_passes(60, tile, 1 << 40)
+    held = gram.accumulate([values[part] for part in cut], 60, tiles, tile, lengths=lengths)
+    expected = partial(values, lengths)
+    for i, j in tiles:
+        got = neighbors.tile_distances(held, i, j, "partial_correlation", 0.0)
+        np.testing.assert_allclose(got, expected[held.block(i), held.block(j)], atol=1e-6)
+    far = neighbors.tile_distances(held, 0, 0, "correlation", 0.0)
+    assert far[0, 1] < expected[0, 1] - 0.2  # the length is what they had in common
+
+
+def test_partial_correlations_of_unions_and_some_features() -> None:
+    rng = np.random.default_rng(4)
+    lengths, groups = rng.integers(3, 200, 300), rng.integers(-1, 2, 300)
+    values = sae_like(300, 40).astype(np.float64) + 0.01 * lengths[:, None]
+    parts = gram.accumulate_groups([values[:100], values[100:]], groups, 2, 40, [(0, 0)], 40, lengths=lengths)
+    for weights in ([1, 0], [1, 1], [2, 1]):
+        times = np.where(groups < 0, 0, np.array(weights)[groups])
+        view = gram.chosen(gram.weighted(parts, weights), np.arange(0, 40, 3))
+        got = neighbors.tile_distances(view, 0, 0, "partial_correlation", 0.0)
+        expected = partial(np.repeat(values[:, ::3], times, axis=0), np.repeat(lengths, times))
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [None, np.full(50, 17), np.full(50, -1)])
+def test_partial_correlations_of_equally_long_prompts_are_correlations(lengths: np.ndarray | None) -> None:
+    values = sae_like(50, 10)
+    held = gram.accumulate([values], 10, [(0, 0)], 10, lengths=lengths)
+    np.testing.assert_array_equal(
+        neighbors.tile_distances(held, 0, 0, "partial_correlation", 0.0),
+        neighbors.tile_distances(held, 0, 0, "correlation", 0.0),
+    )
+
+
+def test_feature_that_is_the_length_is_far_from_all() -> None:
+    lengths = np.random.default_rng(0).integers(3, 200, 300)
+    values = sae_like(300, 10).astype(np.float64)
+    values[:, 3], values[:, 4] = lengths, 3 * lengths + 5
+    held = gram.accumulate([values], 10, [(0, 0)], 10, lengths=lengths)
+    distances = neighbors.tile_distances(held, 0, 0, "partial_correlation", 0.0)
+    np.testing.assert_array_equal(distances[3:5], 1)
 
 
 def test_feature_of_zeros_is_far_from_all() -> None:

@@ -15,6 +15,8 @@ from pydantic import Field, model_validator
 from gpuclust.errors import ConfigError
 from gpuclust.section import LocalPath, Section
 
+Metric = Literal["cosine", "correlation", "partial_correlation", "euclidean", "dot"]
+SIMILARITIES = ("cosine", "correlation", "partial_correlation")  # metrics that are 1 less a similarity
 AGREEMENT = {"communities": 0.3, "umap": 0.5}
 DEMO = Path(__file__).parent / "demo"
 
@@ -122,8 +124,10 @@ class NeighborsConfig(Section):
     n_neighbors: int | None = Field(
         None, ge=2, description="itself included; default what cluster.method and UMAP need"
     )
-    metric: Literal["cosine", "correlation", "euclidean", "dot"] | None = Field(
-        None, description="default correlation; cosine for a sketch and for cluster.method=distances"
+    metric: Metric | None = Field(
+        None,
+        description="default partial_correlation, given the prompts' length; cosine for a sketch and for "
+        "cluster.method=distances",
     )
     sketch_size: int = Field(1024, ge=2, description="dimensions of the sketch")
 
@@ -154,9 +158,7 @@ class UmapConfig(Section):
     n_components: int = Field(10, ge=1, description="dimensions of the embedding that is clustered")
     n_neighbors: int = Field(15, ge=2, description="neighbours, the feature itself included")
     min_dist: float = Field(0.0, ge=0, description="embedding units")
-    metric: Literal["cosine", "correlation", "euclidean", "dot"] | None = Field(
-        None, description="between features; the same as neighbors.metric"
-    )
+    metric: Metric | None = Field(None, description="between features; the same as neighbors.metric")
     n_epochs: int | None = Field(None, ge=1, description="default: UMAP's own")
     random_state: int = Field(42, ge=0, lt=2**31, description="seed of UMAP, of communities and of redrawn neighbours")
 
@@ -311,9 +313,9 @@ class Config(Section):
         method = self.cluster.method
         if method == "distances" and self.metric != "cosine":
             raise ValueError(f"cluster.method=distances clusters on cosine distances, but the metric is {self.metric}")
-        if method == "communities" and self.metric not in ("cosine", "correlation"):
+        if method == "communities" and self.metric not in SIMILARITIES:
             raise ValueError(
-                f"cluster.method=communities needs similarities, cosine or correlation, but the metric is "
+                f"cluster.method=communities needs similarities ({', '.join(SIMILARITIES)}), but the metric is "
                 f"{self.metric}: set another metric, or cluster.method=umap"
             )
         if method != "distances" and self.hdbscan.metric == "cosine":
@@ -322,8 +324,8 @@ class Config(Section):
             )
         if method == "distances" and self.neighbors.method == "sketch":
             raise ValueError("cluster.method=distances needs exact distances: set neighbors.method=exact or auto")
-        if self.neighbors.method == "sketch" and self.metric == "correlation":
-            raise ValueError("neighbors.method=sketch has no correlation: set the metric to cosine, or method=exact")
+        if self.neighbors.method == "sketch" and self.metric in ("correlation", "partial_correlation"):
+            raise ValueError(f"neighbors.method=sketch has no {self.metric}: set the metric to cosine, or method=exact")
         if self.device.memory is not None:
             parse_bytes(self.device.memory)
         return self
@@ -372,7 +374,7 @@ class Config(Section):
     def metric(self) -> str:
         """Metric between features."""
         plain = self.cluster.method == "distances" or self.neighbors.method == "sketch"
-        return self.neighbors.metric or self.umap.metric or ("cosine" if plain else "correlation")
+        return self.neighbors.metric or self.umap.metric or ("cosine" if plain else "partial_correlation")
 
     @property
     def tree_samples(self) -> int | None:
@@ -389,7 +391,7 @@ class Config(Section):
         """What makes two features copies of each other: their direction, their column; None where none are sought."""
         if not self.quality.duplicates:
             return None
-        return "direction" if self.metric in ("cosine", "correlation") else "column"
+        return "direction" if self.metric in SIMILARITIES else "column"
 
     @property
     def permuted(self) -> bool:

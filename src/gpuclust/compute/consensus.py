@@ -19,7 +19,7 @@ import numpy as np
 from gpuclust import schema
 from gpuclust.compute.clustering import Clustering, cluster_tree
 from gpuclust.compute.embedding import embed
-from gpuclust.config import Config
+from gpuclust.config import SIMILARITIES, Config
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
@@ -31,9 +31,10 @@ log = logging.getLogger("gpuclust")
 def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tuple[Array, Array]:
     """Redraw similarities with their standard error, and sort every feature's candidates anew.
 
-    A similarity r = 1 - d, cosine or correlation, over n prompts has the standard error (1 - r²) / √n (Fisher 1915, of
-    a correlation of normal variables); both directions of a pair are given the same draw. What has nothing in common,
-    a similarity of 0 or less, is not redrawn: chance would make neighbours of features that never fire together.
+    A similarity r = 1 - d, a cosine or a correlation, over n prompts has the standard error (1 - r²) / √n (Fisher 1915,
+    of a correlation of normal variables); both directions of a pair are given the same draw. What has nothing in
+    common, a similarity of 0 or less, is not redrawn: chance would make neighbours of features that never fire
+    together.
 
     Parameters
     ----------
@@ -84,7 +85,7 @@ def member_embedding(
     umap = config.umap
     if number:
         seed = umap.random_state + number
-        if config.metric in ("cosine", "correlation"):
+        if config.metric in SIMILARITIES:
             indices, distances = perturb(indices, distances, n_prompts, seed)
         elif number == 1:
             log.info("consensus: no standard error is known for the metric %s; members differ by seed", config.metric)

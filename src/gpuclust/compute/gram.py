@@ -33,6 +33,7 @@ Tile = tuple[int, int]
 log = logging.getLogger("gpuclust")
 
 GEMM_ROWS = 512  # prompts of one product on a GPU
+EQUAL = 1e-12  # relative: prompts whose lengths spread less are equally long, but for rounding
 SUMS = 1 << 22  # elements of a chunk that are in float64 at a time on a GPU
 SPARSE_DENSITY = 0.015  # below this share of non-zero entries the sparse product is faster (benchmarks/gram.py)
 
@@ -49,6 +50,10 @@ class Gram:
         Block row and block column of each tile that is held, row <= column.
     sums, squares : array, (feature,), float64
         Σ a and Σ a² over prompts.
+    by_length : array, (feature,), float64
+        Σ l a, l being the prompts' lengths; 0 where none are given.
+    lengths : array, (2,), float64, host
+        Σ l and Σ l².
     n_prompts : int
     """
 
@@ -56,6 +61,8 @@ class Gram:
     tiles: dict[Tile, AnyArray]
     sums: AnyArray
     squares: AnyArray
+    by_length: AnyArray
+    lengths: Array
     n_prompts: int = 0
     routes: dict[str, int] = field(default_factory=dict)
 
@@ -70,6 +77,25 @@ class Gram:
             whole[self.block(i), self.block(j)] = tile
             whole[self.block(j), self.block(i)] = tile.T
         return whole
+
+
+def length_share(gram: Gram, xp: Any = np) -> AnyArray:
+    """Each feature's part along the prompts' length, (feature,), float64.
+
+    The product of two features' parts is what their covariance, as a sum over prompts, owes to the length: their
+    partial covariance given the length (Fisher 1924) is what is left without it. All 0 where prompts are equally long.
+
+    Parameters
+    ----------
+    gram : Gram
+    xp : module
+        As in `accumulate`.
+    """
+    total, squares = gram.lengths.tolist()
+    spread = squares - total**2 / max(gram.n_prompts, 1)
+    if spread <= EQUAL * squares:
+        return xp.zeros_like(gram.sums)
+    return (gram.by_length - gram.sums * (total / gram.n_prompts)) / np.sqrt(spread)
 
 
 def plan_passes(n_features: int, tile: int, budget: int) -> list[list[Tile]]:
@@ -101,6 +127,7 @@ def accumulate(
     tile: int,
     xp: Any = np,
     sparse: bool | None = None,
+    lengths: Array | None = None,
 ) -> Gram:
     """Add chunks of prompts into tiles, in place.
 
@@ -115,6 +142,8 @@ def accumulate(
         numpy, or cupy for device arrays.
     sparse : bool, optional
         Force the sparse or the dense product; by default each chunk's measured density decides.
+    lengths : array, (prompt,), int, optional
+        Lengths of the prompts of all chunks, for partial correlations.
 
     Returns
     -------
@@ -124,9 +153,10 @@ def accumulate(
     -----
     Peak memory: the tiles, one more tile, and a chunk in float64.
     """
-    gram = _empty(n_features, tiles, tile, xp)
+    gram, first = _empty(n_features, tiles, tile, xp), 0
     for chunk in chunks:
-        _add(gram, chunk, xp, sparse)
+        _add(gram, chunk, xp, sparse, None if lengths is None else lengths[first : first + len(chunk)])
+        first += len(chunk)
     return gram
 
 
@@ -139,6 +169,7 @@ def accumulate_groups(
     tile: int,
     xp: Any = np,
     sparse: bool | None = None,
+    lengths: Array | None = None,
 ) -> list[Gram]:
     """Add chunks of prompts into one Gram per group of prompts, in one pass.
 
@@ -146,7 +177,7 @@ def accumulate_groups(
 
     Parameters
     ----------
-    chunks, n_features, tiles, tile, xp, sparse
+    chunks, n_features, tiles, tile, xp, sparse, lengths
         As in `accumulate`; the chunks follow one another as `groups` does.
     groups : array, (prompt,) or (layer, prompt), int
         Group of every prompt of the chunks, from 0; -1 leaves the prompt out. Groups that share prompts lie in
@@ -181,13 +212,15 @@ def accumulate_groups(
     first = 0
     for chunk in chunks:
         own = layers[:, first : first + len(chunk)]
+        long = None if lengths is None else lengths[first : first + len(chunk)]
         first += len(chunk)
         if own.shape[1] < len(chunk):
             break
         for codes in own:
             for group in np.unique(codes[codes >= 0]):
                 inside = codes == group
-                _add(grams[group], chunk if inside.all() else chunk[xp.asarray(np.flatnonzero(inside))], xp, sparse)
+                part = chunk if inside.all() else chunk[xp.asarray(np.flatnonzero(inside))]
+                _add(grams[group], part, xp, sparse, None if long is None else long[inside])
     if first != layers.shape[1]:
         raise InputError(f"groups are given for {layers.shape[1]} prompts, but the chunks hold at least {first}")
     return grams
@@ -195,14 +228,14 @@ def accumulate_groups(
 
 def _empty(n_features: int, tiles: Sequence[Tile], tile: int, xp: Any) -> Gram:
     edges = (*range(0, n_features, tile), n_features)
-    gram = Gram(edges, {}, xp.zeros(n_features), xp.zeros(n_features))
+    gram = Gram(edges, {}, xp.zeros(n_features), xp.zeros(n_features), xp.zeros(n_features), np.zeros(2))
     for i, j in tiles:
         shape = tuple(s.stop - s.start for s in (gram.block(i), gram.block(j)))
         gram.tiles[i, j] = xp.zeros(shape, xp.float64 if xp is np else xp.float32)
     return gram
 
 
-def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None) -> None:
+def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None, lengths: Array | None) -> None:
     """Add one chunk in place."""
     use_sparse = sparse
     if use_sparse is None:
@@ -212,7 +245,7 @@ def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None) -> None:
         log.debug("gram: %s product for a chunk of %d prompts", route, len(chunk))
     gram.routes[route] = gram.routes.get(route, 0) + 1
     wide = chunk.astype(np.float64) if xp is np else xp.ascontiguousarray(chunk)
-    _add_sums(gram, wide, xp)
+    _add_sums(gram, wide, xp, lengths)
     gram.n_prompts += len(chunk)
     if use_sparse:
         _add_sparse(gram, wide)
@@ -254,18 +287,18 @@ def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
         )  # fmt: skip
 
 
-def _add_sums(gram: Gram, wide: AnyArray, xp: Any) -> None:
+def _add_sums(gram: Gram, wide: AnyArray, xp: Any, lengths: Array | None) -> None:
     """Add a chunk's column sums, in float64; on a GPU, where the chunk is not, a slab of rows at a time."""
-    if xp is np:
-        gram.sums += wide.sum(axis=0)
-        gram.squares += np.einsum("pf,pf->f", wide, wide)
-        return
-    rows = max(1, SUMS // max(wide.shape[1], 1))
-    for start in range(0, len(wide), rows):
-        slab = wide[start : start + rows].astype(xp.float64)
+    long = None if lengths is None else lengths.astype(np.float64)
+    if long is not None:
+        gram.lengths += [long.sum(), long @ long]
+    rows = len(wide) if xp is np else max(1, SUMS // max(wide.shape[1], 1))
+    for start in range(0, len(wide), rows or 1):
+        slab = wide[start : start + rows].astype(xp.float64, copy=False)
         gram.sums += slab.sum(axis=0)
-        slab *= slab
-        gram.squares += slab.sum(axis=0)
+        if long is not None:
+            gram.by_length += xp.asarray(long[start : start + rows]) @ slab
+        gram.squares += np.einsum("pf,pf->f", slab, slab) if xp is np else (slab * slab).sum(axis=0)
 
 
 def _add_sparse(gram: Gram, wide: AnyArray) -> None:
@@ -288,6 +321,8 @@ def combine(grams: Sequence[Gram]) -> Gram:
             held += other.tiles[key]
         first.sums += other.sums
         first.squares += other.squares
+        first.by_length += other.by_length
+        first.lengths += other.lengths
         first.n_prompts += other.n_prompts
         for route, count in other.routes.items():
             first.routes[route] = first.routes.get(route, 0) + count
@@ -308,7 +343,7 @@ def weighted(grams: Sequence[Gram], weights: Sequence[float] | AnyArray) -> Gram
     """
     used = [(gram, weight) for gram, weight in zip(grams, weights, strict=True) if weight]
     first, _ = used[0]
-    whole = Gram(first.edges, {}, 0 * first.sums, 0 * first.squares)
+    whole = Gram(first.edges, {}, 0 * first.sums, 0 * first.squares, 0 * first.by_length, 0 * first.lengths)
     for key, held in first.tiles.items():
         whole.tiles[key] = 0 * held
     for gram, weight in used:
@@ -316,6 +351,8 @@ def weighted(grams: Sequence[Gram], weights: Sequence[float] | AnyArray) -> Gram
             held += gram.tiles[key] if weight == 1 else weight * gram.tiles[key]
         whole.sums += weight * gram.sums
         whole.squares += weight * gram.squares
+        whole.by_length += weight * gram.by_length
+        whole.lengths += weight * gram.lengths
         whole.n_prompts += weight * gram.n_prompts
         for route, count in gram.routes.items():
             whole.routes[route] = whole.routes.get(route, 0) + count
@@ -344,6 +381,5 @@ def chosen(gram: Gram, place: Array, xp: Any = np) -> Gram:
     at = [xp.asarray(place[a:b] - edge) for a, b, edge in zip(edges, edges[1:], gram.edges, strict=False)]
     tiles = {(i, j): held[at[i][:, None], at[j][None, :]] for (i, j), held in gram.tiles.items()}
     everywhere = xp.asarray(place)
-    return Gram(
-        edges, tiles, gram.sums[everywhere], gram.squares[everywhere], gram.n_prompts, dict(gram.routes)
-    )  # fmt: skip
+    sums, squares, by_length = (values[everywhere] for values in (gram.sums, gram.squares, gram.by_length))
+    return Gram(edges, tiles, sums, squares, by_length, gram.lengths, gram.n_prompts, dict(gram.routes))

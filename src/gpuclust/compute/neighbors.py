@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuclust.compute import gram, topk
-from gpuclust.compute.gram import Gram
+from gpuclust.compute.gram import Gram, length_share
 from gpuclust.errors import ActivationError
 from gpuclust.types import AnyArray, Array
 
@@ -34,17 +34,18 @@ def distances(
 
     - cosine: 1 - G_ij / sqrt(G_ii G_jj); a feature of zeros is at distance 1 from all others
     - correlation: the same of C_ij = G_ij - s_i s_j / n
+    - partial_correlation: the same of C_ij less what it owes to the prompts' length (`gram.length_share`)
     - euclidean: sqrt(G_ii + G_jj - 2 G_ij)
     - dot: max_k G_kk - G_ij, which is not negative (Cauchy-Schwarz)
 
     Parameters
     ----------
-    metric : {"cosine", "correlation", "euclidean", "dot"}
+    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"}
     tile : array, (row, column), float64, or float32 from a GPU
     n : int
         Prompts.
     a, b : dict of arrays, (row,) and (column,), float64
-        ``sums`` and ``squares`` of the rows and of the columns.
+        ``sums`` and ``squares`` of the rows and of the columns; for partial correlations ``by_length`` too.
     largest : float
         The largest G_kk.
     xp : module
@@ -99,14 +100,24 @@ def _distances(
         gap = squares_a + squares_b - 2 * tile
         result = xp.sqrt(xp.where(gap < zero * (squares_a + squares_b), 0, gap))
     else:
-        if metric == "correlation":
+        if metric != "cosine":
             tile = tile - a["sums"][:, None] * (b["sums"][None, :] / n)
             squares_a = xp.maximum(squares_a - a["sums"][:, None] ** 2 / n, 0)
             squares_b = xp.maximum(squares_b - b["sums"][None, :] ** 2 / n, 0)
+        if metric == "partial_correlation":
+            tile = tile - a["by_length"][:, None] * b["by_length"][None, :]
+            squares_a = _left(squares_a, a["by_length"][:, None], zero, xp)
+            squares_b = _left(squares_b, b["by_length"][None, :], zero, xp)
         scale = xp.sqrt(squares_a * squares_b)
         result = 1 - xp.where(scale > 0, tile / xp.where(scale > 0, scale, 1), 0)
         result = xp.where(result < zero, 0, result)
     return (xp.maximum(result, 0) + 0.0).astype(xp.float32)
+
+
+def _left(squares: AnyArray, by_length: AnyArray, zero: float, xp: Any) -> AnyArray:
+    """What of centred squares is left without the part along the length; 0 where that is rounding."""
+    left = squares - by_length**2
+    return xp.where(left > zero * squares, left, 0)
 
 
 def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: Any = np) -> AnyArray:
@@ -121,9 +132,12 @@ def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: 
         As in `distances`.
     """
     sides = []
+    values = {"sums": gram.sums, "squares": gram.squares}
+    if metric == "partial_correlation":
+        values["by_length"] = length_share(gram, xp)
     for index in (i, j):
         block = gram.block(index)
-        sides.append({"sums": gram.sums[block], "squares": gram.squares[block]})
+        sides.append({name: of_all[block] for name, of_all in values.items()})
     return distances(metric, gram.tiles[i, j], gram.n_prompts, sides[0], sides[1], largest, xp)
 
 
@@ -205,7 +219,7 @@ def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[AnyArray, AnyA
     gram : Gram
     k : int
         Neighbours, the feature itself included; fewer than the features.
-    metric : {"cosine", "correlation", "euclidean", "dot"}
+    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"}
     xp : module
         As in `distances`.
     """
@@ -226,7 +240,7 @@ def of_vectors(vectors: AnyArray, k: int, metric: str, tile: int) -> tuple[AnyAr
     vectors : array, (feature, dimension), host
     k : int
         Neighbours, the feature itself included; fewer than the features.
-    metric : {"cosine", "correlation", "euclidean", "dot"}
+    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"}
     tile : int
         Features of a tile: ``tile² * 24`` bytes are held, never a matrix of all pairs.
 

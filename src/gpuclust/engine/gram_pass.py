@@ -8,7 +8,7 @@ sweep as many as its settings need; how many tiles are held at a time follows fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from gpuclust import schema
 from gpuclust.compute import gram, neighbors
 from gpuclust.engine.failures import submit
+from gpuclust.engine.prompt_rows import read_blocks
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve, to_host
 from gpuclust.stage_table import view_file
@@ -37,11 +38,14 @@ class PromptGroups:
     n_groups : int
     permute : int, optional
         Seed: permute each feature's activations over the prompts of each block (`permuted`).
+    lengths : array, (prompt,), int, optional
+        Of all prompts of the store, for partial correlations (`prompt_lengths`).
     """
 
     groups: Array
     n_groups: int
     permute: int | None = None
+    lengths: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,21 +86,6 @@ class _Wanted:
     dense: bool
 
 
-def permuted(block: Array, first: int, seed: int) -> Array:
-    """Permute each feature's activations over the prompts of a block; the same for the same first prompt and seed.
-
-    Whatever each feature does by itself stays as it is, and what features do together goes.
-
-    Parameters
-    ----------
-    block : array, (prompt, feature)
-    first : int
-        Number of its first prompt.
-    seed : int
-    """
-    return np.random.default_rng([seed, first]).permuted(block, axis=0)
-
-
 def gram_task(
     out: Path, kept: Array, first: int, stop: int, tiles: list[gram.Tile], plan: budget.Plan, groups: PromptGroups,
     device: str,
@@ -125,41 +114,19 @@ def gram_task(
         chunks = (block for _, block in blocks)
     else:
         chunks = (backend.xp.asarray(b) for b in read_blocks(out, kept, plan, groups.permute, first, stop))
-    return gram.accumulate_groups(chunks, own, n_groups, len(kept), tiles, plan.tile, backend.xp)
-
-
-def read_blocks(
-    out: Path, kept: Array, plan: budget.Plan, permute: int | None = None, first: int = 0, stop: int | None = None
-) -> Iterator[Array]:
-    """Yield blocks of the kept features of some prompts, at most ``plan.rows`` of them at a time.
-
-    With `permute`, features are permuted within blocks of `budget.PERMUTED_ROWS` prompts counted from the very first,
-    so that neither memory nor the share of a worker changes what comes out.
-
-    Parameters
-    ----------
-    out, kept, plan, first, stop
-        As in `gram_task`; by default all prompts.
-    permute : int, optional
-        Seed.
-    """
-    path, size = out / schema.ACTIVATIONS, budget.PERMUTED_ROWS
-    if permute is None:
-        yield from (block[:, kept] for _, block in store.read_rows(path, plan.rows, first, stop))
-        return
-    n_prompts = store.open_array(path).shape[0]
-    stop = n_prompts if stop is None else stop
-    for start, block in store.read_rows(path, size, first - first % size, min(n_prompts, -(-stop // size) * size)):
-        mixed = permuted(block[:, kept], start, permute)[max(first - start, 0) : stop - start]
-        yield from (mixed[at : at + plan.rows] for at in range(0, len(mixed), plan.rows))
+    lengths = None if groups.lengths is None else groups.lengths[first:stop]
+    return gram.accumulate_groups(chunks, own, n_groups, len(kept), tiles, plan.tile, backend.xp, lengths=lengths)
 
 
 def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
     """Grams without their tiles: the column sums, in host memory, small enough to travel."""
     return [
-        gram.Gram(part.edges, {}, to_host(part.sums), to_host(part.squares), part.n_prompts, part.routes)
+        gram.Gram(
+            part.edges, {}, to_host(part.sums), to_host(part.squares), to_host(part.by_length), part.lengths,
+            part.n_prompts, part.routes,
+        )
         for part in parts
-    ]
+    ]  # fmt: skip
 
 
 def gram_totals(*sums: list[gram.Gram]) -> list[gram.Gram]:
@@ -201,7 +168,8 @@ def tile_task(
         held = [part[group] for part in parts]
         summed = held[0] if len(held) == 1 else np.sum(held, axis=0, dtype=np.float64).astype(held[0].dtype)
         whole.tiles[tile] = xp.asarray(summed)
-        whole.sums, whole.squares = xp.asarray(whole.sums), xp.asarray(whole.squares)
+        for name in ("sums", "squares", "by_length"):
+            setattr(whole, name, xp.asarray(getattr(whole, name)))
     found: list[dict[int, Array]] = []
     distances: list[Array | None] = []
     for one in wanted:

@@ -12,7 +12,7 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.compute import agreement, consensus, measures, methods, neighbors, validity
 from gpuclust.config import Config
-from gpuclust.engine import gram_pass
+from gpuclust.engine import gram_pass, prompt_rows
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget
 from gpuclust.storage import atomic
@@ -77,7 +77,7 @@ def quality_task(
     n_prompts = len(pd.read_parquet(out / schema.PROMPTS, columns=["prompt"]))
     norms = np.sqrt(n_prompts * (features["std"].to_numpy() ** 2 + features["mean"].to_numpy() ** 2))
     sets = validity.matched_sets(labels, features["n_active"].to_numpy(), q.random_sets, config.seed)
-    found = validity.sums(gram_pass.read_blocks(out, kept, plan), norms, labels, sets)
+    found = validity.sums(prompt_rows.read_blocks(out, kept, plan), norms, labels, sets)
     table |= {
         "silhouette": validity.silhouette(found, labels),
         "cohesion": validity.cohesion(found, labels),
@@ -87,7 +87,7 @@ def quality_task(
         table["random_z"] = validity.matched_z(found, labels, q.random_sets)
     if schema.NULL in others:
         null = others[schema.NULL]
-        shuffled = gram_pass.read_blocks(out, kept, plan, permute=config.seed)
+        shuffled = prompt_rows.read_blocks(out, kept, plan, permute=config.seed)
         reached = validity.permutation_z(validity.sums(shuffled, norms, null), null)
         facts["null"] = {"clusters": int(null.max(initial=schema.NOISE)) + 1, "noise_share": float((null < 0).mean())}
         table["permutation_z_null"] = np.full(len(size), float(max(reached, default=0)))

@@ -19,7 +19,7 @@ import pandas as pd
 from gpuclust import schema, stage_table
 from gpuclust.compute.halves import half_of
 from gpuclust.config import ClusterConfig, Config
-from gpuclust.engine import analyse_task, failures, gram_pass, quality_task, tasks
+from gpuclust.engine import analyse_task, failures, gram_pass, prompt_rows, quality_task, tasks
 from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.quality_task import HDBSCAN
@@ -266,11 +266,15 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
             log.info("neighbors: the sketch is computed on the host")
         facts = x.submit(tasks.sketch_task, x.out, kept, c, plan)
     else:
+        lengths = prompt_rows.prompt_lengths(x.out, c.metric)
         if c.halved:
-            groups = gram_pass.PromptGroups(half_of(x.n_prompts, c.seed), 2)
+            groups = gram_pass.PromptGroups(half_of(x.n_prompts, c.seed), 2, lengths=lengths)
             weights = dict(zip((schema.WHOLE, *schema.HALVES), ([1, 1], [1, 0], [0, 1]), strict=True))
         else:
-            groups, weights = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1), {schema.WHOLE: [1]}
+            groups, weights = (
+                gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, lengths=lengths),
+                {schema.WHOLE: [1]},
+            )
         facts = _exact(x, kept, plan, groups, weights)
     return {"method": method, "metric": c.metric, **facts}, plan
 
@@ -329,7 +333,8 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
             views += [(f"{HDBSCAN}{half}", once, half, size) for half, size in halves]
     plan = x.plan(x.done["prompts"], len(kept))
     if c.permuted:
-        groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, permute=c.seed)
+        lengths = prompt_rows.prompt_lengths(x.out, c.metric)
+        groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, permute=c.seed, lengths=lengths)
         _exact(x, kept, plan, groups, {schema.NULL: [1]})
         views.append((schema.NULL, c, schema.NULL, rows))
     if c.cluster.method != "distances":

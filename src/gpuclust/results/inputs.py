@@ -63,6 +63,35 @@ def as_activations(given: Any) -> Array:
     return data
 
 
+def as_lengths(given: Any, n_prompts: int) -> Array:
+    """Return lengths of prompts as an array.
+
+    Parameters
+    ----------
+    given : array-like, (prompt,), numbers
+    n_prompts : int
+
+    Returns
+    -------
+    array, (prompt,), float64
+
+    Raises
+    ------
+    ActivationError
+        If it is not one finite number a prompt.
+    """
+    try:
+        lengths = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ActivationError(f"lengths are {shown(given)}: one number a prompt is expected ({error})") from error
+    if lengths.shape != (n_prompts,):
+        raise ActivationError(f"lengths have the shape {lengths.shape}; ({n_prompts},) is expected, one a prompt")
+    bad = np.flatnonzero(~np.isfinite(lengths))
+    if len(bad):
+        raise ActivationError(f"lengths hold {lengths[bad[0]]} for prompt {bad[0]}: finite numbers are expected")
+    return lengths
+
+
 def is_turned(given: Any) -> bool:
     """Whether it has names of axes that say (feature, prompt)."""
     return _named(_kinds(given), given)[0]

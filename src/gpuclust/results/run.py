@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, InputError, StoreError
 from gpuclust.places import place
-from gpuclust.results.inputs import as_activations, refuse_larger_than_memory
+from gpuclust.results.inputs import as_activations, as_lengths, refuse_larger_than_memory
 from gpuclust.storage import reading
 from gpuclust.types import Array
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from gpuclust.results.cards import Card
+
+log = logging.getLogger("gpuclust")
 
 
 class Run:
@@ -254,7 +257,9 @@ class FeatureClusters:
     notes: tuple[str, ...]
 
 
-def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None = None) -> FeatureClusters:
+def cluster_features(
+    activations: Any, config: Config | Mapping[str, Any] | None = None, *, lengths: Any = None
+) -> FeatureClusters:
     """Filter, embed and cluster the features of activations in memory.
 
     Parameters
@@ -265,6 +270,9 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     config : Config or mapping, optional
         Sections extract.activation_threshold, select, neighbors, cluster, communities, umap, hdbscan and consensus
         apply, and quality.duplicates.
+    lengths : array, (prompt,), numbers, optional
+        Lengths of the prompts, in tokens for example, which partial correlations take out; without them, and where all
+        are equal, these are correlations.
 
     Returns
     -------
@@ -273,7 +281,8 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     Raises
     ------
     ActivationError
-        If it is no array of numbers (prompt, feature), or holds NaN or infinity.
+        If it is no array of numbers (prompt, feature), or holds NaN or infinity; or `lengths` is not one number a
+        prompt.
     SelectionError
         If the filter keeps too few features.
     MemoryBudgetError
@@ -295,6 +304,9 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     if c.neighbors.method == "sketch":
         raise ActivationError("cluster_features computes exact neighbours; set neighbors.method=exact or auto")
     data = as_activations(activations)
+    long = None if lengths is None else as_lengths(lengths, len(data))
+    if long is None and c.metric == "partial_correlation":
+        log.info("cluster_features: no lengths of the prompts are given; the metric is correlation")
     blocks = [data[start : start + budget.MAX_ROWS] for start in range(0, len(data), budget.MAX_ROWS)]
     moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
     table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features, len(data))
@@ -309,7 +321,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     )
     tile = min(budget.TILE, n_kept)
     (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
-    matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile)
+    matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile, lengths=long)
     indices, distances = neighbors.exact(matrix, min(c.n_neighbors, n_kept), c.metric)
     embedding, notes = embed(indices, distances, c.umap)
     flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)

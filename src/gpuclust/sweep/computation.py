@@ -23,6 +23,7 @@ from gpuclust.config import ClusterConfig
 from gpuclust.engine import failures
 from gpuclust.engine.gram_pass import PromptGroups, View, exact_neighbors, neighbors_held
 from gpuclust.engine.progress import Progress
+from gpuclust.engine.prompt_rows import prompt_lengths
 from gpuclust.engine.scheduler import Scheduler
 from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
@@ -157,10 +158,12 @@ class Computation:
                 views.append(View(weights, self.near_path(near), request.metric, request.k, request.kept, trees))
         features = np.unique(np.concatenate([request.kept for request in requests]))
         dense = sum(bool(view.trees) for view in views)
+        given = [prompt_lengths(extraction.run, metric) for metric in {request.metric for request in requests}]
+        lengths = next((one for one in given if one is not None), None)
         plan = self._plan(extraction, len(features), n_groups, dense)
         facts = exact_neighbors(
-            self.client, self.workers, extraction.run, features, PromptGroups(codes, n_groups), views, plan,
-            self.progress, self.device,
+            self.client, self.workers, extraction.run, features, PromptGroups(codes, n_groups, lengths=lengths), views,
+            plan, self.progress, self.device,
         )  # fmt: skip
         if facts["passes"] > 1:
             log.warning(
