@@ -242,7 +242,8 @@ def _cores(model: Any) -> tuple[Array, Array]:
     """Which features are cores, (feature,), bool, and the labels of a fitted DBSCAN."""
     labels = np.asarray(model.labels_)
     core = np.zeros(len(labels), bool)
-    core[np.asarray(model.core_sample_indices_, np.int64)] = True
+    indices = np.asarray(model.core_sample_indices_, np.int64)
+    core[indices[indices >= 0]] = True  # libcuml fills the rest with -1
     return core, labels
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from gpuclust import schema
 from gpuclust.config import Config
-from gpuclust.configfile import validate
+from gpuclust.configfile import validate, without_effect
 from gpuclust.errors import ActivationError, InputError, StoreError
 from gpuclust.places import place
 from gpuclust.results.inputs import as_activations, refuse_larger_than_memory
@@ -341,7 +341,7 @@ def cluster_features(activations: Any, config: Config | Mapping[str, Any] | None
     return FeatureClusters(
         feature_table.with_clusters(table, result, flat, hdbscan_label=embedded.labels, noise_reason=reasons),
         result.labels[place], result.probabilities[place], result.persistence, embedding[place], indices, distances,
-        (*notes, *result.notes),
+        (*filter(None, [without_effect(c)]), *notes, *result.notes),
     )  # fmt: skip
 
 
