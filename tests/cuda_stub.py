@@ -324,14 +324,16 @@ class DBSCAN(Recorder):
 
     def fit(self, *args: Any, **kwargs: Any) -> DBSCAN:
         record(f"{self.path}.fit", (self, *args), kwargs)
-        from sklearn.cluster import DBSCAN as Theirs
+        from sklearn import cluster
 
         (x,) = args
         assert x.dtype == np.float32
         assert self.kwargs["metric"] == "euclidean"
         squares = (x * x).sum(axis=1)
         gaps = np.sqrt(np.maximum(squares[:, None] + squares - 2 * (x @ x.T), 0))
-        found = Theirs(eps=self.kwargs["eps"], min_samples=self.kwargs["min_samples"], metric="precomputed").fit(gaps)
+        found = cluster.DBSCAN(
+            eps=self.kwargs["eps"], min_samples=self.kwargs["min_samples"], metric="precomputed"
+        ).fit(gaps)
         self.labels_ = found.labels_
         padded = np.full(len(x), -1)  # as libcuml has it
         padded[: len(found.core_sample_indices_)] = found.core_sample_indices_

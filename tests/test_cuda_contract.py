@@ -40,7 +40,8 @@ pytestmark = [
 ]
 EXPECTED = {  # at least these must be among the calls, or the recording has a hole
     "cupy.cuda.cublas.gemmEx", "cupy.RawKernel.__call__", "cupyx.empty_pinned", "cuml.manifold.UMAP.fit_transform",
-    "cuml.cluster.HDBSCAN.fit", "cuml.cluster.DBSCAN.fit", "rmm.mr.LimitingResourceAdaptor", "rmm.mr.StatisticsResourceAdaptor.push_counters",
+    "cuml.cluster.HDBSCAN.fit", "cuml.cluster.DBSCAN.fit",
+    "rmm.mr.LimitingResourceAdaptor", "rmm.mr.StatisticsResourceAdaptor.push_counters",
     "dask_cuda.LocalCUDACluster", "pynvml.nvmlDeviceGetComputeRunningProcesses", "cupy.ndarray.set",
     "torch.cuda.memory.change_current_allocator",
 }  # fmt: skip

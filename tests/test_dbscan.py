@@ -115,7 +115,7 @@ def test_the_same_as_sklearn_on_an_embedding(min_samples: int, backend: str) -> 
 
 def test_a_border_feature_is_with_its_nearest_core() -> None:
     """Between two clusters, and first reached from the farther one: scikit-learn puts it there."""
-    points = np.array([[0.0], [0.1], [0.2], [0.3], [1.2], [2.0], [2.1], [2.2], [2.3]])
+    points = np.array([[0.0], [0.1], [0.2], [0.3], [1.2], [2.05], [2.3], [2.4], [2.5]])
     settings = config(0.95, 4, "embedding")
     found = dbscan.of_embedding(points.astype(np.float32), settings)
     assert DBSCAN(eps=0.95, min_samples=4).fit(points).labels_.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
@@ -234,7 +234,8 @@ def test_values_that_are_refused() -> None:
 
 
 def test_too_few_features_for_min_samples() -> None:
-    settings = {**OPEN, "cluster": {"method": "dbscan"}, "dbscan": {"min_samples": 50, "on": "embedding"}}
+    wide = {"select": OPEN["select"] | {"sparsity_max": 1.01}}
+    settings = {**wide, "cluster": {"method": "dbscan"}, "dbscan": {"min_samples": 50, "on": "embedding"}}
     activations = np.random.default_rng(0).random((60, 40))
     with pytest.raises(SelectionError, match=r"keeps 40 of 40 features; .*min_samples.* need at least 51"):
         gpuclust.cluster_features(activations, settings)
