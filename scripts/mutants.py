@@ -261,6 +261,18 @@ MUTANTS = [
     Mutant("quadrant-median", "compute/feature_filter.py", 'high_h = (table["entropy"] >',
            'high_h = (table["entropy"] >=',
            "test_edges.py", "at the median is low"),
+    # ------------------------------------------------------------ DBSCAN
+    Mutant("core-itself", "compute/dbscan.py", "distances[:, config.dbscan.min_samples - 1] <=",
+           "distances[:, config.dbscan.min_samples] <=", "test_dbscan.py", "min_samples counts the feature itself"),
+    Mutant("nearest-core", "compute/dbscan.py", "np.argmax(beside[border], axis=1)",
+           "least - 1 - np.argmax(beside[border][:, ::-1], axis=1)", "test_dbscan.py",
+           "a border feature is with its nearest core"),
+    Mutant("elbow-below", "compute/dbscan.py", "np.argmax((share - height)[::-1])",
+           "np.argmax((height - share)[::-1])", "test_dbscan.py", "the elbow is below the chord"),
+    Mutant("unrelated", "compute/dbscan.py", "elbow(k_distances[k_distances < UNRELATED])", "elbow(k_distances)",
+           "test_dbscan.py", "what has nothing in common is no cluster"),
+    Mutant("eps-of-the-whole", "sweep/trials.py", "config = dbscan.with_eps(config, part.eps)", "part.eps",
+           "test_dbscan.py", "parts are clustered at the eps of the whole"),
     # ------------------------------------------------------------ store, shards, codec
     Mutant("marker-key", "storage/markers.py", 'if marker["key"] != key:', "if False:", "test_store.py",
            "a shard of other settings is made anew"),

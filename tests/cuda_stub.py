@@ -319,6 +319,28 @@ class HDBSCAN(Recorder):
     minimum_spanning_tree_ = property(lambda self: read(f"{self.path}.minimum_spanning_tree_", self.tree))
 
 
+class DBSCAN(Recorder):
+    path = "cuml.cluster.DBSCAN"
+
+    def fit(self, *args: Any, **kwargs: Any) -> DBSCAN:
+        record(f"{self.path}.fit", (self, *args), kwargs)
+        from sklearn import cluster
+
+        (x,) = args
+        assert x.dtype == np.float32
+        assert self.kwargs["metric"] == "euclidean"
+        squares = (x * x).sum(axis=1)
+        gaps = np.sqrt(np.maximum(squares[:, None] + squares - 2 * (x @ x.T), 0))
+        found = cluster.DBSCAN(
+            eps=self.kwargs["eps"], min_samples=self.kwargs["min_samples"], metric="precomputed"
+        ).fit(gaps)
+        self.labels_ = found.labels_
+        padded = np.full(len(x), -1)  # as libcuml has it
+        padded[: len(found.core_sample_indices_)] = found.core_sample_indices_
+        self.core_sample_indices_ = padded
+        return self
+
+
 class Counts:
     current_bytes = property(lambda self: read("rmm.statistics.Statistics.current_bytes", 1000))
     peak_bytes = property(lambda self: read("rmm.statistics.Statistics.peak_bytes", 5000))
@@ -378,7 +400,7 @@ def modules() -> dict[str, ModuleType]:
     for_torch.__dict__.update(rmm_torch_allocator=object())
     cuml, manifold, cluster = ModuleType("cuml"), ModuleType("cuml.manifold"), ModuleType("cuml.cluster")
     manifold.__dict__.update(UMAP=UMAP)
-    cluster.__dict__.update(HDBSCAN=HDBSCAN)
+    cluster.__dict__.update(HDBSCAN=HDBSCAN, DBSCAN=DBSCAN)
     dask_cuda = ModuleType("dask_cuda")
     dask_cuda.__dict__.update(LocalCUDACluster=_cluster)
     pynvml = ModuleType("pynvml")

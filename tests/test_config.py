@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuclust import config, configfile
+from gpuclust import cli, config, configfile
 from gpuclust.errors import ConfigError
 
 
@@ -181,3 +181,41 @@ def test_every_field_is_described() -> None:
         inner = section.annotation
         if isinstance(inner, type) and issubclass(inner, config.Section):
             assert all(field.description for field in inner.model_fields.values()), inner
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["cluster.method=umap", "communities.resolution=5"], "communities.resolution has no effect with"),
+        (["cluster.method=distances", "consensus.members=3"], "consensus.members has no effect with"),
+        (["dbscan.eps=0.3"], "dbscan.eps has no effect with cluster.method=communities: take it away, or set another"),
+        (
+            ["cluster.method=dbscan", "communities.resolution=5", "consensus.agreement=0.4", "dbscan.eps=0.3"],
+            "communities.resolution, consensus.agreement have no effect with cluster.method=dbscan: take them away",
+        ),
+        (["cluster.method=umap", "consensus.members=3", "hdbscan.min_samples=4", "umap.n_epochs=9"], None),
+        (["cluster.method=distances", "hdbscan.metric=euclidean"], None),
+        (["communities.resolution=5", "hdbscan.min_samples=4", "umap.min_dist=0.1", "consensus.candidates=3"], None),
+        (["cluster.method=dbscan", "dbscan.on=embedding"], None),
+        ([], None),
+    ],
+)
+def test_settings_that_have_no_effect_are_said_in_one_line(given: list[str], said: str | None) -> None:
+    found = configfile.without_effect(configfile.load(overrides=given))
+    assert found is None if said is None else found is not None and found.startswith(said)
+
+
+def test_a_resolved_configuration_gives_no_defaults() -> None:
+    resolved = configfile.validate(configfile.load(overrides=["cluster.method=distances"]).resolved())
+    assert configfile.without_effect(resolved) is None
+
+
+def test_commands_say_what_has_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    sizes = [f"plan.{name}" for name in ("d_in=16", "d_sae=500", "model_bytes=1MB")]
+    given = ["run", "--plan", "--set", *sizes, "cluster.method=umap", "dbscan.eps=0.3", "communities.resolution=5"]
+    assert cli.main(given) == 0
+    lines = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
+    assert lines == [
+        "communities.resolution, dbscan.eps have no effect with cluster.method=umap: take them away, or set another "
+        "cluster.method"
+    ]

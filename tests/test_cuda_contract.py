@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust.compute import gram, neighbors, reductions
+from gpuclust.compute import dbscan, gram, neighbors, reductions
 from gpuclust.compute.clustering import cluster_embedding
 from gpuclust.compute.embedding import embed
-from gpuclust.config import HdbscanConfig, SchedulerConfig, StoreConfig, UmapConfig
+from gpuclust.config import ClusterConfig, Config, DbscanConfig, HdbscanConfig, SchedulerConfig, StoreConfig, UmapConfig
 from gpuclust.engine import scheduler
 from gpuclust.hardware import backend, device
 from gpuclust.storage import codec_cuda, row_blocks
@@ -40,7 +40,8 @@ pytestmark = [
 ]
 EXPECTED = {  # at least these must be among the calls, or the recording has a hole
     "cupy.cuda.cublas.gemmEx", "cupy.RawKernel.__call__", "cupyx.empty_pinned", "cuml.manifold.UMAP.fit_transform",
-    "cuml.cluster.HDBSCAN.fit", "rmm.mr.LimitingResourceAdaptor", "rmm.mr.StatisticsResourceAdaptor.push_counters",
+    "cuml.cluster.HDBSCAN.fit", "cuml.cluster.DBSCAN.fit",
+    "rmm.mr.LimitingResourceAdaptor", "rmm.mr.StatisticsResourceAdaptor.push_counters",
     "dask_cuda.LocalCUDACluster", "pynvml.nvmlDeviceGetComputeRunningProcesses", "cupy.ndarray.set",
     "torch.cuda.memory.change_current_allocator",
 }  # fmt: skip
@@ -79,6 +80,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> cuda_stub.Calls:
         far[:, 0] = 0
         embedding, _ = embed(near, np.sort(far, axis=1), UmapConfig(n_neighbors=6, n_epochs=5), 3, backend="cuda")
         cluster_embedding(embedding, HdbscanConfig(min_cluster_size=4, min_samples=2), backend="cuda")
+        settings = Config(cluster=ClusterConfig(method="dbscan"), dbscan=DbscanConfig(on="embedding", min_samples=3))
+        dbscan.of_embedding(embedding, settings, "cuda")
         return list(recorded)
 
 

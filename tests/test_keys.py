@@ -35,6 +35,8 @@ from tests import tiny
 
 NO_UMAP = {"cluster.method": "distances"}
 COMMUNITIES = {"cluster.method": "communities"}
+DBSCAN = {"cluster.method": "dbscan", "dbscan.min_samples": 5}
+EMBEDDED = DBSCAN | {"dbscan.on": "embedding"}
 HUB = {"sae": {"release": "a", "sae_id": "b"}}
 DATASET = {"prompts": [{"dataset": "a"}]}
 PLAN = {"plan": {"d_in": 2, "d_sae": 2, "model_bytes": "1GB"}}
@@ -101,6 +103,21 @@ CASES = [
     Case("neighbors.sketch_size", 99, "neighbors"),
     Case("cluster.method", "distances", "neighbors cluster", "embedding redrawn tree trial"),
     Case("cluster.method", "communities", "neighbors cluster", "embedding redrawn tree trial"),
+    Case("cluster.method", "dbscan", "select neighbors cluster", "embedding redrawn tree trial"),
+    Case("dbscan.eps", 0.3, "cluster", "trial", DBSCAN),
+    Case("dbscan.eps", 0.3, "cluster", "trial", EMBEDDED),
+    Case("dbscan.eps", 0.3),
+    Case("dbscan.min_samples", 4, "neighbors cluster", "tree trial", DBSCAN),
+    Case("dbscan.min_samples", 8, "select neighbors cluster", "tree trial", DBSCAN),
+    Case("dbscan.min_samples", 4, "cluster", "trial", EMBEDDED),
+    Case("dbscan.min_samples", 30),
+    Case("dbscan.on", "embedding", "neighbors cluster", "embedding tree trial", DBSCAN),
+    Case("dbscan.on", "embedding"),
+    Case("hdbscan.min_cluster_size", 20, "select cluster", "trial", DBSCAN),
+    Case("hdbscan.min_samples", 4, "cluster", "", DBSCAN),
+    Case("hdbscan.min_samples", 4, "cluster", "", EMBEDDED),
+    Case("umap.n_components", 4, "embed", "embedding trial", EMBEDDED),
+    Case("umap.n_components", 4, "embed", "", DBSCAN),
     Case("communities.n_neighbors", 25, "neighbors cluster", "trial", COMMUNITIES),
     Case("communities.n_neighbors", 25),
     Case("communities.resolution", 2.0, "cluster", "trial", COMMUNITIES),
@@ -211,7 +228,7 @@ def names(config: Config) -> dict[str, Any]:
     trial.subset, trial.kept, trial.near = Subset(None, None, 9), np.arange(5), ("near",)
     trial.point = trial.kept
     members = sharing.member_names(config, "near")
-    umap = config.cluster.method == "umap"
+    umap = config.cluster.method == "umap" or bool(config.used_dbscan and config.dbscan.on == "embedding")
     return {
         "extraction": sharing.extraction_name(config),
         "moments": sharing.moments_name(trial, [config.extract.activation_threshold]),

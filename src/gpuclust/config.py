@@ -18,6 +18,7 @@ from gpuclust.section import LocalPath, Section
 Metric = Literal["cosine", "correlation", "partial_correlation", "euclidean", "dot"]
 SIMILARITIES = ("cosine", "correlation", "partial_correlation")  # metrics that are 1 less a similarity
 AGREEMENT = {"communities": 0.3, "umap": 0.5}
+FARTHEST = 2  # cosine and correlation distance of opposites
 DEMO = Path(__file__).parent / "demo"
 
 
@@ -135,10 +136,10 @@ class NeighborsConfig(Section):
 class ClusterConfig(Section):
     """How features are clustered. A map by UMAP and one clustering of an embedding by HDBSCAN are always there."""
 
-    method: Literal["communities", "umap", "distances"] = Field(
+    method: Literal["communities", "umap", "distances", "dbscan"] = Field(
         "communities",
         description="communities: of the mutual neighbour graph; umap: UMAP, then HDBSCAN; distances: HDBSCAN on "
-        "exact cosine distances",
+        "exact cosine distances; dbscan: DBSCAN on exact distances or on the embedding",
     )
 
 
@@ -150,6 +151,30 @@ class CommunitiesConfig(Section):
         None, gt=0, le=1e6, description="larger: more, smaller clusters; default: where they are found again most"
     )
     correct_hubs: bool = Field(True, description="lower the similarity of features that are near to everything")
+
+
+class DbscanConfig(Section):
+    """DBSCAN: one density for all clusters. What is too small to be one, `hdbscan.min_cluster_size` says."""
+
+    eps: float | None = Field(
+        None,
+        gt=0,
+        description="distance within which features are neighbours, 1 - similarity or embedding units; default: the "
+        "elbow of the sorted distances to the min_samples-th nearest",
+    )
+    min_samples: int = Field(10, ge=1, description="features within eps that make a core, the feature itself included")
+    on: Literal["distances", "embedding"] = Field(
+        "distances", description="exact cosine or correlation distances, or UMAP's embedding"
+    )
+
+    @model_validator(mode="after")
+    def _within(self) -> DbscanConfig:
+        if self.on == "distances" and self.eps is not None and self.eps > FARTHEST:
+            raise ValueError(
+                f"eps ({self.eps:g}) is above {FARTHEST}, the largest cosine or correlation distance: everything would "
+                "be one cluster; lower it, or set dbscan.on=embedding"
+            )
+        return self
 
 
 class UmapConfig(Section):
@@ -189,7 +214,7 @@ class HdbscanConfig(Section):
 
 
 class ConsensusConfig(Section):
-    """Consensus of clusterings over redrawn neighbours; not used by cluster.method=distances: nothing is random."""
+    """Consensus of clusterings over redrawn neighbours; not used by cluster.method=distances and dbscan."""
 
     members: int = Field(8, ge=1, le=255, description="clusterings; 1 is a single one, without a consensus")
     agreement: float | None = Field(
@@ -284,6 +309,7 @@ class Config(Section):
     neighbors: NeighborsConfig = NeighborsConfig()
     cluster: ClusterConfig = ClusterConfig()
     communities: CommunitiesConfig = CommunitiesConfig()
+    dbscan: DbscanConfig = DbscanConfig()
     umap: UmapConfig = UmapConfig()
     hdbscan: HdbscanConfig = HdbscanConfig()
     consensus: ConsensusConfig = ConsensusConfig()
@@ -299,11 +325,10 @@ class Config(Section):
             raise ValueError("prompts: at least one source is needed")
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})")
-        if self.n_neighbors < self._used_neighbors:  # by every method the map needs them
-            name = "umap" if self.umap.n_neighbors == self._used_neighbors else "communities"
+        if self.n_neighbors < self._used_neighbors:
+            name = max(self._users, key=lambda user: self._users[user])
             raise ValueError(
-                f"neighbors.n_neighbors ({self.n_neighbors}) must be at least {name}.n_neighbors "
-                f"({self._used_neighbors})"
+                f"neighbors.n_neighbors ({self.n_neighbors}) must be at least {name} ({self._used_neighbors})"
             )
         if None not in (self.neighbors.metric, self.umap.metric) and self.neighbors.metric != self.umap.metric:
             raise ValueError(
@@ -313,17 +338,18 @@ class Config(Section):
         method = self.cluster.method
         if method == "distances" and self.metric != "cosine":
             raise ValueError(f"cluster.method=distances clusters on cosine distances, but the metric is {self.metric}")
-        if method == "communities" and self.metric not in SIMILARITIES:
+        dense = "dbscan with dbscan.on=distances" if self.used_dbscan and self.tree_samples else method
+        if dense not in ("umap", "dbscan") and self.metric not in SIMILARITIES:
             raise ValueError(
-                f"cluster.method=communities needs similarities ({', '.join(SIMILARITIES)}), but the metric is "
+                f"cluster.method={dense} needs similarities ({', '.join(SIMILARITIES)}), but the metric is "
                 f"{self.metric}: set another metric, or cluster.method=umap"
             )
         if method != "distances" and self.hdbscan.metric == "cosine":
             raise ValueError(
                 "hdbscan.metric=cosine needs cluster.method=distances: an embedding is clustered by euclidean"
             )
-        if method == "distances" and self.neighbors.method == "sketch":
-            raise ValueError("cluster.method=distances needs exact distances: set neighbors.method=exact or auto")
+        if self.tree_samples and self.neighbors.method == "sketch":
+            raise ValueError(f"cluster.method={dense} needs exact distances: set neighbors.method=exact or auto")
         if self.neighbors.method == "sketch" and self.metric in ("correlation", "partial_correlation"):
             raise ValueError(f"neighbors.method=sketch has no {self.metric}: set the metric to cosine, or method=exact")
         if self.device.memory is not None:
@@ -333,7 +359,7 @@ class Config(Section):
     @property
     def n_members(self) -> int:
         """Clusterings that the consensus is made of; 1 without a consensus."""
-        return 1 if self.cluster.method == "distances" else self.consensus.members
+        return 1 if self.cluster.method in ("distances", "dbscan") else self.consensus.members
 
     @property
     def agreement(self) -> float:
@@ -346,11 +372,23 @@ class Config(Section):
         return self.communities if self.cluster.method == "communities" else None
 
     @property
-    def _used_neighbors(self) -> int:
-        """Neighbours that the map, and the method where it takes some, use."""
+    def used_dbscan(self) -> DbscanConfig | None:
+        """The settings of DBSCAN where they are used."""
+        return self.dbscan if self.cluster.method == "dbscan" else None
+
+    @property
+    def _users(self) -> dict[str, int]:
+        """Neighbours that the map, which is there by every method, and the method where it takes some, use."""
+        users = {"umap.n_neighbors": self.umap.n_neighbors}
         if self.cluster.method == "communities":
-            return max(self.umap.n_neighbors, self.communities.n_neighbors)
-        return self.umap.n_neighbors
+            users["communities.n_neighbors"] = self.communities.n_neighbors
+        if self.used_dbscan and self.tree_samples:
+            users["dbscan.min_samples"] = self.dbscan.min_samples
+        return users
+
+    @property
+    def _used_neighbors(self) -> int:
+        return max(self._users.values())
 
     @property
     def n_neighbors(self) -> int:
@@ -366,6 +404,7 @@ class Config(Section):
                 self.neighbors.n_neighbors or self.umap.n_neighbors,
                 self.hdbscan.min_samples,
                 self.hdbscan.min_cluster_size,
+                self.dbscan.min_samples if self.used_dbscan else 0,
             )
             + 1
         )
@@ -378,7 +417,9 @@ class Config(Section):
 
     @property
     def tree_samples(self) -> int | None:
-        """Neighbours of a core distance in the exact spanning tree of cluster.method=distances; None of others."""
+        """Other features of a core distance in the exact spanning tree of distances and dbscan; None without one."""
+        if self.used_dbscan:  # 1 where no other is needed: no pair is nearer than its nearest
+            return max(self.dbscan.min_samples - 1, 1) if self.dbscan.on == "distances" else None
         return self.hdbscan.min_samples if self.cluster.method == "distances" else None
 
     @property

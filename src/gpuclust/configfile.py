@@ -22,6 +22,12 @@ from gpuclust.section import Section
 LARGEST, MOST = 100_000, 20_000  # characters, and values, of a configuration or a sweep
 DEEPEST = 50  # levels of it; PyYAML looks at all that are open with every character that it reads
 SHOWN = 20  # problems that one message names
+IDLE = {  # sections and settings that a clustering method does not read
+    "communities": ("dbscan", "hdbscan.metric", "consensus.n_epochs"),
+    "umap": ("communities", "dbscan", "hdbscan.metric"),
+    "distances": ("communities", "dbscan", "consensus"),
+    "dbscan": ("communities", "consensus", "hdbscan.metric"),
+}
 
 
 def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -82,6 +88,48 @@ def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
         problems = [_explain(dict(problem)) for problem in found[:SHOWN]]
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise ConfigError(f"{where}: " + "; ".join(problems) + more) from None
+
+
+def without_effect(config: Config) -> str | None:
+    """Say in one line which settings were given, and change nothing under the clustering method that was chosen.
+
+    A setting counts that was given another value than its default: a run's own ``config.yaml`` gives them all.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    str or None
+        None where there are none.
+
+    Examples
+    --------
+    >>> without_effect(load(overrides=["cluster.method=umap", "communities.resolution=60"]))
+    'communities.resolution has no effect with cluster.method=umap: take it away, or set another cluster.method'
+    """
+    method = config.cluster.method
+    idle = [key for key in _given(config) if any(f"{key}.".startswith(f"{one}.") for one in IDLE[method])]
+    if not idle:
+        return None
+    has, it = ("has", "it") if len(idle) == 1 else ("have", "them")
+    names = ", ".join(idle)
+    return f"{names} {has} no effect with cluster.method={method}: take {it} away, or set another cluster.method"
+
+
+def _given(section: Section, prefix: str = "") -> list[str]:
+    """Dotted names of the settings that were given, and are not the default."""
+    found: list[str] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if name not in section.model_fields_set:
+            continue
+        if isinstance(value, Section):
+            found += _given(value, f"{prefix}{name}.")
+        elif value != field.default:
+            found.append(prefix + name)
+    return found
 
 
 def override(data: dict[str, Any], text: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
 from gpuclust import terminal
 from gpuclust.places import place
+
+log = logging.getLogger("gpuclust")
 
 DESCRIPTION = "Print what a run would take, stage by stage: passes, bytes and peak memory. Nothing runs."
 
@@ -24,10 +27,13 @@ def work(args: argparse.Namespace) -> None:
     from gpuclust.engine.planning import show_plan
     from gpuclust.tables import labeller
 
+    console = terminal.console(quiet=False)
     config = configfile.load(args.config, args.set)
+    if idle := configfile.without_effect(config):
+        log.warning(idle)
     if config.analyse.labeller is not None:
         labeller.find(config.analyse.labeller)
-    show_plan(config, terminal.console(quiet=False), args.scheduler)
+    show_plan(config, console, args.scheduler)
 
 
 def main(given: Sequence[str] | None = None) -> int:

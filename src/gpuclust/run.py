@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpuclust import plan, terminal
 from gpuclust.places import place
+
+log = logging.getLogger("gpuclust")
 
 DESCRIPTION = (
     "Cluster the features of a sparse autoencoder by how they fire over prompts. Without --config, the embedded demo. "
@@ -39,6 +42,8 @@ def work(args: argparse.Namespace) -> None:
         return
     console = terminal.console(args.quiet)
     config = configfile.load(args.config, args.set)
+    if idle := configfile.without_effect(config):
+        log.warning(idle)
     out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
     if config.analyse.labeller is not None:
         labeller.find(config.analyse.labeller)

@@ -48,7 +48,7 @@ NOISE: Final = -1
 # Why a feature is noise
 ALONE: Final = "no mutual neighbour"  # nothing that is among its nearest has it among its own
 SMALL: Final = "small group"  # of fewer than min_cluster_size features
-SPARSE: Final = "no dense region"  # HDBSCAN leaves it out
+SPARSE: Final = "no dense region"  # HDBSCAN or DBSCAN leaves it out
 DISAGREE: Final = "members disagree"  # of the consensus
 NOISE_REASONS: Final = (ALONE, SMALL, SPARSE, DISAGREE)
 
@@ -84,9 +84,14 @@ FEATURE_COLUMNS: Final = {
     "label": ("Int64", "cluster, -1 noise, null where not kept"),
     "probability": (
         "float64",
-        "mean share of members that put it with the others of its cluster, or HDBSCAN's strength; null where not kept",
+        "mean share of members that put it with the others of its cluster, or HDBSCAN's strength, or of DBSCAN the "
+        "features within eps over min_samples, at most 1; null where not kept",
     ),
-    "outlier_score": ("float64", "1 less the largest mean share with any cluster, or GLOSH; null where not kept"),
+    "outlier_score": (
+        "float64",
+        "1 less the largest mean share with any cluster, or GLOSH, or of DBSCAN 1 less the features within eps over "
+        "min_samples; null where not kept",
+    ),
     "hdbscan_label": ("Int64", "of one UMAP and HDBSCAN, -1 noise, null where not kept"),
     "noise_reason": (
         "string",
@@ -115,7 +120,10 @@ CLUSTER_COLUMNS: Final = {
     "cluster": ("int64", "-1 is noise"),
     "size": ("int64", "features, exact duplicates included"),
     "ratio": ("float64", "of the kept features"),
-    "persistence": ("float64", "HDBSCAN's, or mean share of members that put a pair together; null for noise"),
+    "persistence": (
+        "float64",
+        "HDBSCAN's, or mean share of members that put a pair together, or DBSCAN's mean probability; null for noise",
+    ),
     "verdict": ("string", "stable, fragile or not above null; null for noise and where not measured"),
     "stability": ("float64", "mean best-match Jaccard index in clusterings of the two halves of the prompts"),
     "hdbscan_match": ("float64", "best-match Jaccard index among the clusters of one UMAP and HDBSCAN"),

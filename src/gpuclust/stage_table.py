@@ -60,7 +60,7 @@ def _files(*names: str) -> Callable[[Config], tuple[str, ...]]:
 
 
 def _near(config: Config, *views: str) -> tuple[str, ...]:
-    """Neighbours of views, and without UMAP their spanning trees."""
+    """Neighbours of views, and for exact distances their spanning trees."""
     names = [schema.NEIGHBORS] if config.tree_samples is None else [schema.NEIGHBORS, schema.SPANNING_TREE]
     return tuple(view_file(view, name) for view in views for name in names)
 
@@ -111,7 +111,7 @@ STAGES = (
     ),
     Stage(
         "cluster", "clusters", ("prompts", "select", "neighbors", "embed"), _cluster,
-        ("cluster", "used_communities", "hdbscan", "consensus", "quality.duplicates"), version=2,
+        ("cluster", "used_communities", "used_dbscan", "hdbscan", "consensus", "quality.duplicates"), version=2,
         advice="lower hdbscan.min_samples or umap.n_components, or keep fewer features (select.*)", planned=True,
     ),
     Stage(

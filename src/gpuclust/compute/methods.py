@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuclust.compute import communities, consensus
+from gpuclust.compute import communities, consensus, dbscan
 from gpuclust.compute.clustering import Clustering, cluster_embedding
 from gpuclust.config import Config
 from gpuclust.types import Array
@@ -30,7 +30,7 @@ def member(
     resolution : float, optional
         Of communities; default what `communities.choose_resolution` says.
     backend : {"cpu", "cuda"}
-        Of UMAP and HDBSCAN; communities are found on the host.
+        Of UMAP, HDBSCAN and DBSCAN; communities are found on the host.
 
     Returns
     -------
@@ -42,6 +42,8 @@ def member(
             resolution, _ = communities.choose_resolution(indices, distances, n_prompts, config)
         return communities.member(indices, distances, n_prompts, config, number, resolution)
     embedding = consensus.member_embedding(indices, distances, n_prompts, config, number, backend)
+    if config.cluster.method == "dbscan":
+        return dbscan.of_embedding(embedding, config, backend).clustering.labels
     return cluster_embedding(embedding, config.hdbscan, backend=backend).labels
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema, stage_table
+from gpuclust.compute.dbscan import with_eps
 from gpuclust.compute.halves import half_of
 from gpuclust.config import ClusterConfig, Config
 from gpuclust.engine import analyse_task, failures, gram_pass, prompt_rows, quality_task, tasks
@@ -313,6 +314,11 @@ def cluster_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     return dict(x.submit(tasks.cluster_task, x.out, c, x.members(jobs), plan.budget, x.on)) | found, plan
 
 
+def _as_clustered(c: Config, facts: Facts) -> Config:
+    """The same with what the stage cluster chose: views of the prompts are clustered by it, too."""
+    return with_eps(_with_resolution(c, facts.get("resolution")), facts.get("eps"))
+
+
 def _with_resolution(c: Config, resolution: float | None) -> Config:
     """The same with the resolution of communities that was chosen, if one was."""
     if resolution is None:
@@ -321,7 +327,7 @@ def _with_resolution(c: Config, resolution: float | None) -> Config:
 
 
 def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
-    c, rows, kept = _with_resolution(x.config, x.done["cluster"].get("resolution")), x.n_prompts, x.kept()
+    c, rows, kept = _as_clustered(x.config, x.done["cluster"]), x.n_prompts, x.kept()
     views: list[tuple[str, Config, str, int]] = []
     skipped: list[str] = []
     if c.halved:
@@ -337,12 +343,12 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
         groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, permute=c.seed, lengths=lengths)
         _exact(x, kept, plan, groups, {schema.NULL: [1]})
         views.append((schema.NULL, c, schema.NULL, rows))
-    if c.cluster.method != "distances":
+    if c.tree_samples is None:
         for seed in range(1, c.quality.seeds + 1):
             umap = c.umap.model_copy(update={"random_state": c.umap.random_state + 1000 * seed})
             views.append((f"seed{seed}", c.model_copy(update={"umap": umap}), schema.WHOLE, rows))
     elif c.quality.seeds:
-        skipped.append("seeds: nothing is random in cluster.method=distances")
+        skipped.append(f"seeds: nothing is random in cluster.method={c.cluster.method} on exact distances")
     if c.neighbors.method == "sketch" and (c.quality.halves or c.quality.null):
         skipped.append("halves and null: neighbors.method=sketch has no Gram matrix")
     # One of UMAP and HDBSCAN to compare with; of permuted activations see quality_task

@@ -6,6 +6,7 @@ They run on a worker and return only small facts; what they compute is in the mo
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.compute import duplicates, neighbors
+from gpuclust.compute import dbscan, duplicates, neighbors
 from gpuclust.compute.clustering import Clustering
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.config import Config, SelectConfig
@@ -271,6 +272,8 @@ def member_task(out: Path, config: Config, view: str, n_prompts: int, number: in
     """
     from gpuclust.compute import methods
 
+    if config.used_dbscan and config.tree_samples is not None:
+        return _dbscan_tree(out, view, config).clustering.labels
     if config.tree_samples is not None:
         return _cluster_tree(view_path(out, view, schema.SPANNING_TREE), config).labels
     _, indices, distances = read_neighbors(view_path(out, view, schema.NEIGHBORS))
@@ -293,6 +296,21 @@ def _cluster_tree(path: Path, config: Config) -> Clustering:
     return cluster_tree(exact_edges(np.load(path), config.hdbscan.metric), config.hdbscan)
 
 
+def _dbscan_tree(out: Path, view: str, config: Config) -> dbscan.Found:
+    _, indices, distances = read_neighbors(view_path(out, view, schema.NEIGHBORS))
+    return dbscan.of_tree(np.load(view_path(out, view, schema.SPANNING_TREE)), indices, distances, config)
+
+
+def _dbscan(
+    out: Path, embedding: Array, embedded: Clustering, config: Config, allowed: int | None, backend: str
+) -> dbscan.Found:
+    """DBSCAN of a run, on the embedding with the condensed tree that HDBSCAN made of it."""
+    if config.tree_samples is not None:
+        return _dbscan_tree(out, schema.WHOLE, config)
+    found = dbscan.of_embedding(embedding, config, backend, allowed)
+    return replace(found, clustering=replace(found.clustering, condensed_tree=embedded.condensed_tree))
+
+
 def cluster_task(
     out: Path, config: Config, members: list[Array], allowed: int | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
@@ -312,12 +330,18 @@ def cluster_task(
     from gpuclust.compute.clustering import cluster_embedding
 
     group: Any = zarr.open_group(out / schema.EMBEDDING, mode="r")
-    embedded = cluster_embedding(group["embedding"][:], config.hdbscan, backend=resolve(device).name)
+    embedding, backend = group["embedding"][:], resolve(device).name
+    chosen: dict[str, Any] = {}
+    embedded = cluster_embedding(embedding, config.hdbscan, backend=backend)
     notes = embedded.notes if config.cluster.method == "umap" else ()
     if config.cluster.method == "communities":
         result = consensus.combine(members, config, allowed)
         _, indices, distances = read_neighbors(out / schema.NEIGHBORS)
         reasons = communities.why_noise(result.labels, members[0], indices, distances, config)
+    elif config.cluster.method == "dbscan":
+        found = _dbscan(out, embedding, embedded, config, allowed, backend)
+        result, reasons, chosen = found.clustering, found.reasons, {"eps": found.eps, "on": config.dbscan.on}
+        members = [result.labels]
     else:
         first = embedded if config.cluster.method == "umap" else _cluster_tree(out / schema.SPANNING_TREE, config)
         result = consensus.of_members(first, members, config, allowed)
@@ -339,6 +363,7 @@ def cluster_task(
         "noise": int((features["label"] == schema.NOISE).sum()),
         "members": len(members),
         "method": config.cluster.method,
+        **chosen,
         "noise_reasons": {
             name: int((reasons == name).sum()) for name in schema.NOISE_REASONS if (reasons == name).any()
         },

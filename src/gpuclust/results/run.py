@@ -14,7 +14,7 @@ import pandas as pd
 
 from gpuclust import schema
 from gpuclust.config import Config
-from gpuclust.configfile import validate
+from gpuclust.configfile import validate, without_effect
 from gpuclust.errors import ActivationError, InputError, StoreError
 from gpuclust.places import place
 from gpuclust.results.inputs import as_activations, as_lengths, refuse_larger_than_memory
@@ -268,8 +268,8 @@ def cluster_features(
         Of NumPy, PyTorch (any dtype, layout and device), CuPy or SciPy (also sparse), lists, a DataFrame, a DataArray;
         names of axes go before order (`inputs.as_activations`).
     config : Config or mapping, optional
-        Sections extract.activation_threshold, select, neighbors, cluster, communities, umap, hdbscan and consensus
-        apply, and quality.duplicates.
+        Sections extract.activation_threshold, select, neighbors, cluster, communities, dbscan, umap, hdbscan and
+        consensus apply, and quality.duplicates.
     lengths : array, (prompt,), numbers, optional
         Lengths of the prompts, in tokens for example, which partial correlations take out; without them, and where all
         are equal, these are correlations.
@@ -292,11 +292,12 @@ def cluster_features(
     -----
     Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
     """
-    from gpuclust.compute import communities, consensus, duplicates, gram, methods, neighbors
+    from gpuclust.compute import communities, consensus, dbscan, duplicates, gram, methods, neighbors
     from gpuclust.compute.clustering import cluster_distances, cluster_embedding
     from gpuclust.compute.embedding import embed
     from gpuclust.compute.feature_filter import select
     from gpuclust.compute.reductions import MOMENTS
+    from gpuclust.compute.spanning_tree import mutual_reachability_tree
     from gpuclust.hardware import budget
     from gpuclust.tables import feature_table
 
@@ -329,15 +330,20 @@ def cluster_features(
     if c.cluster.method == "communities":
         result, members = methods.of_communities(indices, distances, len(data), c, budget.budget(c))
         reasons = communities.why_noise(result.labels, members[0], indices, distances, c)
+    elif c.cluster.method == "dbscan":
+        if c.tree_samples is None:
+            found = dbscan.of_embedding(embedding, c, allowed=budget.budget(c))
+        else:
+            tree = mutual_reachability_tree(_all_distances(matrix, c.metric), c.tree_samples)
+            found = dbscan.of_tree(tree, indices, distances, c)
+        result, reasons = found.clustering, found.reasons
     else:
         if c.cluster.method == "umap":
             more = [methods.member(indices, distances, len(data), c, number) for number in range(1, c.n_members)]
             result = consensus.of_members(embedded, more, c, budget.budget(c))
             reasons = consensus.why_noise(result.labels, embedded.labels)
         else:
-            sides = {"sums": matrix.sums, "squares": matrix.squares}
-            dense = neighbors.distances("cosine", matrix.dense(), matrix.n_prompts, sides, sides, 0.0)
-            np.fill_diagonal(dense, 0)
+            dense = _all_distances(matrix, "cosine")
             result = cluster_distances(dense, c.hdbscan, chord=c.hdbscan.metric == "euclidean")
             reasons = consensus.why_noise(result.labels, result.labels)
     place = feature_table.point_rows(table)
@@ -347,5 +353,15 @@ def cluster_features(
     return FeatureClusters(
         feature_table.with_clusters(table, result, flat, hdbscan_label=embedded.labels, noise_reason=reasons),
         result.labels[place], result.probabilities[place], result.persistence, embedding[place], indices, distances,
-        (*notes, *result.notes),
+        (*filter(None, [without_effect(c)]), *notes, *result.notes),
     )  # fmt: skip
+
+
+def _all_distances(matrix: Any, metric: str) -> Array:
+    """Distances of all pairs of a whole Gram, (feature, feature), float32."""
+    from gpuclust.compute import neighbors
+
+    sides = {"sums": matrix.sums, "squares": matrix.squares}
+    dense = np.asarray(neighbors.distances(metric, matrix.dense(), matrix.n_prompts, sides, sides, 0.0))
+    np.fill_diagonal(dense, 0)
+    return dense

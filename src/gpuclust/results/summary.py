@@ -52,7 +52,9 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     real = clusters[clusters["cluster"] != NOISE].sort_values("size", ascending=False)
     noise = clusters.loc[clusters["cluster"] == NOISE, "size"].sum()
     share = noise / max(int(clusters["size"].sum()), 1)
-    console.print(f"[bold]{len(real)} clusters[/bold], {int(noise):,} features ({share:.0%}) are noise")
+    chosen = stages["cluster"].get("eps")
+    eps = "" if chosen is None else f"; dbscan.eps {chosen:.4g} on the {stages['cluster']['on']}"
+    console.print(f"[bold]{len(real)} clusters[/bold], {int(noise):,} features ({share:.0%}) are noise{eps}")
     if reasons := stages["cluster"].get("noise_reasons"):
         console.print(f"[dim]noise: {', '.join(f'{count:,} {name}' for name, count in reasons.items())}[/dim]")
     copies = stages["cluster"].get("duplicates")

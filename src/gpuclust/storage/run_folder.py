@@ -28,7 +28,7 @@ log = logging.getLogger("gpuclust")
 # Settings that change how a run is computed, not what comes out, and settings that the first two stages depend on.
 RESULT_FREE = ("scheduler", "device", "plan", "extract.batch_tokens")
 AFTER_EXTRACTION = (
-    "extract.activation_threshold", "select", "neighbors", "cluster", "communities", "umap",
+    "extract.activation_threshold", "select", "neighbors", "cluster", "communities", "dbscan", "umap",
     "hdbscan", "consensus", "quality", "analyse",
 )  # fmt: skip
 EXTRACTION = ("extract", "store", "sae")

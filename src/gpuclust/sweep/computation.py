@@ -280,10 +280,11 @@ class Computation:
                 futures[trial.key] = self._submit(
                     trials.trial_task, self.trial_path(trial), near, _prompts_of(trial), self.path(trial.moments),
                     threshold, c, budget.budget(c, len(self.workers), self.device), trial.kept, trial.point, edges,
+                    self.device,
                 )  # fmt: skip
             waiting.setdefault(trial.key, []).append(trial)
         self.counts.embeddings += len(embeddings)
-        self.counts.trees += len(trees)
+        self.counts.trees += sum(key[1] is not None for key in trees)
         named = {future.key: name for name, future in futures.items()}
         del embeddings, trees
         with self.progress.counting("trials", len(futures)) as advance:
@@ -302,13 +303,15 @@ class Computation:
     def _tree(
         self, trial: Trial, part: int, number: int, name: str, embeddings: dict[str, Any], trees: dict[Any, Any]
     ) -> Any:
-        """The spanning tree of one part and member, from its embedding or from exact cosine distances."""
+        """The spanning tree of one part and member, from its embedding or exact distances; of DBSCAN the embedding."""
         c, near = trial.config, trial.near[part]
-        key = (name, c.hdbscan.min_samples, c.hdbscan.metric)
+        samples = None if c.used_dbscan and c.tree_samples is None else c.hdbscan.min_samples
+        metric = None if c.used_dbscan else c.hdbscan.metric
+        key = (name, samples, metric)
         if key in trees:
             return trees[key]
         if c.tree_samples is not None:
-            trees[key] = self._submit(trials.saved_tree, self.near_path(name), c.hdbscan.metric)
+            trees[key] = self._submit(trials.saved_tree, self.near_path(name), metric)
             return trees[key]
         after = embeddings.get(name)
         if after is None and not sealed(self.path(name)):
@@ -317,7 +320,10 @@ class Computation:
                 self.device,
             )  # fmt: skip
             embeddings[name] = after
-        trees[key] = self._submit(trials.tree_task, self.path(name), c.hdbscan.min_samples, self.device, after)
+        if samples is None:
+            trees[key] = self._submit(trials.points_task, self.path(name), after)
+        else:
+            trees[key] = self._submit(trials.tree_task, self.path(name), samples, self.device, after)
         return trees[key]
 
     # ------------------------------------------------------------ what the tables need

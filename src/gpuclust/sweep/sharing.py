@@ -157,6 +157,8 @@ def trial_name(trial: Trial) -> str:
     if c.cluster.method == "communities":
         used = (c.hdbscan.min_cluster_size, c.n_neighbors, c.n_members, c.umap.random_state, c.metric)
         settings = [c.communities.model_dump(), c.agreement, *used]
+    if c.used_dbscan:
+        settings = [c.dbscan.model_dump(), c.hdbscan.min_cluster_size, c.n_neighbors]
     made_of = [member_names(c, near) for near in trial.near]
     assert trial.kept is not None
     assert trial.point is not None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute import agreement, communities, consensus, duplicates, measures, methods, neighbors
+from gpuclust.compute import agreement, communities, consensus, dbscan, duplicates, measures, methods, neighbors
 from gpuclust.compute.clustering import Clustering, embedding_tree, exact_edges
 from gpuclust.compute.feature_filter import select
 from gpuclust.compute.reductions import MOMENTS, State, moments_empty
@@ -201,6 +201,20 @@ def tree_task(source: Path, min_samples: int, device: str, after: Any) -> Array:
         return embedding_tree(file["embedding"], min_samples, backend=resolve(device).name)
 
 
+def points_task(source: Path, after: Any) -> Array:
+    """An embedding, for a clustering that needs no tree of it.
+
+    Parameters
+    ----------
+    source : Path
+    after : object
+        As in `tree_task`.
+    """
+    with np.load(source) as file:
+        points: Array = file["embedding"]
+    return points
+
+
 def saved_tree(source: Path, metric: str | None) -> Array:
     """Exact spanning tree that came with the neighbours, of cosine or of euclidean distances (`exact_edges`)."""
     return exact_edges(np.load(source), metric)
@@ -208,7 +222,7 @@ def saved_tree(source: Path, metric: str | None) -> Array:
 
 def trial_task(
     target: Path, near: Sequence[Path], n_prompts: Sequence[int], moments: Path, threshold: float, config: Config,
-    allowed: int, features: Array, point: Array, trees: Sequence[Sequence[Array]] | None,
+    allowed: int, features: Array, point: Array, trees: Sequence[Sequence[Array]] | None, device: str = "cpu",
 ) -> None:  # fmt: skip
     """Cluster the three parts of a trial, measure, and write labels and facts.
 
@@ -222,15 +236,20 @@ def trial_task(
     threshold : float
         Of activation, for the statistics.
     config : Config
-        Sections cluster, communities, hdbscan and, with several members, consensus.
+        Sections cluster, communities, dbscan, hdbscan and, with several members, consensus.
     allowed : int
         Bytes of host memory that a consensus may use.
     features, point : array, (kept,), int
         The kept features, and the one that each is clustered as: duplicates count once in all that is measured.
     trees : sequence of sequence of array, (edge, 3)
-        In the order of `PARTS`, a tree a member of the consensus; None of communities.
+        In the order of `PARTS`, a tree a member of the consensus; None of communities. Of DBSCAN on the embedding the
+        embeddings themselves.
+    device : {"cpu", "cuda"}
+        Of DBSCAN on the embedding.
     """
-    if trees is None:
+    if config.used_dbscan and trees is not None:
+        whole, *halves = _dbscan(near, config, allowed, [made for (made,) in trees], device)
+    elif trees is None:
         whole, *halves = _communities(near, n_prompts, config, allowed)
     else:
         whole, *halves = [consensus.of_trees(edges, config, allowed) for edges in trees]
@@ -262,6 +281,20 @@ def _communities(near: Sequence[Path], n_prompts: Sequence[int], config: Config,
         if resolution is None:
             resolution, _ = communities.choose_resolution(indices, distances, n, config)
         found.append(methods.of_communities(indices, distances, n, config, allowed, resolution)[0])
+    return found
+
+
+def _dbscan(near: Sequence[Path], config: Config, allowed: int, made: Sequence[Array], device: str) -> list[Clustering]:
+    """Cluster the parts, from trees or embeddings, at the eps that is the whole's, as a run does."""
+    found = []
+    for path, data in zip(near, made, strict=True):
+        if config.tree_samples is None:
+            part = dbscan.of_embedding(data, config, resolve(device).name, allowed)
+        else:
+            _, indices, distances = read_neighbors(path)
+            part = dbscan.of_tree(data, indices, distances, config)
+        config = dbscan.with_eps(config, part.eps)
+        found.append(part.clustering)
     return found
 
 

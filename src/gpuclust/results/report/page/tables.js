@@ -124,7 +124,8 @@ function clustering(stages, settings) {
   const {cluster, quality = {}} = stages, method = settings.cluster?.method;
   if (!method) return []; // a run by an earlier version
   const resolution = known(cluster.resolution) ? `, resolution ${number(cluster.resolution)}` : '';
-  const rows = [['Clusters', `${method}${resolution}${cluster.members > 1 ? `, consensus of ${cluster.members}` : ''}`]];
+  const eps = known(cluster.eps) ? ` on the ${cluster.on}, eps ${number(cluster.eps)}` : '';
+  const rows = [['Clusters', `${method}${resolution}${eps}${cluster.members > 1 ? `, consensus of ${cluster.members}` : ''}`]];
   const reasons = Object.entries(cluster.noise_reasons || {});
   if (reasons.length) rows.push(['Noise', reasons.map(([reason, n]) => `${count(n)} ${reason}`).join(', ')]);
   const again = found => `${share(found.found_again)} of the features (Jaccard index 0.5; ${share(found.found_again_75)} at 0.75)`;
