@@ -64,8 +64,12 @@ class Run:
 
     @cached_property
     def activations(self) -> xr.DataArray:
-        """Stored activations, (prompt, feature), lazy."""
-        return self._dataset(schema.ACTIVATIONS)["activations"]
+        """Stored activations, (prompt, feature), float32, lazy.
+
+        Of a store in float16, whose sums and squares would leave its range (65,504), every chunk becomes float32 as it
+        is read. ``.astype("float16")`` is what is stored, bit by bit, in half the memory.
+        """
+        return self._dataset(schema.ACTIVATIONS)["activations"].astype(np.float32, copy=False)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
