@@ -10,13 +10,23 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gpuclust.errors import ConfigError
 from gpuclust.section import LocalPath, Section
 
 AGREEMENT = {"communities": 0.3, "umap": 0.5}
 DEMO = Path(__file__).parent / "demo"
+
+
+def _text(value: Any) -> Any:
+    """A number as text, which `parse_bytes` reads or refuses by name."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _bytes(value: Any) -> Any:
+    """A whole number as so many bytes; a small one lacks its unit."""
+    return f"{value}B" if isinstance(value, int) and value >= 10**6 else _text(value)
 
 
 class ModelConfig(Section):
@@ -229,7 +239,7 @@ class AnalyseConfig(Section):
 class DeviceConfig(Section):
     """Memory that a worker may use: of its GPU where it has one, else of the host."""
 
-    memory: str | None = Field(
+    memory: Annotated[str | None, BeforeValidator(_text)] = Field(
         None, description='such as "6GB"; default: on a GPU all that is free, on a CPU 60% of what is free'
     )
 
@@ -239,7 +249,9 @@ class PlanConfig(Section):
 
     d_in: int | None = Field(None, ge=1, description="width of the hook")
     d_sae: int | None = Field(None, ge=1, description="features of the SAE")
-    model_bytes: str | None = Field(None, description='weights up to the hook in model.dtype, such as "1.5GB"')
+    model_bytes: Annotated[str | None, BeforeValidator(_bytes)] = Field(
+        None, description='weights up to the hook in model.dtype, such as "1.5GB"; a number from a million on is bytes'
+    )
 
     @model_validator(mode="after")
     def _together(self) -> PlanConfig:
