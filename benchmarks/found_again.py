@@ -34,9 +34,11 @@ WAYS: dict[str, dict[str, Any]] = {
         "hdbscan": {"min_samples": 10},
     },
     "UMAP 10, HDBSCAN 10/5, cosine": {"cluster": ONE, "consensus": {"members": 1}, "umap": {"metric": "cosine"}},
-    "UMAP 10, HDBSCAN 10/5, correlation": {"cluster": ONE, "consensus": {"members": 1}},
+    "UMAP 10, HDBSCAN 10/5, partial correlation": {"cluster": ONE, "consensus": {"members": 1}},
     "communities, one member": {"consensus": {"members": 1}},
     "communities": {},
+    "communities, agreement 0.3": {"consensus": {"agreement": 0.3}},
+    "communities, correlation": {"umap": {"metric": "correlation"}},
     "communities, cosine": {"umap": {"metric": "cosine"}},
     "communities, hubs left": {"communities": {"correct_hubs": False}},
 }  # fmt: skip
@@ -48,6 +50,13 @@ def kept(path: Path, config: Config) -> Array:
     moments = MOMENTS.merge(MOMENTS.chunk(block, 0.0) for block in blocks)
     table, _ = select(MOMENTS.finalize(moments), config.select, config.fewest_features)
     return np.concatenate([block[:, table["kept"].to_numpy()].astype(np.float32) for block in blocks])
+
+
+def without_length(values: Array, lengths: Array) -> Array:
+    """Residuals of least squares on the prompts' lengths, whose correlations are partial correlations."""
+    design = np.column_stack([np.ones(len(lengths)), lengths])
+    left: Array = values - design @ np.linalg.lstsq(design, values.astype(np.float64), rcond=None)[0]
+    return left.astype(np.float32)
 
 
 def labels_of(indices: Array, distances: Array, n: int, config: Config, resolution: float | None) -> Array:
@@ -62,6 +71,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=3)
     options = parser.parse_args()
     activations = kept(options.run / "activations.zarr", Config())
+    lengths = store.read_table(options.run / "prompts.parquet", ["n_tokens"])["n_tokens"].to_numpy()
     print(f"{options.run}: {activations.shape[0]} prompts, {activations.shape[1]} features kept")
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
     cached: dict[tuple[int, int, str], tuple[Array, Array]] = {}
@@ -73,7 +83,10 @@ def main() -> None:
             found, resolution, seconds = [], None, 0.0
             for half, chosen in enumerate(halves):
                 key = (split, half, config.metric)
-                if key not in cached:
+                if key not in cached and config.metric == "partial_correlation":
+                    left = without_length(activations[chosen], lengths[chosen])
+                    cached[key] = neighbors.of_vectors(left.T, 80, "correlation", 2048)
+                elif key not in cached:
                     cached[key] = neighbors.of_vectors(activations[chosen].T, 80, config.metric, 2048)
                 near = cached[key]
                 began = time.perf_counter()

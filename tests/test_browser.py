@@ -99,6 +99,29 @@ def send(page: Any, selector: str, text: str) -> None:
     field.send_keys(text, Keys.ENTER)
 
 
+def test_the_card_of_noise_says_why(
+    chromium: Any, reported: Path, features: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs before the report is opened that the other tests look at, and at whose log the last looks."""
+    from gpuclust.results.report import write
+    from gpuclust.storage import reading
+
+    shutil.copytree(reported, tmp_path / "out")
+    row = features.index[features["kept"]][0]
+    features = features.copy()
+    features.loc[row, "label"], features.loc[row, "noise_reason"] = schema.NOISE, schema.DISAGREE
+    table = reading.Files.table
+    monkeypatch.setattr(
+        reading.Files,
+        "table",
+        lambda self, name, *columns: features if name == schema.FEATURES else table(self, name, *columns),
+    )
+    write(tmp_path / "out")
+    chromium.get(f"{(tmp_path / 'out' / schema.REPORT).as_uri()}#feature={features.loc[row, 'feature']}")
+    until(chromium, "document.documentElement.dataset.ready === 'true'")
+    assert "Noise: members disagree: clusterings of redrawn similarities" in card(chromium)
+
+
 def test_the_map_is_drawn_with_webgl(page: Any, features: pd.DataFrame) -> None:
     types, n = page.execute_script(
         "const d = document.getElementById('map').data; return [d.map(t => t.type), d[0].x.length + d[1].x.length]"

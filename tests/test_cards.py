@@ -36,6 +36,9 @@ def test_a_cluster_card_holds_the_cluster(run: gpuclust.Run) -> None:
     assert f"{row['persistence']:.3g}" in text
     assert card.tables[0][1]["feature"].isin(row["features"]).all()
     assert len(card.prompts) == len(row["distinctive_prompts"])
+    assert text.count("\nmost distinctive prompts, by strength relative to the other clusters\n") == 1
+    assert text.index("most distinctive prompts") < text.index(card.prompts[0].about)
+    assert "<b>most distinctive prompts, by" in card._repr_html_()
     assert card.link is None  # this SAE has no id on Neuronpedia
     assert repr(card).startswith("cluster 1: ")
 
@@ -52,10 +55,35 @@ def test_a_feature_card_marks_the_peak(run: gpuclust.Run) -> None:
         marked = [text for text, is_marked in prompt.parts() if is_marked]
         assert marked == ([run.prompts["text"].iat[number][start:stop]] if start >= 0 else [])
     near = card.tables[0][1]
-    assert near["feature"].tolist() == run.neighbors["indices"].sel(feature=feature).values[1:].tolist()
+    assert near["feature"].tolist() == run.neighbors["indices"].sel(feature=feature).values[1:11].tolist()
+    left = run.neighbors.sizes["k"] - 11
+    assert left > 0
+    assert f"\n10 nearest features, {left} more in neighbors.zarr\n" in printed(card)
+    assert "\nstrongest prompts\n" in printed(card)
     removed = run.features[~run.features["kept"]]
     if len(removed):
         assert "removed by the filter" in printed(run.feature(int(removed["feature"].iloc[0])))
+
+
+@pytest.mark.parametrize("reason", schema.NOISE_REASONS)
+def test_a_feature_card_says_why_it_is_noise(run: gpuclust.Run, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = run.features.copy()
+    row = features.index[features["kept"]][3]
+    features.loc[row, "label"], features.loc[row, "noise_reason"] = schema.NOISE, reason
+    other = gpuclust.open_run(run.path)
+    monkeypatch.setattr(type(other), "features", features)
+    monkeypatch.setattr(type(other), "clusters", run.clusters)
+    card = other.feature(int(features.loc[row, "feature"]))
+    said = dict(card.facts)
+    assert said["in"] == "noise"
+    assert said["why"].startswith(f"{reason}: ")
+    assert said["why"] in printed(card)
+    assert said["why"] in card._repr_html_()
+    assert ("a cluster has 2 features or more (hdbscan.min_cluster_size)" in said["why"]) == (reason == schema.SMALL)
+    features.loc[row, "noise_reason"] = "a word of a later version"
+    assert dict(other.feature(int(features.loc[row, "feature"])).facts)["why"] == "a word of a later version"
+    monkeypatch.setattr(type(other), "features", features.drop(columns="noise_reason"))  # of an older run
+    assert "why" not in dict(other.feature(int(features.loc[row, "feature"])).facts)
 
 
 def test_html_of_prompts_is_escaped(run: gpuclust.Run) -> None:

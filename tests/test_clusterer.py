@@ -41,6 +41,7 @@ def test_feature_clusterer_is_cluster_features_in_scikit_learns_manner() -> None
     same = {
         "select": SETTINGS["select"], "hdbscan": {"min_cluster_size": 3, "min_samples": 2},
         "umap": {"n_epochs": 20, "n_components": 3, "n_neighbors": 6, "random_state": 1},
+        "communities": {"n_neighbors": 6},
     }  # fmt: skip
     expected = gpuclust.cluster_features(data, same)
     assert model.labels_.shape == (60,)
@@ -56,7 +57,7 @@ def test_feature_clusterer_is_cluster_features_in_scikit_learns_manner() -> None
 def test_feature_clusterer_refuses_what_it_does_not_know() -> None:
     model = gpuclust.FeatureClusterer()
     assert model.set_params(min_samples=3).min_samples == 3
-    with pytest.raises(InputError, match="has no parameter 'min_sample'; it has n_components"):
+    with pytest.raises(InputError, match="has no parameter 'min_sample'; it has n_components, n_neighbors"):
         model.set_params(min_sample=3)
     with pytest.raises(ActivationError):
         model.fit(np.zeros(3))

@@ -34,7 +34,10 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("select.entropy_low=20", r"entropy_low \(20.0\) must be below entropy_high \(15.0\)"),
         ("device.memory=lots", "device.memory is 'lots': write a positive number and a unit"),
         ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least communities.n_neighbors \(20\)"),
-        ("neighbors.metric=dot", "needs similarities, cosine or correlation, but the metric is dot"),
+        (
+            "neighbors.metric=dot",
+            "needs similarities .cosine, correlation, partial_correlation., but the metric is dot",
+        ),
         ("hdbscan.metric=cosine", "needs cluster.method=distances"),
         ("min_tokens=300", r"min_tokens \(300\) must not exceed max_tokens"),
         ("prompts=[]", "at least one source"),
@@ -219,3 +222,27 @@ def test_commands_say_what_has_no_effect(caplog: pytest.LogCaptureFixture) -> No
         "communities.resolution, dbscan.eps have no effect with cluster.method=umap: take them away, or set another "
         "cluster.method"
     ]
+
+
+def test_what_was_given_by_set_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+
+    def refused(text: str, *overrides: str) -> str:
+        file.write_text(text)
+        with pytest.raises(ConfigError) as error:
+            configfile.load(file, overrides)
+        return str(error.value)
+
+    stated = ("plan.d_in=1", "plan.d_sae=1")
+    said = refused("seed: 1", *stated, "plan.model_bytes=much")
+    assert said.startswith("--set 'plan.model_bytes=much': plan.model_bytes is 'much': write a positive number")
+    said = refused("plan: {d_in: 1, d_sae: 1, model_bytes: much}", "seed=2")
+    assert said.startswith(f"{file}: plan.model_bytes is 'much'")
+    said = refused("seed: 1", *stated)  # of what is wrong together, all
+    assert said.startswith("--set 'plan.d_in=1' 'plan.d_sae=1': plan: d_in, d_sae and model_bytes belong together")
+    said = refused("seed: [1]", "n_prompts=x", "max_tokens=3")
+    assert said.startswith(f"{file} and --set 'n_prompts=x': n_prompts is 'x': ")
+    assert "; seed" in said
+    with pytest.raises(ConfigError, match=r"^--set 'seed=x': seed is 'x'"):
+        configfile.load(overrides=["n_prompts=3", "seed=x"])
+    assert configfile.load(file, ["seed=3"]).seed == 3  # what is wrong in the file may be mended

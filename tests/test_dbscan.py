@@ -224,7 +224,7 @@ def test_values_that_are_refused() -> None:
     method = {"cluster": {"method": "dbscan"}}
     with pytest.raises(ConfigError, match=r"n_neighbors \(15\) must be at least dbscan\.min_samples \(20\)"):
         validate({**method, "dbscan": {"min_samples": 20}, "neighbors": {"n_neighbors": 15}})
-    with pytest.raises(ConfigError, match=r"needs similarities, cosine or correlation"):
+    with pytest.raises(ConfigError, match=r"needs similarities .cosine, correlation, partial_correlation."):
         validate({**method, "neighbors": {"metric": "euclidean"}})
     with pytest.raises(ConfigError, match=r"needs exact distances"):
         validate({**method, "neighbors": {"method": "sketch"}})

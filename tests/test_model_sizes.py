@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from gpuclust import plan as planning_command
 from gpuclust import run as command
 from gpuclust.configfile import load, validate
 from gpuclust.engine import planning
 from gpuclust.errors import ConfigError, ModelError
-from gpuclust.extraction import encoders, model_sizes
+from gpuclust.extraction import encoders, model_sizes, weights
 from gpuclust.hardware import backend
 
 STATED = {"d_in": 512, "d_sae": 32_768, "model_bytes": "0.15GB"}
@@ -33,6 +34,44 @@ def test_out_of_reach_says_how_to_state_them(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(encoders, "describe", unreachable)
     with pytest.raises(ModelError, match=r"cannot load the SAE. --plan also does with stated shapes: set plan.d_in"):
         model_sizes.facts(load())
+
+
+def test_a_hub_out_of_reach_is_one_message(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.utils import logging as hub_logging
+
+    def unreachable(config: Any) -> Any:
+        with weights.explained("the configuration of the SAE a b", "sae.path"):
+            try:
+                raise OfflineModeIsEnabled("no")
+            except OfflineModeIsEnabled as error:
+                for _ in range(5):
+                    logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+                raise LocalEntryNotFoundError(
+                    "An error happened. Please check your connection and try again"
+                ) from error
+
+    monkeypatch.setattr(encoders, "describe", unreachable)
+    level = hub_logging.get_verbosity()
+    assert planning_command.main(["--set", "sae.release=a", "sae.sae_id=b", "sae.path=null"]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert "cannot load the configuration of the SAE a b: the hub is out of reach. Set HF_HOME to a cache" in line
+    assert line.endswith("such as --set plan.d_in=768 plan.d_sae=24576 plan.model_bytes=0.5GB")
+    assert hub_logging.get_verbosity() == level
+
+
+def test_bytes_of_the_model_have_a_unit_or_are_many() -> None:
+    assert model_sizes.facts(validate({"plan": STATED | {"model_bytes": 500_000_000}}))["model_bytes"] == 500_000_000
+    assert validate({"plan": STATED | {"model_bytes": 500_000_000}}).resolved()["plan"]["model_bytes"] == "500000000B"
+    for bad in (5, 0.5, 1.5e9, -2):
+        with pytest.raises(ConfigError, match=rf"plan.model_bytes is '{bad}': write a positive number and a unit"):
+            validate({"plan": STATED | {"model_bytes": bad}})
+    with pytest.raises(ConfigError, match=r"device.memory is '6': write a positive number and a unit, such as 6GB"):
+        validate({"device": {"memory": 6}})
 
 
 def test_shapes_of_the_demo_are_what_is_loaded() -> None:

@@ -155,6 +155,20 @@ def test_content_is_the_tables(small_run: Path) -> None:
     json.dumps(data, allow_nan=False)
 
 
+def test_why_a_feature_is_noise_is_in_the_page(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, reasons = reading.Files(small_run), [*schema.NOISE_REASONS, None]
+    features = files.table(schema.FEATURES)
+    features["noise_reason"] = [reasons[i % len(reasons)] for i in range(len(features))]
+    table = reading.Files.table
+    read = {schema.FEATURES: features}
+    monkeypatch.setattr(
+        reading.Files, "table", lambda self, name, *of: read[name] if name in read else table(self, name, *of)
+    )
+    data, arrays = content.collect(files, json.loads((small_run / schema.RECORD).read_text()))
+    for number, reason in zip(arrays["noise_reason"], features["noise_reason"], strict=True):
+        assert number == 255 if pd.isna(reason) else data["noise_reasons"][number].startswith(f"{reason}: ")
+
+
 def without_checksums(out: Path) -> None:
     """As a run of an older version, whose record has none."""
     record = json.loads((out / schema.RECORD).read_text())
@@ -190,6 +204,7 @@ def test_older_runs_lack_what_the_report_can_do_without(small_run: Path, tmp_pat
         "name",
     ]
     clusters.drop(columns=later).to_parquet(out / schema.CLUSTERS)
+    pd.read_parquet(out / schema.FEATURES).drop(columns="noise_reason").to_parquet(out / schema.FEATURES)
     without_checksums(out)
     assert main([str(out)]) == 0
 

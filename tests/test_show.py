@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from gpuclust import schema
 from gpuclust.show import main
+from gpuclust.storage import reading
 
 
 def test_the_run_a_cluster_and_a_feature(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +49,30 @@ def test_names_of_clusters_are_in_the_summary(small_run: Path, capsys: pytest.Ca
     said = "".join(capsys.readouterr().out.split())
     assert len(names)
     assert "<img" in said
+
+
+def test_verdicts_are_in_the_summary_where_they_were_measured(
+    small_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    clusters = pd.read_parquet(small_run / schema.CLUSTERS)
+    largest = clusters[clusters["cluster"] != schema.NOISE].nlargest(3, "size")
+    assert largest["verdict"].notna().all()
+    main([str(small_run)])
+    lines = capsys.readouterr().out.splitlines()
+    head = next(line for line in lines if line.split()[:3] == ["cluster", "size", "stability"])
+    at = head.index("verdict")
+    for cluster, verdict in zip(largest["cluster"], largest["verdict"], strict=True):
+        row = next(line for line in lines[lines.index(head) :] if line.split()[:1] == [str(cluster)])
+        assert row[at:].startswith(f"{verdict} ")
+    monkeypatch.setattr(reading.Files, "table", _without_verdicts(reading.Files.table))
+    main([str(small_run)])
+    assert "verdict " not in capsys.readouterr().out
+
+
+def _without_verdicts(table: Any) -> Any:
+    def read(self: reading.Files, name: str, *given: Any) -> pd.DataFrame:
+        found = table(self, name, *given)
+        return found.assign(verdict=None) if name == schema.CLUSTERS else found
+
+    return read

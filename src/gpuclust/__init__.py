@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gpuclust.config import Config as Config
     from gpuclust.errors import GpuclustError as GpuclustError
     from gpuclust.notebook_cache import import_cache as import_cache
-    from gpuclust.results.run import FeatureClusters as FeatureClusters
+    from gpuclust.results.feature_clusters import FeatureClusters as FeatureClusters
     from gpuclust.results.run import Run as Run
     from gpuclust.results.run import cluster_features as cluster_features
     from gpuclust.results.run import open_run as open_run
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Config": "config",
     "FeatureClusterer": "clusterer",
-    "FeatureClusters": "results.run",
+    "FeatureClusters": "results.feature_clusters",
     "GpuclustError": "errors",
     "Run": "results.run",
     "cluster_features": "results.run",

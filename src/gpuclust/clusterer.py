@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from inspect import signature
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
@@ -12,10 +13,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gpuclust import schema
 from gpuclust.compute import validity
 from gpuclust.config import Config
-from gpuclust.errors import ActivationError, ConfigError, ParameterError, SelectionError
-from gpuclust.formatting import shown
+from gpuclust.errors import ActivationError, ParameterError, SelectionError
 from gpuclust.hardware import budget
 from gpuclust.results.inputs import as_activations, is_turned
+from gpuclust.results.parameters import merged
 from gpuclust.results.run import cluster_features
 from gpuclust.types import Array
 
@@ -33,10 +34,18 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     Parameters
     ----------
-    n_components, n_neighbors, min_dist, metric, random_state : optional
-        Of UMAP; default as in ``config.py``.
+    method : {"communities", "umap", "distances"}, optional
+        As ``cluster.method``; default communities.
+    resolution : float, optional
+        Of communities: larger finds more and smaller clusters; default where they are found again most.
+    n_neighbors : int, optional
+        Of a feature, itself included: in the graph of communities, and in UMAP's.
+    n_components, min_dist, metric, random_state : optional
+        Of UMAP, and of its map by every method; `metric` and `random_state` are communities', too.
     min_cluster_size, min_samples, cluster_selection_epsilon : optional
-        Of HDBSCAN; default as in ``config.py``.
+        Of HDBSCAN; `min_cluster_size` is every method's.
+    check_halves : bool, optional
+        As of `cluster_features`.
     config : Config or mapping, optional
         Further settings, such as ``{"select": {"sparsity_max": 1.0}}``; the parameters above go before it.
 
@@ -49,6 +58,9 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
     embedding_ : array, (feature, component), float32, or None without UMAP
         NaN where not kept.
     kept_ : bool array, (feature,)
+    stability_ : array, (cluster,), float64, or None
+    found_again_ : float or None
+        As of `FeatureClusters`, where halves of the prompts were clustered apart.
     result_ : FeatureClusters
     n_features_in_ : int
     feature_names_in_ : array, (feature,)
@@ -70,13 +82,18 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
     >>> search.best_estimator_.labels_  # of all prompts  # doctest: +SKIP
     """
 
-    _umap = ("n_components", "n_neighbors", "min_dist", "metric", "random_state")
-    _hdbscan = ("min_cluster_size", "min_samples", "cluster_selection_epsilon")
+    _sections: ClassVar = {
+        "cluster": ("method",),
+        "communities": ("resolution",),
+        "umap": ("n_components", "min_dist", "metric", "random_state"),
+        "hdbscan": ("min_cluster_size", "min_samples", "cluster_selection_epsilon"),
+    }
 
     def __init__(
         self, *, n_components: int | None = None, n_neighbors: int | None = None, min_dist: float | None = None,
         metric: str | None = None, random_state: int | None = None, min_cluster_size: int | None = None,
-        min_samples: int | None = None, cluster_selection_epsilon: float | None = None,
+        min_samples: int | None = None, cluster_selection_epsilon: float | None = None, method: str | None = None,
+        resolution: float | None = None, check_halves: bool | None = None,
         config: Config | Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.n_components = n_components
@@ -87,6 +104,9 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.min_cluster_size = min_cluster_size
         self.min_samples = min_samples
         self.cluster_selection_epsilon = cluster_selection_epsilon
+        self.method = method
+        self.resolution = resolution
+        self.check_halves = check_halves
         self.config = config
 
     def set_params(self, **params: Any) -> FeatureClusterer:
@@ -97,7 +117,7 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         ParameterError
             If there is no such parameter.
         """
-        known = (*self._umap, *self._hdbscan, "config")
+        known = [*signature(type(self)).parameters]
         for name in params:
             if name not in known:
                 raise ParameterError(f"FeatureClusterer has no parameter {name!r}; it has {', '.join(known)}")
@@ -119,11 +139,12 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         ActivationError, SelectionError, ConfigError
             As `cluster_features`; what was fitted before stays as it is.
         """
-        settings = self._settings()
+        sections = {name: {key: getattr(self, key) for key in keys} for name, keys in self._sections.items()}
+        settings = merged(self.config, self.n_neighbors, sections)
         fresh = FeatureClusterer()  # takes the names and the number of features until they have clusters
         data = fresh._checked(X, reset=True)
         try:
-            result = cluster_features(data, settings)
+            result = cluster_features(data, settings, check_halves=self.check_halves)
         except SelectionError as error:
             shape = f"n_samples={data.shape[0]} prompts and n_features={data.shape[1]} features"
             raise SelectionError(f"{error} (X has {shape})") from error
@@ -139,6 +160,8 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.labels_ = table["label"].fillna(schema.NOISE).to_numpy(dtype=np.int32)
         self.probabilities_ = table["probability"].fillna(0.0).to_numpy()
         self.embedding_ = embedding
+        self.stability_ = result.stability
+        self.found_again_ = result.found_again
         self.result_ = result
         return self
 
@@ -193,18 +216,6 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-    def _settings(self) -> dict[str, Any]:
-        """The configuration with the parameters in it."""
-        given = self.config.resolved() if isinstance(self.config, Config) else self.config
-        if not isinstance(given, Mapping | None):
-            raise ConfigError(f"config is {shown(given)}: a Config or a mapping such as {{'umap': {{…}}}} is expected")
-        data = dict(given or {})
-        for section, names in (("umap", self._umap), ("hdbscan", self._hdbscan)):
-            values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-            if values and isinstance(data.setdefault(section, {}), Mapping):  # what is none is refused with all else
-                data[section] = {**data[section], **values}
-        return data
 
     def _checked(self, X: Any, reset: bool) -> Array:
         """X as an array, its features counted and named, or compared with those of `fit`."""

@@ -10,16 +10,27 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gpuclust.errors import ConfigError
 from gpuclust.section import LocalPath, Section
 
 Metric = Literal["cosine", "correlation", "partial_correlation", "euclidean", "dot"]
 SIMILARITIES = ("cosine", "correlation", "partial_correlation")  # metrics that are 1 less a similarity
-AGREEMENT = {"communities": 0.3, "umap": 0.5}
+CORRELATIONS = ("correlation", "partial_correlation")
+AGREEMENT = {"communities": 0.2, "umap": 0.5}
 FARTHEST = 2  # cosine and correlation distance of opposites
 DEMO = Path(__file__).parent / "demo"
+
+
+def _text(value: Any) -> Any:
+    """A number as text, which `parse_bytes` reads or refuses by name."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _bytes(value: Any) -> Any:
+    """A whole number as so many bytes; a small one lacks its unit."""
+    return f"{value}B" if isinstance(value, int) and value >= 10**6 else _text(value)
 
 
 class ModelConfig(Section):
@@ -221,7 +232,7 @@ class ConsensusConfig(Section):
         None,
         gt=0,
         lt=1,
-        description="mean share of members that put a cluster's pairs together; default: communities 0.3, umap 0.5",
+        description="mean share of members that put a cluster's pairs together; default: communities 0.2, umap 0.5",
     )
     candidates: int = Field(4, ge=1, description="neighbours computed, as a multiple of those used")
     n_epochs: int | None = Field(200, ge=1, description="of every member but the first; null: as umap.n_epochs")
@@ -256,7 +267,7 @@ class AnalyseConfig(Section):
 class DeviceConfig(Section):
     """Memory that a worker may use: of its GPU where it has one, else of the host."""
 
-    memory: str | None = Field(
+    memory: Annotated[str | None, BeforeValidator(_text)] = Field(
         None, description='such as "6GB"; default: on a GPU all that is free, on a CPU 60% of what is free'
     )
 
@@ -266,7 +277,9 @@ class PlanConfig(Section):
 
     d_in: int | None = Field(None, ge=1, description="width of the hook")
     d_sae: int | None = Field(None, ge=1, description="features of the SAE")
-    model_bytes: str | None = Field(None, description='weights up to the hook in model.dtype, such as "1.5GB"')
+    model_bytes: Annotated[str | None, BeforeValidator(_bytes)] = Field(
+        None, description='weights up to the hook in model.dtype, such as "1.5GB"; a number from a million on is bytes'
+    )
 
     @model_validator(mode="after")
     def _together(self) -> PlanConfig:
@@ -350,7 +363,7 @@ class Config(Section):
             )
         if self.tree_samples and self.neighbors.method == "sketch":
             raise ValueError(f"cluster.method={dense} needs exact distances: set neighbors.method=exact or auto")
-        if self.neighbors.method == "sketch" and self.metric in ("correlation", "partial_correlation"):
+        if self.neighbors.method == "sketch" and self.metric in CORRELATIONS:
             raise ValueError(f"neighbors.method=sketch has no {self.metric}: set the metric to cosine, or method=exact")
         if self.device.memory is not None:
             parse_bytes(self.device.memory)

@@ -5,7 +5,9 @@ What is wrong is said with the key, the value and the fix; unknown keys with the
 
 from __future__ import annotations
 
+import copy
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,9 +68,30 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
         if not isinstance(loaded, dict | None):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}; a mapping such as `umap: {{…}}` is expected")
         data = loaded or {}
+    where, in_file, overrides = str(path) if path else "configuration", copy.deepcopy(data), list(overrides)
     for assignment in overrides:
         override(data, assignment)
-    return validate(data, where=str(path) if path else "configuration")
+    try:
+        return validate(data, where)
+    except ConfigError as error:
+        said = str(error).removeprefix(f"{where}: ")
+        raise ConfigError(f"{_given_by(where, in_file, overrides, said)}: {said}") from None
+
+
+def _given_by(where: str, in_file: dict[str, Any], overrides: list[str], said: str) -> str:
+    """Say where what is wrong was given: in the file, or by which of ``--set``; by what it names, else by all."""
+    keys = {text: text.partition("=")[0].strip() for text in overrides}
+    named = [text for text, key in keys.items() if re.search(rf"(?<![\w.]){re.escape(key)}(?!\w)", said)]
+    try:
+        validate(in_file)
+    except ConfigError:
+        places, blamed = [where], named
+    else:
+        places, blamed = [], named or overrides
+    if blamed:
+        more = f" and {len(blamed) - SHOWN} more" if len(blamed) > SHOWN else ""
+        places.append(f"--set {' '.join(shown(text) for text in blamed[:SHOWN])}{more}")
+    return " and ".join(places) or where
 
 
 def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
@@ -88,6 +111,8 @@ def validate(data: Mapping[str, Any], where: str = "configuration") -> Config:
         problems = [_explain(dict(problem)) for problem in found[:SHOWN]]
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise ConfigError(f"{where}: " + "; ".join(problems) + more) from None
+    except ConfigError as error:  # of what is read further than its type
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def without_effect(config: Config) -> str | None:

@@ -18,7 +18,7 @@ import numpy as np
 from gpuclust import schema
 from gpuclust.compute import validity
 from gpuclust.compute.consensus import perturb
-from gpuclust.config import Config
+from gpuclust.config import CORRELATIONS, Config
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -28,6 +28,7 @@ ITERATIONS = 3  # of Leiden: more changed no modularity on real graphs
 COMMUNITY = 200  # features a unit of resolution that the search begins with: near the best on real activations
 COARSE, FINE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0), (2**-0.5, 2**0.5)  # of it, then of the best of these
 LEAST = 1.0  # resolution: below it all of a graph may be one community, which is found again for nothing
+ABOVE_CHANCE = 1.3  # times what is in common by chance: groups of permuted activations have 0.97 to 1.4, real ones more
 HALVED = 2  # redrawn similarities that stand for halves of the prompts have the error of so many times fewer
 _ONE_AT_A_TIME = threading.Lock()  # NetworKit's seed and number of threads are the process's
 
@@ -131,6 +132,72 @@ def without_small(labels: Array, least: int) -> Array:
     return renamed
 
 
+def above_chance(labels: Array, indices: Array, distances: Array, n_prompts: int) -> Array:
+    """Say which groups have more in common than the nearest of independent features do.
+
+    A correlation of independent features over n prompts has the standard deviation 1/√n, whatever their distribution;
+    the m nearest of N others then are on average at φ(z) / (m / N) / √n, z being what m of N normal variables exceed. A
+    group of m + 1 features that chance put together can have no more in common, but for tails longer than the normal's.
+
+    Parameters
+    ----------
+    labels : array, (feature,), int
+        From 0; -1 is in no group.
+    indices, distances : array, (feature, k), int32 and float32
+        Of correlations, partial or not.
+    n_prompts : int
+        That they are over.
+
+    Returns
+    -------
+    array, (group,), bool
+        Whether the mean similarity of a group's pairs that are listed is ABOVE_CHANCE times that, or more.
+    """
+    from scipy.special import ndtri
+
+    near, similarity = indices[:, 1:], 1 - distances[:, 1:].astype(np.float64)
+    grouped = labels >= 0
+    together = grouped[:, None] & (labels[:, None] == labels[near])
+    sizes = np.bincount(labels[grouped])
+    number = len(sizes)
+    pairs = np.bincount(labels[grouped], together[grouped].sum(axis=1), minlength=number)
+    total = np.bincount(labels[grouped], (similarity * together)[grouped].sum(axis=1), minlength=number)
+    share = np.minimum(sizes - 1, near.shape[1]) / max(len(labels) - 1, 1)  # of all others, that it may hold
+    z = -ndtri(np.clip(share, 1e-300, 1 - 1e-12))
+    by_chance = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) / np.maximum(share, 1e-300)
+    above: Array = total > ABOVE_CHANCE * by_chance * pairs / np.sqrt(n_prompts)
+    return above
+
+
+def groups(graph: Any, indices: Array, distances: Array, n_prompts: int, config: Config, resolution: float, seed: int,
+           least: int = 2) -> Array:  # fmt: skip
+    """Find communities of a graph, and leave out what is small and what chance may have put together.
+
+    Parameters
+    ----------
+    graph : sparse array, (feature, feature)
+    indices, distances, n_prompts
+        As they were measured, of all pairs that the graph may join.
+    config : Config
+        Whose metric says whether chance is known: that of correlations is.
+    resolution, seed
+        As of `leiden`.
+    least : int
+        Features of a group.
+
+    Returns
+    -------
+    array, (feature,), int32
+        Labels from 0 by size, the largest first; -1 is in no group.
+    """
+    labels = without_small(leiden(graph, resolution, seed), least)
+    if n_prompts < 1 or config.metric not in CORRELATIONS or not (labels >= 0).any():
+        return labels
+    above = above_chance(labels, indices, distances, n_prompts)
+    number = np.where(above, np.cumsum(above) - 1, schema.NOISE)
+    return np.where(labels >= 0, number[labels], schema.NOISE).astype(np.int32)
+
+
 def member(indices: Array, distances: Array, n_prompts: int, config: Config, number: int, resolution: float) -> Array:
     """Find communities once: member 0 on the neighbours as they are, the others on redrawn ones (`perturb`).
 
@@ -147,12 +214,13 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
     Returns
     -------
     array, (feature,), int32
-        Labels; -1 is a feature that is in no community with another.
+        Labels; -1 is a feature that is in no community with another, or in one that chance may have made (`groups`).
     """
+    seed, near = config.umap.random_state + number, (indices, distances)
     if number:
-        indices, distances = perturb(indices, distances, n_prompts, config.umap.random_state + number)
-    graph = mutual_graph(indices, distances, config.communities.n_neighbors, config.communities.correct_hubs)
-    return without_small(leiden(graph, resolution, config.umap.random_state + number), 2)
+        near = perturb(indices, distances, n_prompts, seed)
+    graph = mutual_graph(*near, config.communities.n_neighbors, config.communities.correct_hubs)
+    return groups(graph, indices, distances, n_prompts, config, resolution, seed)
 
 
 def choose_resolution(
@@ -191,7 +259,7 @@ def choose_resolution(
 
     def look_at(resolution: float) -> None:
         first, second = (
-            without_small(leiden(graph, resolution, config.umap.random_state + draw), least)
+            groups(graph, indices, distances, n_prompts, config, resolution, config.umap.random_state + draw, least)
             for draw, graph in enumerate(graphs)
         )
         shares[resolution] = float(np.mean(list(validity.found_again(first, second).values())))
@@ -225,6 +293,7 @@ def why_noise(labels: Array, unmoved: Array, indices: Array, distances: Array, c
     sizes = np.bincount(unmoved[unmoved >= 0], minlength=1)
     small = (unmoved < 0) | (sizes[np.maximum(unmoved, 0)] < config.hdbscan.min_cluster_size)
     reasons = np.where(small, schema.SMALL, schema.DISAGREE).astype(object)
+    reasons[unmoved < 0] = schema.CHANCE
     reasons[np.diff(graph.indptr) == 0] = schema.ALONE
     reasons[labels >= 0] = None
     return reasons

@@ -141,6 +141,24 @@ def tile_distances(gram: Gram, i: int, j: int, metric: str, largest: float, xp: 
     return distances(metric, gram.tiles[i, j], gram.n_prompts, sides[0], sides[1], largest, xp)
 
 
+def all_distances(gram: Gram, metric: str) -> Array:
+    """Return the distances of all pairs of a Gram that holds all its tiles: (feature, feature), float32, host.
+
+    Parameters
+    ----------
+    gram : Gram
+    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"}
+    """
+    size, largest = gram.edges[-1], float(gram.squares.max())
+    whole = np.empty((size, size), np.float32)
+    for i, j in gram.tiles:
+        part = tile_distances(gram, i, j, metric, largest)
+        whole[gram.block(i), gram.block(j)] = part
+        whole[gram.block(j), gram.block(i)] = part.T
+    np.fill_diagonal(whole, 0)
+    return whole
+
+
 def candidates(gram: Gram, i: int, j: int, metric: str, k: int, largest: float, xp: Any = np) -> dict[int, AnyArray]:
     """Return the k nearest of each feature within one tile, itself left out.
 

@@ -9,6 +9,11 @@ from gpuclust.config import Config, parse_bytes
 from gpuclust.errors import ModelError
 from gpuclust.extraction import encoders, weights
 
+STATED = (
+    "set plan.d_in (width of the hook), plan.d_sae (features) and plan.model_bytes (weights up to the hook, with a "
+    "unit or as a number of bytes), such as --set plan.d_in=768 plan.d_sae=24576 plan.model_bytes=0.5GB"
+)
+
 
 def facts(config: Config) -> dict[str, Any]:
     """Return ``model``, ``source`` (what the figures are of), ``d_in``, ``d_sae``, ``model_bytes`` and ``sae_bytes``.
@@ -27,13 +32,16 @@ def facts(config: Config) -> dict[str, Any]:
         source = "shapes as stated in the configuration's plan"
     else:
         try:
-            about = encoders.describe(config)
-            found = {name: about[name] for name in ("d_in", "d_sae")}
-            found["model_bytes"] = model_bytes(config, about["hook_name"])
+            with weights.quiet_hub():
+                about = encoders.describe(config)
+                found = {name: about[name] for name in ("d_in", "d_sae")}
+                found["model_bytes"] = model_bytes(config, about["hook_name"])
         except ModelError as error:
-            raise ModelError(
-                f"{error}. --plan also does with stated shapes: set plan.d_in, plan.d_sae and plan.model_bytes"
-            ) from error
+            what = str(error)
+            if weights.out_of_reach(error):
+                what = f"{what.partition(' (')[0]}: the hub is out of reach. Set HF_HOME to a cache that holds it, or "
+                what += "HF_ENDPOINT to a mirror"
+            raise ModelError(f"{what}. --plan also does with stated shapes: {STATED}") from error
         source = str(about["hook_name"])
     return {"model": config.model.name, "source": source, "sae_bytes": 4 * found["d_in"] * found["d_sae"], **found}
 

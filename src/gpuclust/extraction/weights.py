@@ -215,6 +215,30 @@ def explained(what: str, key: str) -> Iterator[None]:
         ) from error
 
 
+def out_of_reach(error: BaseException | None) -> bool:
+    """Whether an error comes of a hub that cannot be reached, and a cache that does not hold what is asked for."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Leave out what the hub's client says of every try, of which the error at last says enough."""
+    from huggingface_hub.utils import logging as hub_logging  # sets its level when it is imported
+
+    level = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(level)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Send what TransformerLens prints to the log; leave out SAELens's warnings about what is seen to or refused."""

@@ -15,6 +15,7 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.errors import InputError
 from gpuclust.formatting import plain
+from gpuclust.results import noise
 from gpuclust.results.figures import describe
 from gpuclust.tables import words
 from gpuclust.tables.prompt_text import show
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 NEURONPEDIA = "https://www.neuronpedia.org"
 AROUND = 200  # characters on either side of a peak
 FEATURES_SHOWN = 20  # features of a cluster that are listed
+NEAREST_SHOWN = 10  # neighbours of a feature
+DISTINCTIVE = "most distinctive prompts, by strength relative to the other clusters"
+STRONGEST = "strongest prompts"
 NUMBERS = ("persistence", "mean_activation", "max_activation", "std_activation", "sparsity")
 # Columns that a cluster's card places itself, or leaves out; other numbers and words follow them.
 PLACED = {
@@ -72,6 +76,8 @@ class Card:
         Features of a cluster, neighbours of a feature.
     link : str or None
         Neuronpedia's page, where the SAE has an id there.
+    prompts_are : str
+        What the prompts are, above them.
     """
 
     title: str
@@ -81,6 +87,7 @@ class Card:
     prompts: list[Prompt] = field(default_factory=list)
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     link: str | None = None
+    prompts_are: str = "prompts"
 
     def __repr__(self) -> str:
         return f"{self.title}\n" + "\n".join(f"  {name}: {value}" for name, value in self.facts)
@@ -102,7 +109,7 @@ class Card:
         link = f'<p><a href="{escape(self.link)}" rel="noopener">Neuronpedia</a></p>' if self.link else ""
         return (
             f'<div style="max-width:60rem"><h4>{escape(self.title)}</h4>{link}<table>{facts}</table>{words}'
-            f"{'<p><b>Prompts</b></p>' if prompts else ''}{prompts}{tables}</div>"
+            f"{f'<p><b>{escape(self.prompts_are)}</b></p>' if prompts else ''}{prompts}{tables}</div>"
         )
 
     def __rich__(self) -> RenderableType:
@@ -118,6 +125,8 @@ class Card:
         parts: list[RenderableType] = [Text(visible(self.title), style="bold"), facts]
         for name, found in self.words:
             parts.append(Text.assemble((f"{name}  ", "dim"), visible(" · ".join(found))))
+        if self.prompts:
+            parts.append(Text(f"\n{visible(self.prompts_are)}", style="bold"))
         for prompt in self.prompts:
             text = Text("\n")
             for piece, marked in prompt.parts():
@@ -154,7 +163,9 @@ def cluster_card(run: Run, number: int) -> Card:
     facts += [("sources", ", ".join(f"{s['source']} {s['share']:.0%}" for s in _listed(row.get("sources"))[:5]))]
     names = {"tokens": "peak at", "keywords": "words of its prompts", "promoted_tokens": "promotes"}
     words = [(name, [str(w) for w in _listed(row.get(column))]) for column, name in names.items()]
-    chosen = _listed(row.get("distinctive_prompts")) or _listed(row.get("top_prompts"))
+    chosen, chosen_by = _listed(row.get("distinctive_prompts")), DISTINCTIVE
+    if not chosen:
+        chosen, chosen_by = _listed(row.get("top_prompts")), STRONGEST
     own = _features_of(run, number)
     return Card(
         title=describe(row),
@@ -164,6 +175,7 @@ def cluster_card(run: Run, number: int) -> Card:
         prompts=[_cluster_prompt(prompt) for prompt in chosen],
         tables=[(f"features ({min(len(own), FEATURES_SHOWN)} of {len(own)})", own.head(FEATURES_SHOWN))],
         link=quick_list(run.neuronpedia_id, own["feature"].tolist(), f"cluster {number}"),
+        prompts_are=chosen_by,
     )
 
 
@@ -190,17 +202,25 @@ def feature_card(run: Run, number: int, n_prompts: int = 5) -> Card:
         cluster: Any = run.clusters.set_index("cluster", drop=False).loc[int(row["label"])]
         facts = [("in", describe(cluster)), ("probability", plain(row["probability"])),
                  ("quadrant", str(row["quadrant"])), *facts]  # fmt: skip
+        if isinstance(reason := row.get("noise_reason"), str):
+            known = noise.explained(run.config.hdbscan.min_cluster_size)
+            facts.insert(1, ("why", known.get(reason, reason)))
         point = row.get("duplicate_of")
         if pd.notna(point):
             facts.insert(0, ("exact duplicate of", f"feature {point}, with whose neighbours it is clustered"))
         near = run.neighbors.sel(feature=number if pd.isna(point) else point)
         found = pd.DataFrame({"feature": near["indices"].values[1:], "distance": near["distances"].values[1:]})
         found["cluster"] = features["label"].reindex(found["feature"]).to_numpy()
-        tables = [("nearest features", found)]
+        left = len(found) - NEAREST_SHOWN
+        what = (
+            f"{NEAREST_SHOWN} nearest features, {left:,} more in {schema.NEIGHBORS}" if left > 0 else "nearest features"
+        )
+        tables = [(what, found.head(NEAREST_SHOWN))]
     else:
         facts.insert(0, ("in", "no cluster: removed by the filter"))
     link = f"{NEURONPEDIA}/{run.neuronpedia_id}/{number}" if run.neuronpedia_id else None
-    return Card(f"feature {number}", row, facts, prompts=_examples(run, number, n_prompts), tables=tables, link=link)
+    prompts = _examples(run, number, n_prompts)
+    return Card(f"feature {number}", row, facts, prompts=prompts, tables=tables, link=link, prompts_are=STRONGEST)
 
 
 def quick_list(neuronpedia_id: str | None, features: Sequence[int], name: str) -> str | None:

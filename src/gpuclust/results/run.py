@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,10 @@ from gpuclust.config import Config
 from gpuclust.configfile import validate, without_effect
 from gpuclust.errors import ActivationError, InputError, StoreError
 from gpuclust.places import place
+from gpuclust.results.feature_clusters import FeatureClusters, Halves, by_dbscan, by_distances, compare_halves, gram_of
 from gpuclust.results.inputs import as_activations, as_lengths, refuse_larger_than_memory
+from gpuclust.results.parameters import merged
 from gpuclust.storage import reading
-from gpuclust.types import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,8 +67,12 @@ class Run:
 
     @cached_property
     def activations(self) -> xr.DataArray:
-        """Stored activations, (prompt, feature), lazy."""
-        return self._dataset(schema.ACTIVATIONS)["activations"]
+        """Stored activations, (prompt, feature), float32, lazy.
+
+        Of a store in float16, whose sums and squares would leave its range (65,504), every chunk becomes float32 as it
+        is read. ``.astype("float16")`` is what is stored, bit by bit, in half the memory.
+        """
+        return self._dataset(schema.ACTIVATIONS)["activations"].astype(np.float32, copy=False)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -229,37 +233,11 @@ def open_run(path: str | Path) -> Run:
     return Run(path)
 
 
-@dataclass(frozen=True)
-class FeatureClusters:
-    """Clusters of features of activations in hand.
-
-    Attributes
-    ----------
-    features : DataFrame
-        A row per feature, columns of ``schema.FEATURE_COLUMNS``.
-    labels : array, (kept,), int32
-        Clusters of the kept features, -1 = noise. Exact duplicates are clustered as one and share what follows, too.
-    probabilities : array, (kept,), float64
-    persistence : array, (cluster,), float64
-    embedding : array, (kept, component), float32, or None without UMAP
-    indices, distances : array, (kept, k)
-        Neighbours; `indices` count the kept features.
-    notes : tuple of str
-    """
-
-    features: pd.DataFrame
-    labels: Array
-    probabilities: Array
-    persistence: Array
-    embedding: Array | None
-    indices: Array
-    distances: Array
-    notes: tuple[str, ...]
-
-
 def cluster_features(
-    activations: Any, config: Config | Mapping[str, Any] | None = None, *, lengths: Any = None
-) -> FeatureClusters:
+    activations: Any, config: Config | Mapping[str, Any] | None = None, *, method: str | None = None,
+    resolution: float | None = None, n_neighbors: int | None = None, check_halves: bool | None = None,
+    lengths: Any = None,
+) -> FeatureClusters:  # fmt: skip
     """Filter, embed and cluster the features of activations in memory.
 
     Parameters
@@ -269,7 +247,16 @@ def cluster_features(
         names of axes go before order (`inputs.as_activations`).
     config : Config or mapping, optional
         Sections extract.activation_threshold, select, neighbors, cluster, communities, dbscan, umap, hdbscan and
-        consensus apply, and quality.duplicates.
+        consensus apply, and seed, quality.duplicates, quality.halves and quality.stable.
+    method : {"communities", "umap", "distances", "dbscan"}, optional
+        As ``cluster.method``. This and the two that follow go before `config`.
+    resolution : float, optional
+        Of communities: larger finds more and smaller clusters; default where they are found again most.
+    n_neighbors : int, optional
+        Of a feature, itself included: in the graph of communities, and in UMAP's.
+    check_halves : bool, optional
+        Cluster two halves of the prompts apart, too, for `FeatureClusters.stability` and `found_again`. Default: by
+        communities, where that takes little beside the map, unless quality.halves is off.
     lengths : array, (prompt,), numbers, optional
         Lengths of the prompts, in tokens for example, which partial correlations take out; without them, and where all
         are equal, these are correlations.
@@ -277,6 +264,10 @@ def cluster_features(
     Returns
     -------
     FeatureClusters
+
+    Warns
+    -----
+    In the log ``gpuclust``, and in ``notes``, where the halves find fewer than a fifth of the clusters again.
 
     Raises
     ------
@@ -292,16 +283,16 @@ def cluster_features(
     -----
     Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
     """
-    from gpuclust.compute import communities, consensus, dbscan, duplicates, gram, methods, neighbors
-    from gpuclust.compute.clustering import cluster_distances, cluster_embedding
+    from gpuclust.compute import communities, consensus, dbscan, duplicates, methods, neighbors
+    from gpuclust.compute.clustering import cluster_embedding
     from gpuclust.compute.embedding import embed
     from gpuclust.compute.feature_filter import select
     from gpuclust.compute.reductions import MOMENTS
-    from gpuclust.compute.spanning_tree import mutual_reachability_tree
     from gpuclust.hardware import budget
     from gpuclust.tables import feature_table
 
-    c = config if isinstance(config, Config) else validate(config or {}, where="config")
+    named: dict[str, dict[str, Any]] = {"cluster": {"method": method}, "communities": {"resolution": resolution}}
+    c = validate(merged(config, n_neighbors, named), where="config")
     if c.neighbors.method == "sketch":
         raise ActivationError("cluster_features computes exact neighbours; set neighbors.method=exact or auto")
     data = as_activations(activations)
@@ -320,32 +311,34 @@ def cluster_features(
     refuse_larger_than_memory(
         (n_kept, n_kept), 16, "the cosines of the kept features", "Keep fewer (select), or run the command, in tiles"
     )
-    tile = min(budget.TILE, n_kept)
-    (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
-    matrix = gram.accumulate((block[:, mask] for block in blocks), n_kept, tiles, tile, lengths=long)
+    matrix = gram_of((block[:, mask] for block in blocks), n_kept, long)
     indices, distances = neighbors.exact(matrix, min(c.n_neighbors, n_kept), c.metric)
     embedding, notes = embed(indices, distances, c.umap)
     flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
     embedded = cluster_embedding(embedding, c.hdbscan)
+    taken = None
     if c.cluster.method == "communities":
-        result, members = methods.of_communities(indices, distances, len(data), c, budget.budget(c))
+        taken, _ = communities.choose_resolution(indices, distances, len(data), c)
+        result, members = methods.of_communities(indices, distances, len(data), c, budget.budget(c), taken)
         reasons = communities.why_noise(result.labels, members[0], indices, distances, c)
     elif c.cluster.method == "dbscan":
         if c.tree_samples is None:
             found = dbscan.of_embedding(embedding, c, allowed=budget.budget(c))
         else:
-            tree = mutual_reachability_tree(_all_distances(matrix, c.metric), c.tree_samples)
-            found = dbscan.of_tree(tree, indices, distances, c)
-        result, reasons = found.clustering, found.reasons
+            found = by_dbscan(matrix, indices, distances, c)
+        result, reasons, c = found.clustering, found.reasons, dbscan.with_eps(c, found.eps)
     else:
         if c.cluster.method == "umap":
             more = [methods.member(indices, distances, len(data), c, number) for number in range(1, c.n_members)]
             result = consensus.of_members(embedded, more, c, budget.budget(c))
             reasons = consensus.why_noise(result.labels, embedded.labels)
         else:
-            dense = _all_distances(matrix, "cosine")
-            result = cluster_distances(dense, c.hdbscan, chord=c.hdbscan.metric == "euclidean")
+            result = by_distances(matrix, c)
             reasons = consensus.why_noise(result.labels, result.labels)
+    del matrix
+    checked = Halves(None, None, ())
+    if (c.cluster.method == "communities" and c.quality.halves) if check_halves is None else check_halves:
+        checked = compare_halves(data, mask, result.labels, c, taken, long)
     place = feature_table.point_rows(table)
     if n_copies:
         notes = (f"{n_copies} of {len(place)} kept features are exact duplicates, clustered as what they copy", *notes)
@@ -353,15 +346,6 @@ def cluster_features(
     return FeatureClusters(
         feature_table.with_clusters(table, result, flat, hdbscan_label=embedded.labels, noise_reason=reasons),
         result.labels[place], result.probabilities[place], result.persistence, embedding[place], indices, distances,
-        (*filter(None, [without_effect(c)]), *notes, *result.notes),
+        (*filter(None, [without_effect(c)]), *notes, *result.notes, *checked.notes), c.cluster.method,
+        checked.stability, checked.found_again,
     )  # fmt: skip
-
-
-def _all_distances(matrix: Any, metric: str) -> Array:
-    """Distances of all pairs of a whole Gram, (feature, feature), float32."""
-    from gpuclust.compute import neighbors
-
-    sides = {"sums": matrix.sums, "squares": matrix.squares}
-    dense = np.asarray(neighbors.distances(metric, matrix.dense(), matrix.n_prompts, sides, sides, 0.0))
-    np.fill_diagonal(dense, 0)
-    return dense

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuclust import schema
-from gpuclust.formatting import gigabytes
+from gpuclust.formatting import gigabytes, plain
 from gpuclust.schema import NOISE
 from gpuclust.storage import reading
 
@@ -131,7 +131,12 @@ def _again(facts: dict[str, Any]) -> list[str]:
 
 def _cluster_table(clusters: pd.DataFrame) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("cluster", "size", "stability", "mean |a|", "sparsity"):
+    judged = "verdict" in clusters and bool(clusters["verdict"].notna().any())  # not where quality was not measured
+    for name in ("cluster", "size", "stability"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if judged:
+        table.add_column("verdict", no_wrap=True)
+    for name in ("mean |a|", "sparsity"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("features peak at", ratio=1)
     table.add_column("words of its prompts", ratio=1)
@@ -140,6 +145,7 @@ def _cluster_table(clusters: pd.DataFrame) -> Table:
             str(row["cluster"]),
             str(row["size"]),
             "" if pd.isna(row["stability"]) else f"{row['stability']:.2f}",
+            *([plain(row["verdict"])] if judged else []),
             f"{row['mean_activation']:.3g}",
             f"{row['sparsity']:.3f}",
             escape(_name(row) + " · ".join(_listed(row["tokens"])[:6])),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.results import palette
+from gpuclust.results import noise, palette
 from gpuclust.results.report import contexts, tree
 from gpuclust.schema import NOISE
 from gpuclust.storage import reading
@@ -68,6 +68,9 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
         "hues": {"light": palette.HUES, "dark": palette.HUES_DARK},
         "marks": palette.MARKS,
         "quadrants": palette.QUADRANTS,
+        "noise_reasons": [
+            noise.explained(settings["hdbscan"]["min_cluster_size"])[name] for name in schema.NOISE_REASONS
+        ],
     }
     return _plain(data), arrays
 
@@ -77,6 +80,9 @@ def _features(features: pd.DataFrame) -> dict[str, Array]:
     arrays["n_active"] = features["n_active"].to_numpy(np.int32)
     arrays["kept"] = features["kept"].to_numpy(np.uint8)
     arrays["label"] = features["label"].fillna(NOISE).to_numpy(np.int32)
+    if "noise_reason" in features:  # not in an older run
+        numbers = {reason: number for number, reason in enumerate(schema.NOISE_REASONS)}
+        arrays["noise_reason"] = features["noise_reason"].map(numbers).fillna(255).to_numpy(np.uint8)
     arrays["quadrant"] = features["quadrant"].map(palette.QUADRANTS).fillna(255).to_numpy(np.uint8)
     return arrays
 

@@ -91,6 +91,7 @@ function featureCard(f) {
   return [
     heading(`Feature ${f}`, () => go(`feature=${f ? f - 1 : last}`), () => go(`feature=${f < last ? f + 1 : 0}`)),
     h('p', null, kept ? clusterLink(c) : h('span', {class: 'quiet'}, a.max[f] > 0 ? 'Removed by the filter: in no cluster.' : 'Never fires on these prompts.')),
+    kept && c < 0 && run.noise_reasons[a.noise_reason?.[f]] && h('p', {class: 'quiet'}, `Noise: ${run.noise_reasons[a.noise_reason[f]]}.`),
     stats([
       kept && ['probability', number(a.probability[f]), 'of belonging to its cluster'],
       kept && ['outlier score', number(a.outlier_score?.[f]), 'GLOSH: 0 typical, 1 outlying'],
