@@ -64,3 +64,35 @@ def test_nothing_changes_where_the_cache_can_be_written(monkeypatch: pytest.Monk
     before = numba.config.CACHE_DIR
     jit.keep_kernels.__wrapped__()
     assert before == numba.config.CACHE_DIR
+
+
+UMAP_TWICE = """
+import sys
+import numba.core.event as event
+import numpy as np
+
+class Compiled(event.Listener):
+    def on_start(self, found): pass
+    def on_end(self, found): print(found.data["dispatcher"].py_func.__name__)
+
+event.register("numba:compile", Compiled())
+from gpuclust.compute.embedding import embed
+from gpuclust.config import UmapConfig
+rng = np.random.default_rng(0)
+place = rng.normal(size=(60, 3))
+far = np.linalg.norm(place[:, None] - place[None], axis=2).astype(np.float32)
+near = np.argsort(far, axis=1, kind="stable")[:, :8].astype(np.int32)
+embed(near, np.take_along_axis(far, near.astype(np.int64), 1), UmapConfig(n_neighbors=8, n_components=2, n_epochs=3))
+"""
+
+
+def test_umaps_kernels_are_compiled_once_for_all_processes(tmp_path: Path) -> None:
+    """Three of them umap-learn compiles in every process, for 10 seconds."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", UMAP_TWICE], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    slow = {"smooth_knn_dist", "compute_membership_strengths", "_optimize_layout_euclidean_single_epoch"}
+    assert slow <= set(first.stdout.split())
+    assert not slow & set(second.stdout.split())

@@ -8,6 +8,7 @@ start: the same array for every backend.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ def _umap_learn(indices: Array, distances: Array, start: Array, config: UmapConf
     import numba
 
     jit.keep_kernels()
+    _keep_umaps()
     from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
 
     random = np.random.RandomState(config.random_state)
@@ -117,6 +119,15 @@ def _umap_learn(indices: Array, distances: Array, start: Array, config: UmapConf
     finally:
         numba.set_num_threads(threads)
     return np.asarray(embedding, np.float32)
+
+
+@cache
+def _keep_umaps() -> None:
+    from umap import layouts, umap_
+
+    names = [(umap_, "smooth_knn_dist"), (umap_, "compute_membership_strengths")]
+    names += [(layouts, "_nb_optimize_layout_euclidean_single_epoch")]
+    jit.cached(getattr(module, name, None) for module, name in names)
 
 
 def _umap_cuml(indices: Array, distances: Array, start: Array, config: UmapConfig) -> Array:

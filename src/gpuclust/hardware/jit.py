@@ -7,8 +7,10 @@ import logging
 import os
 import stat
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("gpuclust")
 
@@ -39,6 +41,23 @@ def keep_kernels() -> None:
         "neither the installation nor %s can be written to: compiled kernels are kept in %s. Set NUMBA_CACHE_DIR to "
         "a folder of yours to keep them elsewhere", users, folder,
     )  # fmt: skip
+
+
+def cached(kernels: Iterable[Any]) -> None:
+    """Keep what another package compiles anew in every process.
+
+    Of umap-learn's kernels three have no cache, and compile for 10 seconds: as long as UMAP takes for 10,000 features.
+
+    Parameters
+    ----------
+    kernels : iterable of numba dispatchers
+        Before their first call. What is none, of a version that has it otherwise, is left as it is.
+    """
+    for kernel in kernels:
+        if hasattr(kernel, "enable_caching"):
+            kernel.enable_caching()
+        else:
+            log.debug("a kernel of umap-learn is no longer numba's and is not kept: %r", kernel)
 
 
 def _writable(folder: Path) -> bool:
