@@ -11,10 +11,10 @@ from sklearn.metrics import adjusted_rand_score
 
 import gpuclust
 from gpuclust import schema
-from gpuclust.compute import communities, consensus, methods, neighbors, validity
+from gpuclust.compute import communities, consensus, methods, neighbors
 from gpuclust.config import Config
 from gpuclust.configfile import validate
-from gpuclust.errors import ConfigError
+from gpuclust.errors import ActivationError, ConfigError
 from tests.planted import planted
 
 Array = np.ndarray[Any, Any]
@@ -190,14 +190,73 @@ def test_defaults_of_the_metric() -> None:
     assert config(umap={"metric": "cosine"}).metric == "cosine"
 
 
-def test_pure_noise_does_not_come_back() -> None:
-    """Features that fire on their own: what is found in one half is not found again in the other."""
-    activations, _ = planted(n_prompts=1000, n_clusters=0, n_noise=300, long=False)
-    halves = [
-        methods.of_communities(*near(activations[part::2], 80), 500, config())[0].labels.astype(np.int64)
-        for part in range(2)
-    ]
-    assert validity.found_again(*halves)["found_again"] < 0.02
+@pytest.mark.parametrize(("n_noise", "n_clusters"), [(300, 0), (155, 3), (600, 3)])
+def test_features_that_fire_on_their_own_are_in_no_cluster(n_noise: int, n_clusters: int) -> None:
+    """Beside groups that hold together more, all of them would be one community, of the same members every time."""
+    activations, truth = planted(n_prompts=1000, n_clusters=n_clusters, n_noise=n_noise, long=False)
+    found, members = methods.of_communities(*near(activations, 80), 1000, config())
+    clustered = found.labels >= 0
+    assert clustered[truth < 0].mean() < 0.02
+    assert clustered[truth >= 0].all()
+    assert adjusted_rand_score(truth, found.labels) >= (0.95 if n_clusters else 0)
+    reasons = communities.why_noise(found.labels, members[0], *near(activations, 80), config())
+    assert (reasons[truth < 0] == schema.CHANCE).mean() > (0.9 if n_clusters else 0.1)
+
+
+def test_chance_is_what_as_many_nearest_have() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.gamma(1, size=(900, 400)) * (rng.random((900, 400)) < 0.1)
+    values[:, :30] += 0.4 * rng.gamma(1, size=(900, 1)) * (rng.random((900, 1)) < 0.2)
+    indices, distances = near(values, 60)
+    labels = np.repeat(np.arange(8), [30, 90, 90, 90, 40, 30, 20, 10])
+    assert communities.above_chance(labels, indices, distances, 900).tolist() == [True] + 7 * [False]
+    labels[:30] = -1  # in no group
+    assert not communities.above_chance(labels - (labels > 0), indices, distances, 900).any()
+    taken, groups = np.zeros(400, bool), np.full(400, -1)
+    for feature in range(30, 400):  # the worst that chance can do: each with its nearest
+        own = [other for other in indices[feature, :12] if not taken[other] and other >= 30]
+        if len(own) >= 8:
+            taken[own] = True
+            groups[own] = groups.max() + 1
+    assert groups.max() >= 5
+    assert communities.above_chance(groups, indices, distances, 900).mean() < 0.05
+
+
+def test_chance_is_not_known_of_cosines() -> None:
+    """Features that never are below zero have something in common by cosine, whatever they do."""
+    activations, truth = planted(n_prompts=600, n_clusters=3, n_noise=60, long=False)
+    settings = config(umap={"metric": "cosine"})
+    labels = methods.of_communities(*near(activations, 60, "cosine"), 600, settings)[0].labels
+    assert adjusted_rand_score(truth[truth >= 0], labels[truth >= 0]) == 1
+
+
+def test_length_does_not_make_a_cluster() -> None:
+    """Features that only say how long a prompt is are together, until the length is taken out."""
+    activations, truth = planted(n_prompts=1000, n_clusters=3, n_noise=30, long=False)
+    rng = np.random.default_rng(7)
+    lengths = rng.integers(10, 200, 1000)
+    wordy = rng.poisson(0.03 * lengths[:, None], (1000, 25)).astype(np.float32)
+    values = np.hstack([activations, wordy])
+    together = gpuclust.cluster_features(values, OPEN, check_halves=False)
+    assert (together.labels[-25:] >= 0).mean() > 0.9
+    apart = gpuclust.cluster_features(values, OPEN, lengths=lengths, check_halves=False)
+    assert (apart.labels[-25:] >= 0).mean() < 0.1
+    inside = np.flatnonzero(truth >= 0)
+    assert adjusted_rand_score(truth[inside], apart.labels[inside]) == 1
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        (np.ones(7), r"shape \(7,\); \(60,\) is expected"),
+        (np.full(60, np.nan), "lengths hold nan for prompt 0"),
+        (["long"] * 60, "one number a prompt is expected"),
+    ],
+)
+def test_lengths_that_are_none_are_refused(lengths: Any, message: str) -> None:
+    activations, _ = planted(n_prompts=60, n_clusters=2, n_noise=10)
+    with pytest.raises(ActivationError, match=message):
+        gpuclust.cluster_features(activations, OPEN, lengths=lengths)
 
 
 def test_small_first_and_numbered_by_size() -> None:
