@@ -122,7 +122,7 @@ def test_a_group_too_large_for_memory_is_refused_with_the_way_out() -> None:
 
 
 def test_clusters_are_what_stays_together() -> None:
-    config = validate({"hdbscan": {"min_cluster_size": 3, "min_samples": 1}})
+    config = validate({"hdbscan": {"min_cluster_size": 3, "min_samples": 1}, "consensus": {"agreement": 0.3}})
     a = np.repeat([0, 1, 2], 4)
     b = np.array([1, 1, 1, 1, 0, 0, 0, 0, -1, -1, -1, 0])  # the third falls apart, its last goes to the second
     found = consensus.combine([a, b, b, b], config)
@@ -135,7 +135,9 @@ def test_clusters_are_what_stays_together() -> None:
 
 def test_nothing_that_stays_together_is_noise_and_said() -> None:
     rng = np.random.default_rng(0)
-    found = consensus.combine([rng.permutation(np.repeat(np.arange(5), 10)) for _ in range(6)], Config())
+    found = consensus.combine(
+        [rng.permutation(np.repeat(np.arange(5), 10)) for _ in range(6)], validate({"consensus": {"agreement": 0.3}})
+    )
     assert (found.labels == -1).all()
     assert "all 50 features are noise" in found.notes[0]
 

@@ -48,11 +48,7 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
     indices, distances : array, (feature, k), int32 and float32
         The same features in another order, ascending, the feature itself in column 0 at distance 0.
     """
-    size = len(indices)
-    own = np.arange(size)[:, None]
-    pairs = np.minimum(own, indices).astype(np.int64) * size + np.maximum(own, indices)
-    unique, place = np.unique(pairs, return_inverse=True)
-    draw = np.random.default_rng(seed).standard_normal(len(unique))[place.reshape(indices.shape)]
+    draw = _pair_normals(indices, seed)
     similarity = 1 - distances.astype(np.float64)
     draw[similarity <= 0] = 0
     redrawn = np.maximum(1 - similarity - (1 - similarity**2) / np.sqrt(n_prompts) * draw, 0)
@@ -61,6 +57,26 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
     redrawn[:, 0] = 0
     moved = np.take_along_axis(redrawn, order, axis=1).astype(np.float32)
     return np.take_along_axis(indices, order, axis=1).astype(np.int32), moved
+
+
+def _pair_normals(indices: Array, seed: int) -> Array:
+    """Standard normals, a number a pair of features whichever of them lists the other: (feature, k), float64.
+
+    Pairs are counted, and the count is mixed (SplitMix64, Steele et al. 2014): no list of all pairs is sorted.
+    """
+    from scipy.special import ndtri
+
+    size, own = np.uint64(len(indices)), np.arange(len(indices), dtype=np.uint64)[:, None]
+    other = indices.astype(np.uint64)
+    start = np.random.default_rng(seed).integers(2**64, dtype=np.uint64)
+    bits = (np.minimum(own, other) * size + np.maximum(own, other) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    bits += start
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits ^= bits >> np.uint64(shift)
+        bits *= np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    normals: Array = ndtri(((bits >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53)
+    return normals
 
 
 def member_embedding(
