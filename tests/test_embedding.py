@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
@@ -46,6 +48,17 @@ def test_two_calls_agree_in_every_bit():
     assert isinstance(notes, tuple)
     other, _ = embed(*graph, QUICK.model_copy(update={"random_state": 1}))
     assert other.tobytes() != one.tobytes()
+
+
+def test_side_by_side_is_what_it_is_one_by_one():
+    """Threads of BLAS and of numba are not each call's own; those of BLAS are as many afterwards as before."""
+    graph = neighbours(planted(0, [300, 300])[0], 8)
+    several = [QUICK.model_copy(update={"random_state": seed}) for seed in range(6)]
+    before = [one["num_threads"] for one in threadpoolctl.threadpool_info()]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda one: embed(*graph, one)[0].tobytes(), several))
+    assert together == [embed(*graph, one)[0].tobytes() for one in several]
+    assert before == [one["num_threads"] for one in threadpoolctl.threadpool_info()]
 
 
 def test_threads_change_nothing():

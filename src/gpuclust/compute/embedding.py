@@ -8,6 +8,7 @@ start: the same array for every backend.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,8 @@ OVERSAMPLE = 10  # vectors iterated beyond those wanted
 ROUNDS, DEGREE = 3, 20  # restarts of the subspace iteration, and the degree of its polynomial
 CUML_SERIAL = 512  # components that cuML's serial epochs take
 REACH, JITTER = 10.0, 1e-4  # largest coordinate of the start, and its noise: umap-learn's own
+# Threads of BLAS are the process's, and one of numba's threading layers does not run parallel kernels side by side
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def embed(
@@ -66,7 +69,8 @@ def embed(
     """
     indices, distances = _checked(indices, distances, config)
     components = config.n_components if n_components is None else n_components
-    start = initial_layout(indices, distances, components, config.random_state)
+    with _ONE_AT_A_TIME:
+        start = initial_layout(indices, distances, components, config.random_state)
 
     import scipy.sparse.csgraph
 
@@ -82,21 +86,22 @@ def _umap_learn(indices: Array, distances: Array, start: Array, config: UmapConf
     import numba
 
     jit.keep_kernels()
-    _keep_umaps()
+    _prepare_umap()
     from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
 
     random = np.random.RandomState(config.random_state)
     threads = numba.get_num_threads()
     numba.set_num_threads(1)  # UMAP's kernels sum in parallel, in no fixed order
     try:
-        graph, _, _ = fuzzy_simplicial_set(
-            np.empty((len(indices), 1), np.float32),  # only its length is read
-            config.n_neighbors,
-            random,
-            "precomputed",
-            knn_indices=indices,
-            knn_dists=distances,
-        )
+        with _ONE_AT_A_TIME:
+            graph, _, _ = fuzzy_simplicial_set(
+                np.empty((len(indices), 1), np.float32),  # only its length is read
+                config.n_neighbors,
+                random,
+                "precomputed",
+                knn_indices=indices,
+                knn_dists=distances,
+            )
         a, b = find_ab_params(1.0, config.min_dist)
         embedding, _ = simplicial_set_embedding(
             data=None,
@@ -122,12 +127,12 @@ def _umap_learn(indices: Array, distances: Array, start: Array, config: UmapConf
 
 
 @cache
-def _keep_umaps() -> None:
+def _prepare_umap() -> None:
     from umap import layouts, umap_
 
     names = [(umap_, "smooth_knn_dist"), (umap_, "compute_membership_strengths")]
     names += [(layouts, "_nb_optimize_layout_euclidean_single_epoch")]
-    jit.cached(getattr(module, name, None) for module, name in names)
+    jit.prepare(getattr(module, name, None) for module, name in names)
 
 
 def _umap_cuml(indices: Array, distances: Array, start: Array, config: UmapConfig) -> Array:

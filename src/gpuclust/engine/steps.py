@@ -155,13 +155,29 @@ class Context:
                 raise
 
     def members(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
-        """Cluster once a job, as tasks, and return the labels in the order of the jobs."""
-        items = [(number, tasks.member_task, *job, self.on) for number, job in enumerate(jobs)]
-        return [labels for _, labels in sorted(self.each(tasks.numbered, items, "clusterings"), key=_number)]
+        """Cluster once a job, as tasks, and return the labels in the order of the jobs.
+
+        Of UMAPs, which take one core each, a task on the host makes `budget.UMAPS` where there are more than workers.
+        """
+        embeds = [_embeds(config) for _, config, *_ in jobs]
+        together = budget.UMAPS if self.on == "cpu" and sum(embeds) > len(self.scheduler.workers) else 1
+        several = [number for number, does in enumerate(embeds) if does]
+        single = [[number] for number, does in enumerate(embeds) if not does]
+        groups = [several[at : at + together] for at in range(0, len(several), together)] + single
+        items = [(number, tasks.members_task, [jobs[job] for job in own], self.on) for number, own in enumerate(groups)]
+        found = sorted(self.each(tasks.numbered, items, "clusterings"), key=_number)
+        places = [job for own in groups for job in own]
+        labels = dict(zip(places, (one for _, several in found for one in several), strict=True))
+        return [labels[job] for job in range(len(jobs))]
 
 
 def _number(pair: tuple[int, Any]) -> int:
     return pair[0]
+
+
+def _embeds(config: Config) -> bool:
+    """Whether a member is clustered on an embedding of its own."""
+    return config.cluster.method != "communities" and config.tree_samples is None
 
 
 def prompts_step(x: Context) -> tuple[Facts, budget.Plan | None]:

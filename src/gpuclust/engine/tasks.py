@@ -6,6 +6,8 @@ They run on a worker and return only small facts; what they compute is in the mo
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,17 +234,21 @@ def embed_task(out: Path, config: Config, device: str = "cpu") -> dict[str, Any]
 
     backend = resolve(device).name
     kept, indices, distances = read_neighbors(out / schema.NEIGHBORS)
-    embedding, notes = embed(indices, distances, config.umap, backend=backend)
+    components = sorted({config.umap.n_components, 2})
+
+    def lay_out(n_components: int) -> tuple[Array, tuple[str, ...]]:
+        return embed(indices, distances, config.umap, n_components=n_components, backend=backend)
+
+    found = dict(zip(components, _side_by_side(lay_out, components, backend), strict=True))
+    embedding, notes = found[config.umap.n_components]
+    flat, more = found[2]
+    notes = tuple(dict.fromkeys((*notes, *more)))
     variables = {
         "embedding": (("feature", "component"), embedding),
         "feature": (("feature",), kept),
         "component": (("component",), np.arange(embedding.shape[1])),
     }
     store.write_dataset(out / schema.EMBEDDING, variables, {"method": METHODS[backend]})
-    flat = embedding if embedding.shape[1] == 2 else None
-    if flat is None:
-        flat, more = embed(indices, distances, config.umap, n_components=2, backend=backend)
-        notes = tuple(dict.fromkeys((*notes, *more)))
     atomic.write_array(out / schema.MAP, flat)
     facts = {"rows": len(kept), "components": config.umap.n_components, "method": METHODS[backend]}
     return facts | {"warnings": list(notes)}
@@ -278,6 +284,35 @@ def member_task(out: Path, config: Config, view: str, n_prompts: int, number: in
         return _cluster_tree(view_path(out, view, schema.SPANNING_TREE), config).labels
     _, indices, distances = read_neighbors(view_path(out, view, schema.NEIGHBORS))
     return methods.member(indices, distances, n_prompts, config, number, backend=resolve(device).name)
+
+
+def members_task(jobs: list[tuple[Path, Config, str, int, int]], device: str = "cpu") -> list[Array]:
+    """Cluster several times side by side, a thread each.
+
+    Parameters
+    ----------
+    jobs : list of tuple
+        What `member_task` is called with, without `device`.
+    device : as in `prompts_task`
+
+    Returns
+    -------
+    list of array, (feature,), int32
+    """
+
+    def one(job: tuple[Path, Config, str, int, int]) -> Array:
+        out, config, view, n_prompts, number = job
+        return member_task(out, config, view, n_prompts, number, device)
+
+    return _side_by_side(one, jobs, resolve(device).name)
+
+
+def _side_by_side(function: Any, items: Sequence[Any], backend: str) -> list[Any]:
+    """Call with each, at once on the host, whose UMAP takes one core; one by one on a GPU."""
+    if backend != "cpu" or len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(function, items))
 
 
 def numbered(number: int, function: Any, *args: Any) -> tuple[int, Any]:

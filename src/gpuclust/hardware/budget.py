@@ -37,6 +37,7 @@ PERMUTED_ROWS = 512  # prompts of a block within which activations are permuted
 CONSENSUS_PAIRS = 1 << 22  # of features, that a consensus counts at a time
 GRAPH = 100  # bytes a neighbour of redrawn similarities, their order, and the graph of mutual ones
 LINKED = 4  # of so many kept features, one is in the largest group that a consensus links: measured 9 to 17
+UMAPS = 2  # at once on a worker of the host: for the clusters and for the map, or of the two halves
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
 TO_CLUSTERS = PLANNED[: PLANNED.index("cluster") + 1]
 
@@ -297,9 +298,10 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     cluster = 300 + 24 * config.n_neighbors
     cluster += 16 * components + 30 * config.hdbscan.min_samples
     cluster += GRAPH * config.n_neighbors if config.cluster.method == "communities" else 0
+    one = 120 * config.umap.n_neighbors + 80 * (components + 10)
     pairs = consensus(kept, config.n_members, kept // LINKED) - PROCESS if config.n_members > 1 else 0
     return {
-        "embed": base + kept * (24 * config.n_neighbors + 120 * config.umap.n_neighbors + 80 * (components + 10)),
+        "embed": base + kept * (24 * config.n_neighbors + UMAPS * one),
         "cluster": base + kept * cluster + pairs,
     }
 
@@ -331,7 +333,7 @@ def _quality(config: Config, shapes: Shapes, rows: int, base: int, host: dict[st
     sums += 8 * each * clusters * kept + 48 * config.quality.random_sets * kept
     more = max(PERMUTED_ROWS - rows, 0) if config.quality.null else 0  # rows of a block that others do not read
     mixed = more * (shapes.n_features + 2 * kept) * item
-    return max(host["neighbors"] + mixed, host["cluster"], base + sums + mixed)
+    return max(host["neighbors"] + mixed, host["embed"], host["cluster"], base + sums + mixed)
 
 
 def _tables(config: Config, shapes: Shapes) -> int:

@@ -43,8 +43,8 @@ def keep_kernels() -> None:
     )  # fmt: skip
 
 
-def cached(kernels: Iterable[Any]) -> None:
-    """Keep what another package compiles anew in every process.
+def prepare(kernels: Iterable[Any]) -> None:
+    """Keep what another package compiles anew in every process, and let other threads run while it computes.
 
     Of umap-learn's kernels three have no cache, and compile for 10 seconds: as long as UMAP takes for 10,000 features.
 
@@ -55,6 +55,7 @@ def cached(kernels: Iterable[Any]) -> None:
     """
     for kernel in kernels:
         if hasattr(kernel, "enable_caching"):
+            kernel.targetoptions["nogil"] = True
             kernel.enable_caching()
         else:
             log.debug("a kernel of umap-learn is no longer numba's and is not kept: %r", kernel)
