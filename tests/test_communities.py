@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import adjusted_rand_score
 
 import gpuclust
@@ -15,6 +16,7 @@ from gpuclust.compute import communities, consensus, methods, neighbors
 from gpuclust.config import Config
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, ConfigError
+from gpuclust.results.inputs import as_lengths
 from tests.planted import planted
 
 Array = np.ndarray[Any, Any]
@@ -251,12 +253,34 @@ def test_length_does_not_make_a_cluster() -> None:
         (np.ones(7), r"shape \(7,\); \(60,\) is expected"),
         (np.full(60, np.nan), "lengths hold nan for prompt 0"),
         (["long"] * 60, "one number a prompt is expected"),
+        (np.full(60, 1e300), "largest abs.length. is 1e.300, outside 1e-70 to 1e.70"),
+        (np.arange(60) * 1e-200, "outside 1e-70 to 1e.70"),
+        ([10**400] * 60, "one number a prompt is expected"),
+        (np.arange(60) + 1j, "one number a prompt is expected .they are complex128"),
+        (np.ma.masked_equal(np.arange(60), 7), "one number a prompt is expected .1 are masked"),
+        (np.full(60, "2026-01-01", "datetime64[D]"), r"they are datetime64\[D\]"),
     ],
 )
 def test_lengths_that_are_none_are_refused(lengths: Any, message: str) -> None:
     activations, _ = planted(n_prompts=60, n_clusters=2, n_noise=10)
     with pytest.raises(ActivationError, match=message):
         gpuclust.cluster_features(activations, OPEN, lengths=lengths)
+
+
+def test_lengths_are_taken_from_what_holds_numbers() -> None:
+    expected = [3.0, 1.0, 2.0]
+    tensor = torch.tensor(expected, requires_grad=True)
+    for given in (expected, np.array([3, 1, 2]), tensor, tensor.bfloat16(), np.ma.masked_less(expected, 0)):
+        assert as_lengths(given, 3).tolist() == expected
+
+
+def test_lengths_that_change_nothing_are_named() -> None:
+    activations, _ = planted(n_prompts=60, n_clusters=2, n_noise=10)
+    settings = {**OPEN, "neighbors": {"metric": "cosine"}}
+    found = gpuclust.cluster_features(activations, settings, lengths=np.arange(60), check_halves=False)
+    assert any("lengths have no effect with the metric cosine" in note for note in found.notes)
+    found = gpuclust.cluster_features(activations, OPEN, lengths=np.arange(60), check_halves=False)
+    assert not any("lengths" in note for note in found.notes)
 
 
 def test_small_first_and_numbered_by_size() -> None:

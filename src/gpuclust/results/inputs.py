@@ -78,17 +78,29 @@ def as_lengths(given: Any, n_prompts: int) -> Array:
     Raises
     ------
     ActivationError
-        If it is not one finite number a prompt.
+        If it is not one finite number a prompt, or their squares are beyond float64.
     """
     try:
-        lengths = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        held = dense(given) if "torch.Tensor" in _kinds(given) else given
+        if np.ma.is_masked(held):
+            raise ValueError(f"{int(np.ma.getmaskarray(held).sum()):,} are masked")
+        held = np.asarray(held)
+        if held.dtype.kind in "cmM":
+            raise ValueError(f"they are {held.dtype}")
+        lengths = held.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ActivationError(f"lengths are {shown(given)}: one number a prompt is expected ({error})") from error
     if lengths.shape != (n_prompts,):
         raise ActivationError(f"lengths have the shape {lengths.shape}; ({n_prompts},) is expected, one a prompt")
     bad = np.flatnonzero(~np.isfinite(lengths))
     if len(bad):
         raise ActivationError(f"lengths hold {lengths[bad[0]]} for prompt {bad[0]}: finite numbers are expected")
+    largest = float(np.abs(lengths).max())
+    if largest and not SMALLEST <= largest <= LARGEST:
+        raise ActivationError(
+            f"the largest abs(length) is {largest:g}, outside {SMALLEST:g} to {LARGEST:g}: float64 cannot hold its "
+            "square. Multiply the lengths by a power of two first; partial correlations stay as they are"
+        )
     return lengths
 
 

@@ -299,6 +299,9 @@ def cluster_features(
     long = None if lengths is None else as_lengths(lengths, len(data))
     if long is None and c.metric == "partial_correlation":
         log.info("cluster_features: no lengths of the prompts are given; the metric is correlation")
+    idle = ""
+    if long is not None and c.metric != "partial_correlation":
+        idle = f"lengths have no effect with the metric {c.metric}: only partial_correlation takes them out"
     blocks = [data[start : start + budget.MAX_ROWS] for start in range(0, len(data), budget.MAX_ROWS)]
     moments = MOMENTS.merge(MOMENTS.chunk(block, c.extract.activation_threshold) for block in blocks)
     table, _ = select(MOMENTS.finalize(moments), c.select, c.fewest_features, len(data))
@@ -346,6 +349,6 @@ def cluster_features(
     return FeatureClusters(
         feature_table.with_clusters(table, result, flat, hdbscan_label=embedded.labels, noise_reason=reasons),
         result.labels[place], result.probabilities[place], result.persistence, embedding[place], indices, distances,
-        (*filter(None, [without_effect(c)]), *notes, *result.notes, *checked.notes), c.cluster.method,
+        (*filter(None, [without_effect(c), idle]), *notes, *result.notes, *checked.notes), c.cluster.method,
         checked.stability, checked.found_again,
     )  # fmt: skip
