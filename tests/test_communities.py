@@ -211,9 +211,15 @@ def test_chance_is_what_as_many_nearest_have() -> None:
     values[:, :30] += 0.4 * rng.gamma(1, size=(900, 1)) * (rng.random((900, 1)) < 0.2)
     indices, distances = near(values, 60)
     labels = np.repeat(np.arange(8), [30, 90, 90, 90, 40, 30, 20, 10])
-    assert communities.above_chance(labels, indices, distances, 900).tolist() == [True] + 7 * [False]
+    above = communities.above_chance(labels, indices, distances, 900)
+    assert above[:30].all()
+    assert above[30:].mean() < 0.02
     labels[:30] = -1  # in no group
-    assert not communities.above_chance(labels - (labels > 0), indices, distances, 900).any()
+    assert not communities.above_chance(labels, indices, distances, 900)[:30].any()
+    labels[:60] = 1  # of no group beside those of one
+    above = communities.above_chance(labels, indices, distances, 900)
+    assert above[:30].all()
+    assert not above[30:60].any()
     taken, groups = np.zeros(400, bool), np.full(400, -1)
     for feature in range(30, 400):  # the worst that chance can do: each with its nearest
         own = [other for other in indices[feature, :12] if not taken[other] and other >= 30]
@@ -221,7 +227,7 @@ def test_chance_is_what_as_many_nearest_have() -> None:
             taken[own] = True
             groups[own] = groups.max() + 1
     assert groups.max() >= 5
-    assert communities.above_chance(groups, indices, distances, 900).mean() < 0.05
+    assert communities.above_chance(groups, indices, distances, 900)[groups >= 0].mean() < 0.1
 
 
 def test_chance_is_not_known_of_cosines() -> None:
@@ -285,3 +291,14 @@ def test_lengths_that_change_nothing_are_named() -> None:
 
 def test_small_first_and_numbered_by_size() -> None:
     assert communities.without_small(np.array([3, 1, 1, 0, 3, 3]), 2).tolist() == [0, 1, 1, -1, 0, 0]
+
+
+def test_a_pair_is_redrawn_alike_from_both_sides() -> None:
+    """Whichever lists the other; standard normal, and another draw for another seed."""
+    indices = np.tile(np.arange(300, dtype=np.int32), (300, 1))
+    drawn = [consensus._pair_normals(indices, seed) for seed in (4, 5)]
+    assert np.array_equal(drawn[0], drawn[0].T)
+    upper = [one[np.triu_indices(300, 1)] for one in drawn]
+    assert abs(upper[0].mean()) < 0.02
+    assert abs(upper[0].std() - 1) < 0.02
+    assert abs(np.corrcoef(*upper)[0, 1]) < 0.02

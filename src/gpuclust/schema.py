@@ -48,7 +48,7 @@ NOISE: Final = -1
 # Why a feature is noise
 ALONE: Final = "no mutual neighbour"  # nothing that is among its nearest has it among its own
 SMALL: Final = "small group"  # of fewer than min_cluster_size features
-CHANCE: Final = "chance"  # alone, or in a group with no more in common than nearest features have by chance
+CHANCE: Final = "chance"  # it has no more in common with any group than with its nearest by chance
 SPARSE: Final = "no dense region"  # HDBSCAN or DBSCAN leaves it out
 DISAGREE: Final = "members disagree"  # of the consensus
 NOISE_REASONS: Final = (ALONE, SMALL, CHANCE, SPARSE, DISAGREE)

@@ -28,9 +28,8 @@ ITERATIONS = 3  # of Leiden: more changed no modularity on real graphs
 COMMUNITY = 200  # features a unit of resolution that the search begins with: near the best on real activations
 COARSE, FINE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0), (2**-0.5, 2**0.5)  # of it, then of the best of these
 LEAST = 1.0  # resolution: below it all of a graph may be one community, which is found again for nothing
-ABOVE_CHANCE = (
-    1.2  # times what is in common by chance: groups of permuted activations have 0.87 to 1.1, real ones 2 to 4
-)
+# Times what is in common by chance: of permuted activations groups have 0.9 to 1.1, of real ones 2 to 4
+ABOVE_CHANCE = 1.5
 HALVED = 2  # redrawn similarities that stand for halves of the prompts have the error of so many times fewer
 _ONE_AT_A_TIME = threading.Lock()  # NetworKit's seed and number of threads are the process's
 
@@ -135,12 +134,12 @@ def without_small(labels: Array, least: int) -> Array:
 
 
 def above_chance(labels: Array, indices: Array, distances: Array, n_prompts: int) -> Array:
-    """Say which groups have more in common than the nearest of independent features do.
+    """Say which features have more in common with their group than the nearest of independent features have.
 
     A correlation of independent features over n prompts has the standard deviation 1/√n, whatever their distribution;
-    the m nearest of N others then are on average at φ(z) / (m / N) / √n, z being what m of N normal variables exceed.
-    Features of a group of whom each lists m others of it can have no more in common by chance, but for tails longer
-    than the normal's.
+    the m nearest of N others then are on average at φ(z) / (m / N) / √n, z being what m of N normal variables exceed. A
+    feature that lists m others of its group can have no more in common with them by chance, but for tails longer than
+    the normal's.
 
     Parameters
     ----------
@@ -153,28 +152,24 @@ def above_chance(labels: Array, indices: Array, distances: Array, n_prompts: int
 
     Returns
     -------
-    array, (group,), bool
-        Whether the mean similarity of a group's pairs that are listed is ABOVE_CHANCE times that, or more.
+    array, (feature,), bool
+        Whether the mean similarity with those of its group that it lists is ABOVE_CHANCE times that, or more.
     """
     from scipy.special import ndtri
 
     near, similarity = indices[:, 1:], 1 - distances[:, 1:].astype(np.float64)
-    grouped = labels >= 0
-    together = grouped[:, None] & (labels[:, None] == labels[near])
-    sizes = np.bincount(labels[grouped])
-    number = len(sizes)
-    pairs = np.bincount(labels[grouped], together[grouped].sum(axis=1), minlength=number)
-    total = np.bincount(labels[grouped], (similarity * together)[grouped].sum(axis=1), minlength=number)
-    share = pairs / np.maximum(sizes, 1) / max(len(labels) - 1, 1)  # of all others, that a feature lists of its group
+    together = (labels[:, None] >= 0) & (labels[:, None] == labels[near])
+    listed = together.sum(axis=1)
+    share = listed / max(len(labels) - 1, 1)
     z = -ndtri(np.clip(share, 1e-300, 1 - 1e-12))
     by_chance = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) / np.maximum(share, 1e-300)
-    above: Array = total > ABOVE_CHANCE * by_chance * pairs / np.sqrt(n_prompts)
+    above: Array = (similarity * together).sum(axis=1) > ABOVE_CHANCE * by_chance * listed / np.sqrt(n_prompts)
     return above
 
 
 def groups(graph: Any, indices: Array, distances: Array, n_prompts: int, config: Config, resolution: float, seed: int,
            least: int = 2) -> Array:  # fmt: skip
-    """Find communities of a graph, and leave out what is small and what chance may have put together.
+    """Find communities of a graph, and leave out of them what chance may have put there, and what is small.
 
     Parameters
     ----------
@@ -193,12 +188,12 @@ def groups(graph: Any, indices: Array, distances: Array, n_prompts: int, config:
     array, (feature,), int32
         Labels from 0 by size, the largest first; -1 is in no group.
     """
-    labels = without_small(leiden(graph, resolution, seed), least)
-    if n_prompts < 1 or config.metric not in CORRELATIONS or not (labels >= 0).any():
-        return labels
-    above = above_chance(labels, indices, distances, n_prompts)
-    number = np.where(above, np.cumsum(above) - 1, schema.NOISE)
-    return np.where(labels >= 0, number[labels], schema.NOISE).astype(np.int32)
+    labels = leiden(graph, resolution, seed)
+    if n_prompts > 0 and config.metric in CORRELATIONS:
+        by_chance = np.flatnonzero(~above_chance(labels, indices, distances, n_prompts))
+        labels[by_chance] = len(labels) + by_chance  # each a community of its own
+        labels = np.unique(labels, return_inverse=True)[1]
+    return without_small(labels, least)
 
 
 def member(indices: Array, distances: Array, n_prompts: int, config: Config, number: int, resolution: float) -> Array:
@@ -217,7 +212,7 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
     Returns
     -------
     array, (feature,), int32
-        Labels; -1 is a feature that is in no community with another, or in one that chance may have made (`groups`).
+        Labels; -1 is a feature that is in no community with another, or that chance may have put there (`groups`).
     """
     seed, near = config.umap.random_state + number, (indices, distances)
     if number:

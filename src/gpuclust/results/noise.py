@@ -26,7 +26,7 @@ def explained(min_cluster_size: int) -> dict[str, str]:
         schema.ALONE: "no feature that is among its nearest has it among its own",
         schema.SMALL: f"it is together with too few others; a cluster has {min_cluster_size:,} features or more "
         "(hdbscan.min_cluster_size)",
-        schema.CHANCE: "it is alone, or in a group that has no more in common than nearest features have by chance",
+        schema.CHANCE: "it has no more in common with any group than with its nearest by chance",
         schema.SPARSE: "HDBSCAN finds nothing dense around it",
         schema.DISAGREE: "clusterings of redrawn similarities put it with now these and now those",
     }
