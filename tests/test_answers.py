@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.sweep import answers_page
-from gpuclust.sweep.answers import Answer, answers
+from gpuclust.sweep.answers import METHOD, Answer, answers
 
 RECORD: dict[str, Any] = {
     "questions": {
@@ -81,15 +81,17 @@ def test_sentences_and_verdicts_follow_the_numbers() -> None:
     assert "Recommended" in said
     assert "umap.n_neighbors=5" in said
     assert "the default loses 20.0 points [" in said
-    assert "50% of the features found again, 10 clusters, the largest with 8% of the features" in said
+    assert "50% of the features found again, 10 clusters, the largest with 8.0% of the features" in said
     assert strong["umap"].verdict == "clear"
     assert flat["umap"].verdict == "partly clear"  # methods still differ
     assert "not clearly with umap.n_neighbors (at most +0.0 points" in " ".join(flat["umap"].sentences)
     assert strong["dataset"].verdict == "clear"
     assert "differs clearly between sources" in strong["dataset"].sentences[0]
-    assert "of two halves of 25 prompts, one finds 10% of the features' clusters" in strong["dataset"].sentences[0]
-    assert "and 50% where it is of the same, a difference of +40.0 points [" in strong["dataset"].sentences[0]
-    assert "More found again than with umap: distances -20.0 points [" in said
+    assert (
+        "of two halves of 25 prompts, one finds the clusters of 10% of the features" in strong["dataset"].sentences[0]
+    )
+    assert "and of 50% where it is of the same, a difference of +40.0 points [" in strong["dataset"].sentences[0]
+    assert "Found again, compared with umap: distances -20.0 points [" in said
     assert flat["dataset"].verdict == "not clear"
     assert strong["hdbscan"].verdict == "not clear"
     assert strong["prompts"].verdict == "clear"
@@ -136,11 +138,35 @@ def test_methods_are_compared_with_umap_and_a_large_cluster_is_passed_over() -> 
         dbscan={"found_again_halves": 0.99, "largest": 0.98},
     )  # fmt: skip
     said = " ".join(answer.sentences)
-    assert "More found again than with umap: communities +20.0 points" in said
-    assert "dbscan: 99% of the features found again, 10 clusters, the largest with 98% of the features" in said
+    assert "Found again, compared with umap: communities +20.0 points" in said
+    assert "dbscan: 99% of the features found again, 10 clusters, the largest with 98.0% of the features" in said
     assert "communities rather than umap: +20.0 points" in said
+    assert "dbscan +" not in said
     assert "passing over dbscan with 98% of the features in one cluster" in said
     assert "| clear (passing over dbscan: one large cluster) | found again +20.0 points" in written
+
+
+def test_only_what_a_question_is_about_is_asked() -> None:
+    """Cluster sizes are crossed with methods, similarities belong to communities."""
+    table, pairs = sweep(0.0, 0.1)
+    grids = {
+        "umap": {METHOD: ["umap", "distances"], "hdbscan.min_cluster_size": [5, 10]},
+        "communities": {"communities.n_neighbors": [10, 20], "neighbors.metric": ["cosine", "correlation"]},
+    }
+    for name, grid in grids.items():
+        (a, first), (b, second) = grid.items()
+        rows = [
+            table[table["setting"] == 0].assign(setting=2 * i + j, questions=f"{name}:0", **{a: one, b: other})
+            for i, one in enumerate(first) for j, other in enumerate(second)
+        ]  # fmt: skip
+        (answer, *_) = answers(pd.concat(rows), pairs, {**RECORD, "questions": {name: [grid]}})
+        assert [part.name for part in answer.parts] == ([a] if name == "umap" else [a, b])
+        assert answer.sentences[-1].startswith("Most is found again by the default, of 4 settings")
+
+
+def test_what_is_not_clearly_better_is_not_recommended() -> None:
+    (answer, *_), _ = methods(umap={"found_again_halves": 0.3}, distances={"found_again_halves": 0.31})
+    assert answer.sentences[-1].startswith("Nothing is clearly better than the default; most found again of 2 settings")
 
 
 def test_a_default_with_a_large_cluster_is_not_what_others_lose_against() -> None:
@@ -163,7 +189,7 @@ def test_what_a_filter_keeps_is_counted_too() -> None:
     table = pd.concat(rows)
     table["found_again_halves"] = np.where(table["select.sparsity_max"] == 0.3, 1.0, 0.5)
     (answer, *_) = answers(table, pairs, record)
-    assert "found again are 38 of 40 at sparsity_max=0.3; 19 of 40 at sparsity_max=0.5" in answer.sentences[0]
+    assert "found again are 38 of 40 kept at sparsity_max=0.3; 19 of 40 kept at sparsity_max=0.5" in answer.sentences[0]
 
 
 def test_markdown_and_page_hold_the_tables_and_escape_what_users_wrote() -> None:
@@ -172,7 +198,7 @@ def test_markdown_and_page_hold_the_tables_and_escape_what_users_wrote() -> None
     found = answers(table, pairs, RECORD)
     written = answers_page.markdown(found, RECORD)
     assert "| umap.n_neighbors | 5 | 50.0% [" in written
-    assert "| 10 | 40% | 8% | 40 | 0.35 | 0.45 | 50% |" in written
+    assert "| 10 | 40% | 8.0% | 40 | 0.35 | 0.45 | 50% |" in written
     assert "| source | <a> | b | 10% | 50% | 0.15 | 40 |" in written
     assert written.count("\n## ") == len(found)
     page = answers_page.html(found, table, RECORD)

@@ -28,6 +28,7 @@ TITLES = {
 COMMON = "What do features of a cluster have in common, and does it vary?"
 GROUPS = ("source", "length")
 METHOD = "cluster.method"
+ASKED = {"umap": ("umap.", METHOD), "communities": ("communities.", "neighbors.")}  # beyond the section of its name
 WITHIN = "found again within less across"
 STATISTICS = {"shared_entropy": "entropy", "shared_sparsity": "sparsity", "shared_mean": "mean activation"}
 
@@ -100,7 +101,7 @@ def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, p
         for key in groups:
             _groups(answer, key, rows, pairs[(pairs["question"] == name) & (pairs["grid"] == number)])
         settings = [key for key in fields if key not in GROUPS]
-        asked = [key for key in settings if key.startswith(f"{name}.")] or settings
+        asked = [key for key in settings if key.startswith(ASKED.get(name, (f"{name}.",)))] or settings
         for key in asked:
             rest = [name for name in fields if name != key]
             if (found := effects.effect(rows, key, others=rest)) is None:
@@ -187,6 +188,7 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
         return f"No setting is recommended: there is none {rule}."
     setting, gain = found
     tried = counted(pd.concat([rows, default])["setting"].nunique(), "setting")
+    bought = default["largest"].mean() > LARGEST
     if setting == 0:
         return f"Most is found again by the default, of {tried} ({rule}): {_said(default)}."
     own = rows[rows["setting"] == setting]
@@ -195,13 +197,14 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
         for name in own.columns
         if name in default and name.count(".") and written(own[name].iloc[0]) != written(default[name].iloc[0])
     ]
-    if default["largest"].mean() > LARGEST:
+    if bought:
         lost = "the default's large cluster is found again easily, so that no difference is told"
     else:
         lost = "the default loses" if gain.clear else "whether the default loses is not clear:"
         lost += f" {str(gain).removeprefix('+')}, an upper estimate as it is the best of many"
+    better = "Recommended, with" if gain.clear or bought else "Nothing is clearly better than the default;"
     return (
-        f"Recommended, with most found again of {tried} ({rule}): {', '.join(changed)}, with {_said(own)}, against "
+        f"{better} most found again of {tried} ({rule}): {', '.join(changed)}, with {_said(own)}; the default has "
         f"{_said(default)}; {lost}."
     )
 
@@ -209,8 +212,9 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
 def _said(rows: pd.DataFrame) -> str:
     """What is found again, in how many clusters, and what is not clustered."""
     return (
-        f"{percent(rows[OUTCOME].mean())} of the features found again, {rows['clusters'].mean():.0f} clusters, the "
-        f"largest with {percent(rows['largest'].mean())} of the features, and {percent(rows['noise'].mean())} noise"
+        f"{percent(rows[OUTCOME].mean())} of the features found again, "
+        f"{counted(round(rows['clusters'].mean()), 'cluster')}, the largest with {rows['largest'].mean():.1%} of the "
+        f"features, and {percent(rows['noise'].mean())} noise"
     )
 
 
@@ -233,15 +237,15 @@ def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
         kept = rows.assign(found=rows[OUTCOME] * (rows["n_kept"] - rows["duplicates"]))
         means = [(name, level, own) for name in fields for level, own in kept.groupby(name)]
         each = "; ".join(
-            f"{own['found'].mean():,.0f} of {own['n_kept'].mean():,.0f} at {short(name)}={written(level)}"
+            f"{own['found'].mean():,.0f} of {own['n_kept'].mean():,.0f} kept at {short(name)}={written(level)}"
             for name, level, own in means
         )
-        return [f"A share is one of the features that a filter keeps; as numbers, found again are {each}."]
+        return [f"In numbers of features, found again are {each}."]
     if any(name.startswith("hdbscan.") for name in fields):
         return [
             f"Over {counted(rows['setting'].nunique(), 'setting')} HDBSCAN leaves {percent(rows['noise'].min())} to "
-            f"{percent(rows['noise'].max())} of the features as noise; {percent(rows[OUTCOME].mean())} of the features "
-            "lie in clusters that the other half of the prompts finds again, and "
+            f"{percent(rows['noise'].max())} of the features as noise; on average {percent(rows[OUTCOME].mean())} of "
+            "the features lie in clusters that the other half of the prompts finds again, and "
             f"{percent(rows['purity'].mean())} of a clustered feature's ten nearest neighbours are in its cluster."
         ]
     if "n_prompts" in fields:
@@ -261,9 +265,9 @@ def _against_umap(rows: pd.DataFrame) -> list[str]:
     more = [
         f"{method} {effects.over_seeds((cells[method] - cells['umap']).tolist())}"
         for method in cells.columns
-        if method != "umap"
+        if method != "umap" and rows.loc[rows[METHOD] == method, "largest"].mean() <= LARGEST
     ]
-    return [f"More found again than with umap: {'; '.join(more)}."]
+    return [f"Found again, compared with umap: {'; '.join(more)}."] if more else []
 
 
 def _groups(answer: Answer, name: str, rows: pd.DataFrame, pairs: pd.DataFrame) -> None:
@@ -283,8 +287,8 @@ def _groups(answer: Answer, name: str, rows: pd.DataFrame, pairs: pd.DataFrame) 
     clearly = "differs clearly" if gap.clear and gap.value > 0 else "does not differ clearly"
     answer.sentences.append(
         f"The clustering {clearly} between {what}: of two halves of {half:,} prompts, one finds "
-        f"{percent(shown['found_again'].mean())} of the features' clusters again where the other is of other {what}, "
-        f"and {percent(shown['within'].mean())} where it is of the same, a difference of {gap}."
+        f"the clusters of {percent(shown['found_again'].mean())} of the features again where the other is of other "
+        f"{what}, and of {percent(shown['within'].mean())} where it is of the same, a difference of {gap}."
     )
     each = "; ".join(f"{written(level)}: {_said(own)}" for level, own in rows.groupby(name, sort=False))
     answer.sentences.append(f"By {name}, {each}.")

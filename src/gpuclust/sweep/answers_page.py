@@ -34,12 +34,12 @@ COLUMNS = {
 }  # fmt: skip
 LEGEND = (
     "Found again as above; largest: share of the features in the largest cluster of all prompts; kept: features "
-    "that the filter keeps; ARI and AMI: adjusted Rand index and adjusted mutual information, noise counted as one "
-    "cluster, of the two halves, of two seeds, and with the default; recovered: share of clusters of a half that "
-    "come back in the other (Jaccard at least 0.5 with their match, one to one); purity: share of a clustered "
-    "feature's ten nearest neighbours that are in its cluster."
+    "that the filter keeps, of which the shares are; ARI and AMI: adjusted Rand index and adjusted mutual "
+    "information, noise counted as one cluster, of the two halves, of two seeds, and with the default; recovered: "
+    "share of clusters of a half that come back in the other (Jaccard at least 0.5 with their match, one to one); "
+    "purity: share of a clustered feature's ten nearest neighbours that are in its cluster."
 )
-SHARES = ("noise", "largest", "recovered_halves", "purity", "found_again", "within")
+SHARES = ("noise", "recovered_halves", "purity", "found_again", "within")
 Rows = list[list[str]]
 
 
@@ -70,7 +70,8 @@ def level_table(answer: Answer) -> tuple[list[str], Rows]:
     for effect in answer.effects:
         for level in effect.levels.to_dict("records"):
             known = np.isfinite(level["low"])
-            interval = f" [{100 * level['low']:.1f}, {100 * level['high']:.1f}]" if known else ""
+            low, high = (100 * min(max(level[end], 0), 1) for end in ("low", "high"))
+            interval = f" [{low:.1f}, {high:.1f}]" if known else ""
             others = [_cell(name, level.get(name, np.nan)) for name in COLUMNS]
             rows.append([effect.field, str(level["level"]), f"{level['mean']:.1%}{interval}", *others])
     return ["varied", "level", OUTCOME_NAME, *COLUMNS.values()], rows
@@ -95,6 +96,8 @@ def _cell(name: str, value: float) -> str:
         return ""
     if name in ("clusters", "n_kept"):
         return f"{value:.0f}"
+    if name == "largest":
+        return f"{value:.1%}"
     return percent(value) if name in SHARES else f"{value:.2f}"
 
 
@@ -201,7 +204,7 @@ def _figure(answer: Answer) -> dict[str, Any] | None:
 
 
 def _tip(row: Mapping[Any, Any]) -> str:
-    return f"{row['clusters']:.0f} clusters, {row['noise']:.0%} noise, the largest {row['largest']:.0%}"
+    return f"{row['clusters']:.0f} clusters, {row['noise']:.0%} noise, the largest {row['largest']:.1%}"
 
 
 def granularity(good: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
