@@ -323,7 +323,8 @@ def cliff_notes(rows: pd.DataFrame, fields: Sequence[str], shown: int = 3) -> li
         for row in found.head(shown).to_dict("records")
     ]
     if len(found) > shown:
-        notes.append(f"{len(found) - shown} more steps at least double or halve the number of clusters.")
+        more = counted(len(found) - shown, "more step")
+        notes.append(f"The number of clusters at least doubles or halves in {more}.")
     return notes
 
 
