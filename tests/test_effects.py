@@ -22,7 +22,8 @@ def table(outcome: Any, seeds: int = 3, noise: float = 0.01, **levels: list[Any]
         for number, values in enumerate(product(*levels.values())):
             own = dict(zip(levels, values, strict=True))
             value = outcome(**own) + 0.05 * seed + noise * rng.standard_normal()
-            rows.append({"setting": number, "seed": seed, **own, "ari_halves": value, "clusters": 10.0, "noise": 0.4})
+            facts = {"found_again_halves": value, "clusters": 10.0, "noise": 0.4, "largest": 0.05}
+            rows.append({"setting": number, "seed": seed, **own, **facts})
     return pd.DataFrame(rows)
 
 
@@ -46,7 +47,7 @@ def test_intervals_cover_what_they_promise() -> None:
     clear = 0
     for _ in range(120):
         rows = table(lambda a: 0.0, noise=0, a=[1, 2, 3])
-        rows["ari_halves"] += 0.1 * rng.standard_normal(len(rows))
+        rows["found_again_halves"] += 0.1 * rng.standard_normal(len(rows))
         found = effects.effect(rows, "a")
         assert found is not None
         clear += found.difference.low > 0
@@ -65,7 +66,7 @@ def test_levels_are_compared_with_all_else_equal() -> None:
     """`a` does nothing; where b is 1 all is better, and one setting there has failed."""
     rows = table(lambda a, b: 0.4 * b, noise=0.001, a=[0, 1, 2], b=[0, 1])
     for lost in (rows.drop(rows.index[(rows["a"] == 2) & (rows["b"] == 1)]), rows.copy()):
-        lost.loc[(lost["a"] == 2) & (lost["b"] == 1), "ari_halves"] = np.nan
+        lost.loc[(lost["a"] == 2) & (lost["b"] == 1), "found_again_halves"] = np.nan
         alone = effects.effect(lost, "a")
         assert alone is not None
         assert alone.difference.value > 0.15  # were b not looked at
@@ -82,7 +83,7 @@ def test_levels_are_compared_with_all_else_equal() -> None:
 
 def test_levels_without_an_outcome_drop() -> None:
     rows = table(lambda a: float(a), a=[0, 1, 2])
-    rows.loc[rows["a"] == 2, "ari_halves"] = np.nan
+    rows.loc[rows["a"] == 2, "found_again_halves"] = np.nan
     found = effects.effect(rows, "a")
     assert found is not None
     assert found.levels["level"].tolist() == ["0", "1"]
@@ -110,20 +111,64 @@ def test_cliffs_are_steps_of_one_number() -> None:
     assert effects.unsteady(rows)[["setting", "fewest", "most"]].to_numpy().tolist() == [[0, 2, 30]]
 
 
-def test_the_recommended_setting_must_cluster_as_much_as_finely() -> None:
+def test_one_large_cluster_is_not_better() -> None:
+    """Level 2 is found again most, and holds half of the features in one cluster."""
+    rows = table(lambda a: 0.1 * a, a=[0, 1, 2])
+    plain = effects.effect(rows, "a")
+    assert plain is not None
+    assert (plain.best, plain.worst, plain.large, plain.aside) == ("2", "0", False, ())
+    assert plain.clear
+    rows.loc[rows["a"] == 2, "largest"] = 0.5
+    found = effects.effect(rows, "a")
+    assert found is not None
+    assert (found.best, found.worst, found.large, found.aside) == ("1", "0", False, ("2",))
+    assert found.clear
+    assert found.difference.low < 0.1 < found.difference.high
+    for others in (rows[rows["a"] != 1], rows.assign(largest=0.2)):  # none other is better than the worst
+        bought = effects.effect(others, "a")
+        assert bought is not None
+        assert (bought.best, bought.large, bought.aside) == ("2", True, ())
+        assert bought.difference.clear
+        assert not bought.clear
+    rows["found_again_halves"] *= -1  # a large cluster may be worse
+    worse = effects.effect(rows, "a")
+    assert worse is not None
+    assert (worse.best, worse.worst, worse.clear) == ("0", "2", True)
+    at_most = effects.effect(rows.assign(largest=0.99 * effects.LARGEST), "a")
+    assert at_most is not None
+    assert at_most.clear
+
+
+def test_a_difference_in_share_below_the_least_is_not_clear() -> None:
+    for size, clear in ((0.015, False), (0.025, True)):
+        found = effects.effect(table(lambda a, size=size: size * a, noise=1e-5, a=[0, 1]), "a")
+        assert found is not None
+        assert found.difference.low > 0
+        assert found.clear == clear
+    assert str(Estimate(0.1234, -0.01, 0.2)) == "+12.3 points [-1.0, +20.0]"
+
+
+def test_the_recommended_setting_must_cluster_as_finely_and_without_a_large_cluster() -> None:
     rows = table(lambda a: 0.1 * a, a=[0, 1, 2, 3])
-    rows.loc[rows["a"] == 3, "clusters"] = 2.0  # few large clusters are easily stable
-    rows.loc[rows["a"] == 2, "noise"] = 0.9  # so is a handful of features
+    rows.loc[rows["a"] == 3, "clusters"] = 2.0  # few large clusters are easily found again
+    rows.loc[rows["a"] == 2, "largest"] = 0.3  # so is one
+    rows.loc[rows["a"] == 1, "noise"] = 0.9  # noise is not
     default = rows[rows["setting"] == 0]
     found = effects.recommend(rows, default)
     assert found is not None
     number, gain = found
     assert number == 1
     assert gain.low < 0.1 < gain.high
-    rows["ari_halves"] *= -1
+    rows["found_again_halves"] *= -1
     assert effects.recommend(rows, rows[rows["setting"] == 0]) == (0, Estimate(0, 0, 0))
-    empty = default.assign(ari_halves=np.nan)
+    empty = default.assign(found_again_halves=np.nan)
     assert effects.recommend(rows, empty) is None
+    giant = rows.assign(largest=0.3)
+    assert effects.recommend(giant, giant[giant["setting"] == 0]) is None
+    giant.loc[giant["a"] == 1, "largest"] = 0.09
+    found = effects.recommend(giant, giant[giant["setting"] == 0])
+    assert found is not None
+    assert found[0] == 1  # less is found again than by the default, whose large cluster is
 
 
 @pytest.mark.parametrize(

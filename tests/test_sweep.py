@@ -20,6 +20,8 @@ from gpuclust.engine import gram_pass
 from gpuclust.hardware import budget
 from gpuclust.storage import store
 from gpuclust.sweep import __main__ as command
+from gpuclust.sweep import trials
+from gpuclust.sweep.sharing import PARTS
 from tests import tiny
 from tests.test_damage import spoil
 
@@ -438,3 +440,14 @@ def test_what_clusters_share_is_nothing_by_chance() -> None:
     assert np.mean(by_chance) == pytest.approx(0, abs=0.02)
     assert measures.shared(labels, labels * 1.0) == pytest.approx(1)
     assert np.isnan(measures.shared(np.zeros(9, dtype=int), rng.random(9)))
+
+
+def test_what_two_groups_find_again_is_asked_of_features_that_both_keep(tmp_path: Path) -> None:
+    labels = {"a": [0, 0, 0, 0, 1, 1, 2, 2], "b": [1, 1, 0, 0]}
+    kept = {"a": range(8), "b": [0, 1, 4, 5]}
+    for name, own in labels.items():
+        packed = dict.fromkeys(PARTS, np.asarray(own, dtype=np.int32))
+        facts = np.array(json.dumps({}))
+        trials.write_arrays(tmp_path / f"{name}.npz", kept=np.asarray(list(kept[name])), facts=facts, **packed)
+    found = trials.between_task(tmp_path / "a.npz", tmp_path / "b.npz", 9)
+    assert found == {"found_again": 1, "ari": 1, "ami": 1, "common": 4}  # the third cluster has nobody there

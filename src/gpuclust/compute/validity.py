@@ -44,7 +44,7 @@ def best_match(labels: Array, other: Array) -> Array:
     both = (labels >= 0) & (other >= 0)
     shared = np.bincount(labels[both] * np.int64(m) + other[both], minlength=n * m).reshape(n, m)
     sizes = np.bincount(labels[labels >= 0], minlength=n)[:, None] + np.bincount(other[other >= 0], minlength=m)
-    best: Array = (shared / (sizes - shared)).max(axis=1)
+    best: Array = (shared / np.maximum(sizes - shared, 1)).max(axis=1)
     return best
 
 
@@ -54,8 +54,8 @@ FOUND = {"found_again": 0.5, "found_again_75": 0.75}  # Jaccard indices at which
 def found_again(first: Array, second: Array) -> dict[str, float]:
     """Return the share of features that lie in a cluster which the other clustering finds again, mean of both sides.
 
-    Neither more noise nor one giant cluster can buy it: what is left out is not found, and a giant is found only where
-    the other has it too.
+    More noise cannot buy it: what is left out is not found. One giant cluster can, because the other clustering finds a
+    cluster of nearly everything in its own: look at the largest cluster too.
 
     Parameters
     ----------

@@ -12,22 +12,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust.formatting import percent, score, written
+from gpuclust.formatting import counted, percent, score, written
 from gpuclust.sweep import effects
-from gpuclust.sweep.effects import OUTCOME, Effect, Estimate
+from gpuclust.sweep.effects import LARGEST, OUTCOME, Effect, Estimate
 
 TITLES = {
     "filters": "How do entropy and activation filters affect the clustering?",
     "prompts": "How do the number and the length of prompts affect it?",
     "umap": "How useful is UMAP, and with which parameters?",
+    "communities": "How are communities best set?",
     "hdbscan": "How good is HDBSCAN, and with which parameters?",
     "dataset": "How does the clustering change with the data set?",
-    "consensus": "Is a consensus of several clusterings more stable than one?",
+    "consensus": "Does a consensus of several clusterings hold better than one?",
 }
 COMMON = "What do features of a cluster have in common, and does it vary?"
 GROUPS = ("source", "length")
 METHOD = "cluster.method"
-NOISE_GAP = 0.1  # share of features: a gain in agreement with so much more noise needs a caveat
+ASKED = {"umap": ("umap.", METHOD), "communities": ("communities.", "neighbors.")}  # beyond the section of its name
+WITHIN = "found again within less across"
 STATISTICS = {"shared_entropy": "entropy", "shared_sparsity": "sparsity", "shared_mean": "mean activation"}
 
 
@@ -35,14 +37,15 @@ STATISTICS = {"shared_entropy": "entropy", "shared_sparsity": "sparsity", "share
 class Part:
     """One thing asked: what was varied, whether the answer is clear, the estimate behind it, and of what.
 
-    `noisier`: the better level leaves much more noise, so its better agreement answers nothing.
+    `large`: what is found again more is one large cluster, which answers nothing. `aside`: levels passed over for that.
     """
 
     name: str
     clear: bool
     estimate: Estimate
     outcome: str
-    noisier: bool = False
+    large: bool = False
+    aside: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -98,7 +101,7 @@ def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, p
         for key in groups:
             _groups(answer, key, rows, pairs[(pairs["question"] == name) & (pairs["grid"] == number)])
         settings = [key for key in fields if key not in GROUPS]
-        asked = [key for key in settings if key.startswith(f"{name}.")] or settings
+        asked = [key for key in settings if key.startswith(ASKED.get(name, (f"{name}.",)))] or settings
         for key in asked:
             rest = [name for name in fields if name != key]
             if (found := effects.effect(rows, key, others=rest)) is None:
@@ -109,20 +112,16 @@ def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, p
             answer.effects.append(found)
             if found.left_out:
                 answer.notes.append(
-                    f"{found.left_out} settings do not count for {short(key)}: they failed or have no clusters, or "
-                    "what they would be compared with."
+                    f"{found.left_out} settings do not count for {short(key)}: they failed, or what they would be "
+                    "compared with."
                 )
         answer.sentences += _special(asked, rows)
-        rest = [name for name in fields if name != METHOD]
-        noise = effects.effect(rows, METHOD, "noise", rest) if METHOD in asked else None
-        if noise is not None:
-            answer.parts.append(Part(METHOD, noise.difference.clear, noise.difference, "share of noise"))
         answer.notes += interaction_notes(rows, settings) + cliff_notes(rows, settings)
         if settings and "n_prompts" not in settings and not groups:
             candidates.append(rows)
     if answer.effects:
         answer.parts += [
-            Part(found.field, found.difference.clear and not noisier(found), found.difference, OUTCOME, noisier(found))
+            Part(found.field, found.clear, found.difference, OUTCOME, found.large, found.aside)
             for found in answer.effects
         ]
         answer.sentences.append(effects_sentence(answer.effects))
@@ -148,60 +147,74 @@ def short(name: str) -> str:
 
 
 def effects_sentence(measured: Sequence[Effect]) -> str:
-    """Say which fields change the agreement of halves clearly, and which do not."""
+    """Say which fields clearly change how much is found again, and which do not."""
     clear = "; ".join(
         f"{effect.field} ({effect.best} rather than {effect.worst}: {effect.difference}{_caveat(effect)})"
         for effect in measured
         if effect.difference.clear
     )
     unclear = "; ".join(
-        f"{effect.field} (at most {effect.difference}, {effect.best} against {effect.worst})"
+        f"{effect.field} (at most {effect.difference}, {effect.best} against {effect.worst}{_caveat(effect)})"
         for effect in measured
         if not effect.difference.clear
     )
-    said = "Agreement of the halves (ARI)"
+    said = "The share of features found again"
     if not clear:
         return f"{said} does not change clearly with {unclear}."
     return f"{said} changes clearly with {clear}" + (f", not clearly with {unclear}." if unclear else ".")
 
 
-def noisier(effect: Effect) -> bool:
-    """Whether the better level leaves much more noise: two halves easily agree on that."""
-    noise = effect.levels.set_index("level")["noise"]
-    return bool(noise[effect.best] - noise[effect.worst] > NOISE_GAP)
-
-
 def _caveat(effect: Effect) -> str:
-    if not noisier(effect):
-        return ""
-    noise = effect.levels.set_index("level")["noise"]
-    return f", but with {noise[effect.best]:.0%} noise against {noise[effect.worst]:.0%}, and agreement on noise counts"
+    """What one large cluster has bought."""
+    largest = effect.levels.set_index("level")["largest"]
+    if effect.large:
+        return f", but with {percent(largest[effect.best])} of the features in one cluster, so it is not called better"
+    if effect.aside:
+        named = ", ".join(f"{level} with {percent(largest[level])}" for level in effect.aside)
+        return f", passing over {named} of the features in one cluster"
+    return ""
 
 
 def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
     """Say which setting to prefer, and what the default loses."""
+    if default.empty:
+        return "The default failed, so there is nothing to compare a setting with, and none is recommended."
     found = effects.recommend(rows, default)
+    rule = (
+        "of those with half to twice as many clusters as the default, "
+        f"none with more than {percent(LARGEST)} of the features"
+    )
     if found is None:
-        return "The default has no clusters that could be compared, so no setting is recommended."
+        return f"No setting is recommended: there is none {rule}."
     setting, gain = found
-    tried = pd.concat([rows, default])["setting"].nunique()
-    before = default[OUTCOME].mean()
-    rule = "of those that cluster about as many features about as finely as the default"
+    tried = counted(pd.concat([rows, default])["setting"].nunique(), "setting")
+    bought = default["largest"].mean() > LARGEST
     if setting == 0:
-        return f"The default is the most stable of {tried} settings ({rule}): ARI {score(before)} between halves."
+        return f"Most is found again by the default, of {tried} ({rule}): {_said(default)}."
     own = rows[rows["setting"] == setting]
     changed = [
         f"{name}={written(own[name].iloc[0])}"
         for name in own.columns
         if name in default and name.count(".") and written(own[name].iloc[0]) != written(default[name].iloc[0])
     ]
-    lost = "the default loses" if gain.clear else "whether the default loses is not clear:"
+    if bought:
+        lost = "the default's large cluster is found again easily, so that no difference is told"
+    else:
+        lost = "the default loses" if gain.clear else "whether the default loses is not clear:"
+        lost += f" {str(gain).removeprefix('+')}, an upper estimate as it is the best of many"
+    better = "Recommended, with" if gain.clear or bought else "Nothing is clearly better than the default;"
     return (
-        f"Recommended, the most stable of {tried} settings ({rule}): {', '.join(changed)}, with ARI "
-        f"{score(own[OUTCOME].mean())} between halves, {own['clusters'].mean():.0f} clusters and "
-        f"{percent(own['noise'].mean())} noise against {score(before)}, {default['clusters'].mean():.0f} and "
-        f"{percent(default['noise'].mean())}; {lost} {str(gain).removeprefix('+')}, an upper estimate as it is the "
-        "best of many."
+        f"{better} most found again of {tried} ({rule}): {', '.join(changed)}, with {_said(own)}; the default has "
+        f"{_said(default)}; {lost}."
+    )
+
+
+def _said(rows: pd.DataFrame) -> str:
+    """What is found again, in how many clusters, and what is not clustered."""
+    return (
+        f"{percent(rows[OUTCOME].mean())} of the features found again, "
+        f"{counted(round(rows['clusters'].mean()), 'cluster')}, the largest with {rows['largest'].mean():.1%} of the "
+        f"features, and {percent(rows['noise'].mean())} noise"
     )
 
 
@@ -214,19 +227,25 @@ def _varied(rows: pd.DataFrame, field: str) -> list[str]:
 def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
     """Sentences that only one question has."""
     if METHOD in fields:
-        equal = effects.matched(rows, METHOD, _varied(rows, METHOD), "noise")
+        equal = effects.matched(rows, METHOD, _varied(rows, METHOD))
         found = [
-            f"{method}: {own['clusters'].mean():.0f} clusters, {percent(own['noise'].mean())} noise, "
-            f"{percent(own['found_again_halves'].mean())} of the features in clusters that the other half finds again, "
-            f"ARI of halves {score(own[OUTCOME].mean())}"
+            f"{method}: {_said(own)} (ARI of halves {score(own['ari_halves'].mean())})"
             for method, own in equal.groupby(METHOD, sort=False)
         ]
-        return [f"By method: {'; '.join(found)}."]
+        return [f"By method, {'; '.join(found)}.", *_against_umap(equal)]
+    if any(name.startswith("select.") for name in fields):
+        kept = rows.assign(found=rows[OUTCOME] * (rows["n_kept"] - rows["duplicates"]))
+        means = [(name, level, own) for name in fields for level, own in kept.groupby(name)]
+        each = "; ".join(
+            f"{own['found'].mean():,.0f} of {own['n_kept'].mean():,.0f} kept at {short(name)}={written(level)}"
+            for name, level, own in means
+        )
+        return [f"In numbers of features, found again are {each}."]
     if any(name.startswith("hdbscan.") for name in fields):
         return [
-            f"Over {rows['setting'].nunique()} settings HDBSCAN leaves {percent(rows['noise'].min())} to "
-            f"{percent(rows['noise'].max())} of the features as noise; {percent(rows['recovered_halves'].mean())} of "
-            "the clusters of a half come back in the other (Jaccard at least 0.5), and "
+            f"Over {counted(rows['setting'].nunique(), 'setting')} HDBSCAN leaves {percent(rows['noise'].min())} to "
+            f"{percent(rows['noise'].max())} of the features as noise; on average {percent(rows[OUTCOME].mean())} of "
+            "the features lie in clusters that the other half of the prompts finds again, and "
             f"{percent(rows['purity'].mean())} of a clustered feature's ten nearest neighbours are in its cluster."
         ]
     if "n_prompts" in fields:
@@ -238,32 +257,40 @@ def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
     return []
 
 
+def _against_umap(rows: pd.DataFrame) -> list[str]:
+    """What every other method finds again beyond UMAP and HDBSCAN, with all else equal."""
+    cells = effects.by_seed(rows, METHOD, OUTCOME)
+    if "umap" not in cells or cells.shape[1] < 2:
+        return []
+    more = [
+        f"{method} {effects.over_seeds((cells[method] - cells['umap']).tolist())}"
+        for method in cells.columns
+        if method != "umap" and rows.loc[rows[METHOD] == method, "largest"].mean() <= LARGEST
+    ]
+    return [f"Found again, compared with umap: {'; '.join(more)}."] if more else []
+
+
 def _groups(answer: Answer, name: str, rows: pd.DataFrame, pairs: pd.DataFrame) -> None:
-    """Compare groups of prompts: agreement between them against agreement of the halves within them."""
+    """Compare groups of prompts: what halves of two of them find again against what the halves of one do."""
     pairs = pairs[pairs["field"] == name]
     if pairs.empty:
         return
     inside = rows.set_index(["setting", "seed"])[OUTCOME]
     ends = zip(pairs["setting_a"], pairs["setting_b"], pairs["seed"], strict=True)
     within = pd.DataFrame([[inside.get((s, seed), np.nan) for s in (a, b)] for a, b, seed in ends]).mean(axis=1)
-    shown = pairs.assign(within=within.to_numpy(), gap=within.to_numpy() - pairs["ari"].to_numpy())
+    shown = pairs.assign(within=within.to_numpy(), gap=within.to_numpy() - pairs["found_again"].to_numpy())
     gap = effects.over_seeds(shown.groupby("seed")["gap"].mean().tolist())
     answer.pairs = shown if answer.pairs is None else pd.concat([answer.pairs, shown])
-    answer.parts.append(Part(name, gap.clear, gap, "ARI within less between"))
+    answer.parts.append(Part(name, gap.clear, gap, WITHIN))
     what = "sources" if name == "source" else "lengths"
-    levels = rows.groupby(name, sort=False)[["clusters", "noise", "n_kept", OUTCOME]].mean()
-    n = int(rows["prompts"].min())
-    verdict = f"differs clearly between {what}" if gap.clear and gap.value > 0 else (
-        f"does not differ clearly between {what}"
-    )  # fmt: skip
+    half = int(rows["prompts"].min()) // 2
+    clearly = "differs clearly" if gap.clear and gap.value > 0 else "does not differ clearly"
     answer.sentences.append(
-        f"The clustering {verdict}: halves of {n} prompts agree to ARI {score(shown['ari'].mean())} across {what} and "
-        f"{score(shown['within'].mean())} within one, a difference of {gap}."
+        f"The clustering {clearly} between {what}: of two halves of {half:,} prompts, one finds "
+        f"the clusters of {percent(shown['found_again'].mean())} of the features again where the other is of other "
+        f"{what}, and of {percent(shown['within'].mean())} where it is of the same, a difference of {gap}."
     )
-    each = "; ".join(
-        f"{written(level)}: {row['clusters']:.0f} clusters, {percent(row['noise'])} noise, ARI {score(row[OUTCOME])}"
-        for level, row in levels.iterrows()
-    )
+    each = "; ".join(f"{written(level)}: {_said(own)}" for level, own in rows.groupby(name, sort=False))
     answer.sentences.append(f"By {name}, {each}.")
 
 
@@ -296,7 +323,8 @@ def cliff_notes(rows: pd.DataFrame, fields: Sequence[str], shown: int = 3) -> li
         for row in found.head(shown).to_dict("records")
     ]
     if len(found) > shown:
-        notes.append(f"{len(found) - shown} more steps at least double or halve the number of clusters.")
+        more = counted(len(found) - shown, "more step")
+        notes.append(f"The number of clusters at least doubles or halves in {more}.")
     return notes
 
 

@@ -11,27 +11,35 @@ import pandas as pd
 
 from gpuclust.formatting import counted, percent, written
 from gpuclust.results import html_page, palette
-from gpuclust.sweep.answers import NOISE_GAP, Answer, short
-from gpuclust.sweep.effects import COVERAGE_LOSS, LEAST, OUTCOME
+from gpuclust.sweep.answers import Answer, Part, short
+from gpuclust.sweep.effects import LARGEST, LEAST, OUTCOME
 
 METHOD = (
-    "Stability is the adjusted Rand index (ARI) between the clusters of the two halves of the prompts, noise counted "
-    "as one cluster. Intervals are 95%, over seeds of UMAP (two-way analysis of variance, Student's t; differences "
-    "between the best and the worst level are corrected for the choice, Bonferroni): they speak of the seed, not of "
-    f"other prompts. “Clear” means that the interval excludes 0, the difference is at least {LEAST}, and the better "
-    f"level does not leave {NOISE_GAP:.0%} more of the features as noise, on which halves agree easily. A setting is "
-    f"recommended only if it leaves at most {COVERAGE_LOSS:.0%} more features as noise than the default and has half "
-    "to twice as many clusters."
+    "Found again is the share of the kept features, exact duplicates counted once, that lie in a cluster of one "
+    "half of the prompts which the other half finds again: the halves are clustered apart, and some cluster of the "
+    "other has a Jaccard index of at least 0.5 with it; mean of both. What is noise is not found again, so leaving "
+    "more out does not raise it. Few large clusters do: they are found again easily, and say little. Intervals are "
+    "95%, over seeds of UMAP and of communities (two-way analysis of variance, Student's t; differences between the "
+    "best and the worst level are corrected for the choice, Bonferroni): they speak of the seed, not of other "
+    "prompts. Differences are in percentage points. “Clear” means that the interval excludes 0, the difference is "
+    f"at least {LEAST * 100:.0f} points, and the better level's largest cluster holds at most {LARGEST:.0%} of the "
+    "features (over all prompts, mean over the level's settings). Levels with a larger one are passed over where "
+    "another is better than the worst. A setting is recommended only if its largest cluster holds at most "
+    f"{LARGEST:.0%} of the features and it has half to twice as many clusters as the default."
 )
 COLUMNS = {
-    "clusters": "clusters", "noise": "noise", "n_kept": "kept", "ari_clustered_halves": "ARI, both clustered",
-    "recovered_halves": "recovered", "ari_seeds": "ARI, seeds", "ari_default": "ARI with default", "purity": "purity",
+    "clusters": "clusters", "noise": "noise", "largest": "largest", "n_kept": "kept", "ari_halves": "ARI of halves",
+    "ami_halves": "AMI of halves", "recovered_halves": "recovered", "ari_seeds": "ARI, seeds",
+    "ari_default": "ARI with default", "purity": "purity",
 }  # fmt: skip
 LEGEND = (
-    "ARI of halves as above; “both clustered” only over features that are noise in neither half; recovered: share of "
-    "clusters of a half that come back in the other (Jaccard at least 0.5); seeds: between two seeds; purity: share of "
-    "a clustered feature's ten nearest neighbours that are in its cluster."
+    "Found again as above; largest: share of the features in the largest cluster of all prompts; kept: features "
+    "that the filter keeps, of which the shares are; ARI and AMI: adjusted Rand index and adjusted mutual "
+    "information, noise counted as one cluster, of the two halves, of two seeds, and with the default; recovered: "
+    "share of clusters of a half that come back in the other (Jaccard at least 0.5 with their match, one to one); "
+    "purity: share of a clustered feature's ten nearest neighbours that are in its cluster."
 )
+SHARES = ("noise", "recovered_halves", "purity", "found_again", "within")
 Rows = list[list[str]]
 
 
@@ -41,12 +49,19 @@ def overview(found: Sequence[Answer]) -> tuple[list[str], Rows]:
     for answer in found:
         for part in answer.parts:
             measured = OUTCOME_NAME if part.outcome == OUTCOME else part.outcome
-            said = "clear" if part.clear else ("not clear: more noise" if part.noisier else "not clear")
-            rows.append([answer.title, part.name, said, f"{measured} {part.estimate}"])
+            rows.append([answer.title, part.name, verdict(part), f"{measured} {part.estimate}"])
     return ["question", "varied", "answer", "largest difference"], rows
 
 
-OUTCOME_NAME = "ARI of halves"
+OUTCOME_NAME = "found again"
+
+
+def verdict(part: Part) -> str:
+    """Whether one thing is clear, and what one large cluster has to do with it."""
+    if part.large:
+        return "not clear: one large cluster"
+    said = "clear" if part.clear else "not clear"
+    return f"{said} (passing over {', '.join(part.aside)}: one large cluster)" if part.aside else said
 
 
 def level_table(answer: Answer) -> tuple[list[str], Rows]:
@@ -54,24 +69,26 @@ def level_table(answer: Answer) -> tuple[list[str], Rows]:
     rows: Rows = []
     for effect in answer.effects:
         for level in effect.levels.to_dict("records"):
-            interval = f" [{level['low']:.2f}, {level['high']:.2f}]" if np.isfinite(level["low"]) else ""
+            known = np.isfinite(level["low"])
+            low, high = (100 * min(max(level[end], 0), 1) for end in ("low", "high"))
+            interval = f" [{low:.1f}, {high:.1f}]" if known else ""
             others = [_cell(name, level.get(name, np.nan)) for name in COLUMNS]
-            rows.append([effect.field, str(level["level"]), f"{level['mean']:.2f}{interval}", *others])
+            rows.append([effect.field, str(level["level"]), f"{level['mean']:.1%}{interval}", *others])
     return ["varied", "level", OUTCOME_NAME, *COLUMNS.values()], rows
 
 
 def pair_table(answer: Answer) -> tuple[list[str], Rows]:
-    """Agreement between groups of prompts."""
+    """What is found again between groups of prompts."""
     if answer.pairs is None:
         return [], []
     keys = ["field", "level_a", "level_b"]
-    means = answer.pairs.groupby(keys, sort=False)[["ari", "within", "ari_clustered", "common"]].mean().reset_index()
+    means = answer.pairs.groupby(keys, sort=False)[["found_again", "within", "ari", "common"]].mean().reset_index()
     rows = [
         [str(row["field"]), str(row["level_a"]), str(row["level_b"]),
-         *(_cell(name, row[name]) for name in ("ari", "within", "ari_clustered")), f"{row['common']:.0f}"]
+         *(_cell(name, row[name]) for name in ("found_again", "within", "ari")), f"{row['common']:.0f}"]
         for row in means.to_dict("records")
     ]  # fmt: skip
-    return ["varied", "group", "group", "ARI across", "ARI within", "ARI across, both clustered", "common"], rows
+    return ["varied", "group", "group", "found again across", "found again within", "ARI across", "kept in both"], rows
 
 
 def _cell(name: str, value: float) -> str:
@@ -79,7 +96,9 @@ def _cell(name: str, value: float) -> str:
         return ""
     if name in ("clusters", "n_kept"):
         return f"{value:.0f}"
-    return percent(value) if name in ("noise", "recovered_halves", "purity") else f"{value:.2f}"
+    if name == "largest":
+        return f"{value:.1%}"
+    return percent(value) if name in SHARES else f"{value:.2f}"
 
 
 # ---------------------------------------------------------------- Markdown
@@ -146,8 +165,8 @@ def html(found: Sequence[Answer], table: pd.DataFrame, record: Mapping[str, Any]
                 body.append(f"<details><summary>Table</summary>{html_page.table(head, rows)}</details>")
     figures["granularity"] = granularity(good, record)
     body.append(
-        "<h2>Stability and granularity</h2><p>A point per setting, means over seeds; the star is the default. "
-        'Settings with no clusters in either half have no stability and are left out.</p><div id="granularity" '
+        "<h2>Found again and granularity</h2><p>A point per setting, means over seeds; the star is the default. "
+        'Few large clusters are found again easily: the tips say how large.</p><div id="granularity" '
         f'class="plot"></div><p class="quiet">{escape(LEGEND)}</p>'
     )
     errors = table[table["error"].notna()].drop_duplicates("setting")
@@ -158,13 +177,13 @@ def html(found: Sequence[Answer], table: pd.DataFrame, record: Mapping[str, Any]
 
 
 def _figure(answer: Answer) -> dict[str, Any] | None:
-    """Levels with intervals, or agreement across and within groups."""
+    """Levels with intervals, or what is found again across and within groups."""
     traces: list[dict[str, Any]] = []
     for index, effect in enumerate(answer.effects):
         levels = effect.levels
         known = bool(np.isfinite(levels["low"]).all())
         spread = (levels["high"] - levels["mean"]).round(4).tolist() if known else None
-        notes = [f"{row['clusters']:.0f} clusters, {row['noise']:.0%} noise" for row in levels.to_dict("records")]
+        notes = [_tip(row) for row in levels.to_dict("records")]
         traces.append(
             {
                 "type": "scatter", "mode": "markers", "x": [f"{short(effect.field)}={x}" for x in levels["level"]],
@@ -174,9 +193,9 @@ def _figure(answer: Answer) -> dict[str, Any] | None:
             }
         )  # fmt: skip
     if answer.pairs is not None:
-        means = answer.pairs.groupby(["level_a", "level_b"], sort=False)[["ari", "within"]].mean().dropna()
+        means = answer.pairs.groupby(["level_a", "level_b"], sort=False)[["found_again", "within"]].mean().dropna()
         names = [f"{a} and {b}" for a, b in means.index]
-        for column, said, hue in (("within", "within", 0), ("ari", "across", 1)):
+        for column, said, hue in (("within", "within", 0), ("found_again", "across", 1)):
             traces.append(
                 {"type": "bar", "name": said, "x": names, "y": means[column].round(4).tolist(), "text": said,
                  "hoverinfo": "x+y+text", "marker": {"color": palette.HUES[hue]}}
@@ -184,10 +203,14 @@ def _figure(answer: Answer) -> dict[str, Any] | None:
     return {"data": traces, "x": "", "y": OUTCOME_NAME} if traces else None
 
 
+def _tip(row: Mapping[Any, Any]) -> str:
+    return f"{row['clusters']:.0f} clusters, {row['noise']:.0%} noise, the largest {row['largest']:.1%}"
+
+
 def granularity(good: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Agreement of halves against the number of clusters, a point per setting."""
+    """What is found again against the number of clusters, a point per setting."""
     fields = record["fields"]
-    means = good.groupby("setting")[["clusters", "noise", OUTCOME]].mean().dropna()
+    means = good.groupby("setting")[["clusters", "noise", "largest", OUTCOME]].mean().dropna()
     first = good.drop_duplicates("setting").set_index("setting")
     base = first.loc[0] if 0 in first.index else None
     traces = []
@@ -213,7 +236,7 @@ def _points(
             for key in fields
             if base is not None and written(first.loc[number, key]) != written(base[key])
         ]
-        said.append(f"{'<br>'.join(changed) or 'default'}<br>{row['noise']:.0%} noise")
+        said.append(f"{'<br>'.join(changed) or 'default'}<br>{_tip(row)}")
     return {
         "type": "scatter", "mode": "markers", "name": escape(name), "x": means["clusters"].round(2).tolist(),
         "y": means[OUTCOME].round(4).tolist(), "text": said, "hoverinfo": "x+y+text+name",

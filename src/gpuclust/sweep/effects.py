@@ -3,7 +3,8 @@
 The unit is a seed: what all settings of a level have on average with one seed is one number. Seeds are blocks, so a
 level's interval and a difference's come from the residual of level and seed, ``y[s, l] - y[s] - y[l] + y``, with
 (seeds - 1)(levels - 1) degrees of freedom (two-way analysis of variance, Student's t, 95%). Such intervals speak of the
-randomness of UMAP, not of other prompts: stability over prompts is the outcome itself (agreement of halves).
+randomness of UMAP and of communities, not of other prompts: those are the outcome itself, the share of the features in
+clusters that the other half of the prompts finds again (`validity.found_again`).
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ import pandas as pd
 from gpuclust.formatting import written
 from gpuclust.types import Array
 
-OUTCOME = "ari_halves"
+OUTCOME = "found_again_halves"
 LEVEL = 0.95
-LEAST = 0.02  # a difference in ARI below this is none worth a setting
+LEAST = 0.02  # share of the features: a smaller difference is none worth a setting
+# What is found again may be bought: one cluster of everything is found again to 100% and says nothing. With none above
+# a tenth, half of the features cannot be found again in fewer than five clusters.
+LARGEST = 0.1  # share of the features in the largest cluster, above which more found again answers nothing
 SHARE, SIGNIFICANT = 0.1, 0.05  # an interaction matters above this share of the variance, below this p
 CLIFF, LEAST_CLUSTERS = 2.0, 5  # times as many clusters, and clusters more, after one step
 SHOWN = (
-    "clusters", "noise", "n_kept", "ari_clustered_halves", "recovered_halves", "ari_seeds", "ari_default", "purity",
+    "clusters", "noise", "largest", "n_kept", "ari_halves", "ami_halves", "recovered_halves", "ari_seeds",
+    "ari_default", "purity",
 )  # fmt: skip
-COVERAGE_LOSS = 0.05  # share of features that a recommended setting may leave out beyond the default's noise
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a difference with its interval; the interval is NaN with one seed."""
+    """A share, or a difference of two, with its interval, written in percent; the interval is NaN with one seed."""
 
     value: float
     low: float
@@ -43,8 +47,9 @@ class Estimate:
         return bool((self.low > 0 or self.high < 0) and abs(self.value) >= LEAST)
 
     def __str__(self) -> str:
-        interval = f" [{self.low:+.2f}, {self.high:+.2f}]" if np.isfinite(self.low) else " (one seed: no interval)"
-        return f"{self.value:+.2f}{interval}"
+        known = np.isfinite(self.low)
+        interval = f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if known else " (one seed: no interval)"
+        return f"{100 * self.value:+.1f} points{interval}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +60,18 @@ class Effect:
     ----------
     field : str
     levels : DataFrame
-        ``level`` (text), ``mean``, ``low``, ``high`` of the outcome, and means of ``clusters``, ``noise`` and more.
+        ``level`` (text), ``mean``, ``low``, ``high`` of the outcome, and means of ``clusters``, ``largest`` and more.
     best, worst : str
-        Levels with the largest and the smallest mean.
+        Levels with the largest and the smallest mean; `best` is one without a large cluster where there is one that is
+        not the worst.
     difference : Estimate
         Best less worst, its interval corrected for the choice of the pair (Bonferroni).
     left_out : int
         Settings that are not counted, because not every level has an outcome beside them (`matched`).
+    large : bool
+        Whether the best level's largest cluster holds more than `LARGEST` of the features: it is not better.
+    aside : tuple of str
+        Levels with more than the best, passed over for such a cluster.
     """
 
     field: str
@@ -70,13 +80,20 @@ class Effect:
     worst: str
     difference: Estimate
     left_out: int = 0
+    large: bool = False
+    aside: tuple[str, ...] = ()
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference is clear, and not that of one large cluster."""
+        return self.difference.clear and not self.large
 
 
 def matched(table: pd.DataFrame, field: str, others: Sequence[str] = (), outcome: str = OUTCOME) -> pd.DataFrame:
     """Choose the rows in which levels of a field are compared with all else equal.
 
-    A setting that failed, or has no cluster and so no agreement, would leave its level a mean over other values of the
-    other fields than the rest. So only those values of `others` count beside which every level has an outcome with
+    A setting that failed, or has no outcome, would leave its level a mean over other values of the other fields than
+    the rest. So only those values of `others` count beside which every level has an outcome with
     every seed; levels that would cost more rows than they bring are left out.
 
     Parameters
@@ -121,7 +138,7 @@ def effect(table: pd.DataFrame, field: str, outcome: str = OUTCOME, others: Sequ
     Parameters
     ----------
     table : DataFrame
-        Rows of the grid without errors: ``seed``, the varied fields, outcomes.
+        Rows of the grid without errors: ``seed``, the varied fields, outcomes, ``largest``.
     field, outcome : str
         Columns.
     others : sequence of str
@@ -133,19 +150,30 @@ def effect(table: pd.DataFrame, field: str, outcome: str = OUTCOME, others: Sequ
     if cells.shape[1] < 2:
         return None
     means = cells.mean()
-    best, worst = means.index[int(means.argmax())], means.index[int(means.argmin())]
+    more = table.groupby(field, sort=False)[[name for name in SHOWN if name in table]].mean()
+    large = more["largest"].reindex(means.index).to_numpy() > LARGEST
+    best, worst = _ends(means.to_numpy(), large)
+    names = [written(value) for value in means.index]
     pairs = cells.shape[1] * (cells.shape[1] - 1) // 2
     error, df = residual(cells.to_numpy())
     half = quantile(LEVEL, df) * error / np.sqrt(len(cells))
-    gap = float(means.max() - means.min())
+    gap = float(means.iloc[best] - means.iloc[worst])
     wide = quantile(1 - (1 - LEVEL) / pairs, df) * error * np.sqrt(2 / len(cells))
-    more = table.groupby(field, sort=False)[[name for name in SHOWN if name in table]].mean()
     levels = pd.DataFrame({"mean": means, "low": means - half, "high": means + half}).join(more)
-    levels.insert(0, "level", [written(value) for value in levels.index])
+    levels.insert(0, "level", names)
+    aside = tuple(name for name, mean in zip(names, means, strict=True) if mean > means.iloc[best])
     return Effect(
-        field, levels.reset_index(drop=True), written(best), written(worst), Estimate(gap, gap - wide, gap + wide),
-        asked - table["setting"].nunique(),
+        field, levels.reset_index(drop=True), names[best], names[worst], Estimate(gap, gap - wide, gap + wide),
+        asked - table["setting"].nunique(), bool(large[best]), aside,
     )  # fmt: skip
+
+
+def _ends(means: Array, large: Array) -> tuple[int, int]:
+    """Places of the best and the worst level; one with a large cluster is best only where no other beats the worst."""
+    worst = int(means.argmin())
+    fit = int(np.where(large, -np.inf, means).argmax())
+    beats = not large[fit] and means[fit] > means[worst]
+    return fit if beats else int(means.argmax()), worst
 
 
 def residual(cells: Array) -> tuple[float, int]:
@@ -252,10 +280,10 @@ def unsteady(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def recommend(table: pd.DataFrame, default: pd.DataFrame, outcome: str = OUTCOME) -> tuple[int, Estimate] | None:
-    """Choose the setting with the best mean outcome that clusters about as much, about as finely, as the default.
+    """Choose the setting with the best mean outcome that clusters about as finely as the default.
 
-    Eligible are settings that leave at most `COVERAGE_LOSS` more of the features as noise than the default and have
-    half to twice as many clusters.
+    Eligible are settings with half to twice as many clusters as the default, none of them with more than `LARGEST` of
+    the features; so the default itself may not be.
 
     Parameters
     ----------
@@ -267,17 +295,16 @@ def recommend(table: pd.DataFrame, default: pd.DataFrame, outcome: str = OUTCOME
     Returns
     -------
     (int, Estimate) or None
-        The setting, and its outcome less the default's with an interval over seeds; None without the default's outcome.
+        The setting, and its outcome less the default's with an interval over seeds; None where none is eligible, or the
+        default has no outcome.
     """
     own = default.set_index("seed")
     if own.empty or not np.isfinite(own[outcome]).any():
         return None
-    means = pd.concat([table, default]).groupby("setting")[["noise", "clusters", outcome]].mean()
+    means = pd.concat([table, default]).groupby("setting")[["largest", "clusters", outcome]].mean()
     clusters = own["clusters"].mean()
     eligible = means[
-        (means["noise"] <= own["noise"].mean() + COVERAGE_LOSS)
-        & means["clusters"].between(clusters / 2, clusters * 2)
-        & means[outcome].notna()
+        (means["largest"] <= LARGEST) & means["clusters"].between(clusters / 2, clusters * 2) & means[outcome].notna()
     ]
     if eligible.empty:
         return None

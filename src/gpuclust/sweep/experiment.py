@@ -236,7 +236,7 @@ class Experiment:
              "level_a": level(a.values[name]), "level_b": level(b.values[name]), "seed": trial.seed, **facts}
             for (question, number, name, a, b, trial, _), facts in zip(wanted, agreements, strict=True)
         ]  # fmt: skip
-        columns = ["question", "grid", "field", "setting_a", "setting_b", "level_a", "level_b", "seed", "ari", "ami"]
+        columns = ["question", "grid", "field", "setting_a", "setting_b", "level_a", "level_b", "seed", "found_again"]
         return pd.DataFrame(rows, columns=None if rows else columns)
 
 

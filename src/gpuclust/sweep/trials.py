@@ -21,6 +21,7 @@ from gpuclust.compute import agreement, communities, consensus, dbscan, duplicat
 from gpuclust.compute.clustering import Clustering, embedding_tree, exact_edges
 from gpuclust.compute.feature_filter import select
 from gpuclust.compute.reductions import MOMENTS, State, moments_empty
+from gpuclust.compute.validity import found_again
 from gpuclust.config import Config, SelectConfig
 from gpuclust.engine.gram_pass import read_neighbors
 from gpuclust.hardware.backend import on_host, resolve
@@ -28,6 +29,8 @@ from gpuclust.storage import atomic, checksums, row_blocks
 from gpuclust.storage.record import versions
 from gpuclust.sweep.sharing import PARTS
 from gpuclust.types import AnyArray, Array
+
+BETWEEN = ("found_again", "ari", "ami", "common")  # of two trials on different prompts
 
 
 def pass_task(
@@ -349,7 +352,8 @@ def agreement_task(trials: Sequence[Path], references: Sequence[Path | None], d_
 def between_task(a: Path, b: Path, d_sae: int) -> dict[str, float]:
     """Agreement of two trials on different prompts: mean of one's half with the other's other half.
 
-    Halves are compared with halves, so that the number of prompts is that of the halves of one trial.
+    Halves are compared with halves, so that the number of prompts is that of the halves of one trial, and on the
+    features that both trials keep.
 
     Parameters
     ----------
@@ -358,8 +362,10 @@ def between_task(a: Path, b: Path, d_sae: int) -> dict[str, float]:
     d_sae : int
     """
     first, second = read_trial(a, d_sae)[1], read_trial(b, d_sae)[1]
-    pairs = [agreement.agreement(first[1], second[2]), agreement.agreement(first[2], second[1])]
-    return {name: float(np.mean([pair[name] for pair in pairs])) for name in ("ari", "ami", "ari_clustered", "common")}
+    common = (first[0] != agreement.ABSENT) & (second[0] != agreement.ABSENT)
+    halves = [(one[common], other[common]) for one, other in ((first[1], second[2]), (first[2], second[1]))]
+    pairs = [agreement.agreement(*pair) | found_again(*pair) for pair in halves]
+    return {name: float(np.mean([pair[name] for pair in pairs])) for name in BETWEEN}
 
 
 def labels_task(target: Path, trials: Sequence[Path], numbers: Sequence[tuple[int, int]], d_sae: int) -> None:
