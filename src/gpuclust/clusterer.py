@@ -34,7 +34,7 @@ class FeatureClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     Parameters
     ----------
-    method : {"communities", "umap", "distances"}, optional
+    method : {"communities", "umap", "distances", "dbscan"}, optional
         As ``cluster.method``; default communities.
     resolution : float, optional
         Of communities: larger finds more and smaller clusters; default where they are found again most.
