@@ -85,9 +85,10 @@ MUTANTS = [
     *constant("PROFILE_ROWS", "4096"),
     *constant("PERMUTED_ROWS", "512"),
     *constant("CONSENSUS_PAIRS", "1 << 22"),
-    Mutant("LINKED=1", "hardware/budget.py", "LINKED = 4", "LINKED = 1", ARITHMETIC, "all features in one group"),
-    *constant("FREE_SHARE", "0.6"),
-    # ------------------------------------------------------------ memory: terms of the formulas
+    Mutant("linked-all", "hardware/budget.py", "min(kept, LINKED)", "min(kept, LINKED) // 4",
+           "test_budget_arithmetic.py", "nearly all features are linked at once"),
+    Mutant("linked-parts", "compute/consensus.py", "np.bincount(group) > budget.LINKED", "np.bincount(group) > 1e9",
+           "test_consensus.py", "what is too large to link is linked in parts"),
     Mutant("encoder-stays", "hardware/budget.py", "base = PROCESS + _weights(shapes)  # the", "base = PROCESS  # the",
            ARITHMETIC, "the weights that stay loaded are forgotten"),
     Mutant("tiles-of-groups", "hardware/budget.py", "per_pass * shapes.n_groups * tile * tile * 8\n",

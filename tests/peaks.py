@@ -256,7 +256,7 @@ def consensus(case: Case, out: Path) -> Callable[[], Any]:
     from gpuclust.compute import consensus
 
     n, rng = case.shapes.n_kept, np.random.default_rng(0)
-    linked = n // budget.LINKED
+    linked = min(n, budget.LINKED)
     few = np.zeros(linked, np.int32)
     members = [
         np.concatenate([few, 1 + rng.permutation(n - linked) // 4]).astype(np.int32)
@@ -336,7 +336,7 @@ CASES = {
         "cluster", cluster, of(10, 3000, n_clusters=1000),
         ONE | {"umap": {"n_components": 30}, "hdbscan": {"min_cluster_size": 3, "min_samples": 1000}},
     ),
-    "consensus": Case("cluster", consensus, of(10, 16_000), SMALL | {"consensus": {"members": 4}}),
+    "consensus": Case("cluster", consensus, of(10, 6_000), SMALL | {"consensus": {"members": 4}}),
     "quality": Case(
         "quality", quality, of(192, 8192, 4500, n_clusters=1125, **SEVERAL),
         SMALL | {"quality": {"random_sets": 10, "decoder": False}}, room=300 * MB,

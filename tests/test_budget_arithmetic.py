@@ -101,7 +101,7 @@ def test_consensus() -> None:
     assert budget.consensus(K, 5, 1000) == WORKER + 9 * 1000**2 + pairs + K * (30 * 5 + 600)
     near = {"neighbors": {"n_neighbors": 20}}
     several, one = (peaks(near | {"consensus": {"members": n}})["cluster"] for n in (5, 1))
-    assert several - one == 9 * (K // 4) ** 2 + pairs + K * (30 * 5 + 600)
+    assert several - one == 9 * min(K, 12_000) ** 2 + pairs + K * (30 * 5 + 600)
 
 
 @pytest.mark.parametrize(("dtype", "item"), [("float16", 2), ("float32", 4)])

@@ -148,3 +148,27 @@ def test_members_are_reproducible_and_differ() -> None:
     labels = [methods.member(indices, distances, len(values), CONFIG, number) for number in (1, 1, 2)]
     np.testing.assert_array_equal(labels[0], labels[1])
     assert not np.array_equal(labels[0], labels[2])
+
+
+def test_groups_too_large_to_link_are_cut_by_what_more_members_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains of pairs in one member connect nearly all features of real activations."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(20), 10)
+    members = []
+    for _ in range(5):
+        member = clusters.copy()
+        moved = rng.random(len(member)) < 0.15
+        member[moved] = rng.integers(0, 20, moved.sum())
+        members.append(member)
+    config = validate({"consensus": {"members": 5, "agreement": 0.2}, "hdbscan": {"min_cluster_size": 5}})
+    whole = consensus.combine(members, config)
+    memberships = consensus._memberships(members)
+    assert np.bincount(consensus._groups(memberships, 1, 5)).max() == 200
+    monkeypatch.setattr(budget, "LINKED", 60)
+    groups = consensus._groups(memberships, 1, 5)
+    assert np.bincount(groups).max() <= 60
+    parts = consensus.combine(members, config)
+    assert adjusted_rand_score(whole.labels, parts.labels) > 0.9
+    monkeypatch.setattr(budget, "LINKED", 3)
+    same = consensus._groups(consensus._memberships([clusters] * 5), 1, 5)
+    assert np.bincount(same).tolist() == [10] * 20  # all members agree: there is nothing to cut them by

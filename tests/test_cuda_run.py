@@ -53,7 +53,7 @@ def test_a_run_on_a_gpu_equals_one_on_the_cpu(
     np.testing.assert_array_equal(cpu["activations"], gpu["activations"])
     for name in ("entropy", "varentropy", "sparsity", "mean", "std", "max"):
         np.testing.assert_allclose(cpu["features"][name], gpu["features"][name], rtol=1e-9, err_msg=name)
-    np.testing.assert_allclose(cpu["distances"], gpu["distances"], atol=4e-6)
+    np.testing.assert_allclose(cpu["distances"], gpu["distances"], atol=1e-5)
     assert (cpu["indices"] == gpu["indices"]).mean() > 0.98  # ties of the CPU's may be apart by rounding
     if not umap:
         np.testing.assert_array_equal(cpu["labels"], gpu["labels"])

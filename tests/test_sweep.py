@@ -14,8 +14,9 @@ import zarr
 
 import gpuclust
 from gpuclust import Run, cli, cluster_features, run, schema
-from gpuclust.compute import agreement, consensus, measures, validity
+from gpuclust.compute import agreement, communities, consensus, measures, validity
 from gpuclust.compute.halves import half_of
+from gpuclust.configfile import validate
 from gpuclust.engine import gram_pass
 from gpuclust.hardware import budget
 from gpuclust.storage import store
@@ -150,13 +151,19 @@ def test_settings_equal_separate_runs(base: dict[str, Any], finished: Path, tmp_
         own = table[table["setting"] == setting].iloc[0]
         settings = {key: base[key] for key in ("select", "umap", "hdbscan", "consensus")} | changed
         settings["hdbscan"] = settings["hdbscan"] | {"min_samples": int(own["hdbscan.min_samples"])}
-        expected = cluster_features(activations[rows], settings)
+        lengths = prompts["n_tokens"].to_numpy()[rows]
+        expected = cluster_features(activations[rows], settings, lengths=lengths)
         labels = expected.features["label"].fillna(agreement.ABSENT).to_numpy(dtype=np.int64)
         np.testing.assert_array_equal(stored[setting, seed][0], labels, err_msg=f"{column}={value}")
         assert own["n_kept"] == len(expected.labels)
         if column == "n_prompts":  # halves: the same features, from the prompts of one half
             first = rows[half_of(len(rows), base.get("seed", 0)) == 0]
-            half = cluster_features(activations[first], settings | {"select": {"sparsity_max": 1.01}})
+            among = lengths[half_of(len(rows), base.get("seed", 0)) == 0]
+            near = (expected.indices, expected.distances, len(rows))
+            resolution, _ = communities.choose_resolution(*near, validate(settings))  # halves have the whole's
+            half = cluster_features(
+                activations[first], settings | {"select": {"sparsity_max": 1.01}}, lengths=among, resolution=resolution
+            )
             pd.testing.assert_series_equal(half.features["kept"], expected.features["kept"])
             np.testing.assert_array_equal(stored[setting, seed][1][half.features["kept"]], half.labels)
     sweep = gpuclust.open_sweep(tmp_path / "out")

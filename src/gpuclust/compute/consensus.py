@@ -180,7 +180,8 @@ def combine(members: Sequence[Array], config: Config, allowed: int | None = None
     Notes
     -----
     Deterministic. Two clusters merge before the cut only if some pair between them shares `agreement` of the members,
-    so the groups that such pairs connect are linked one by one: 8 bytes an ordered pair of features of the largest.
+    so the groups that such pairs connect are linked one by one: 8 bytes an ordered pair of features of the largest. A
+    group of more than `budget.LINKED` features is linked in parts, those that pairs in more members connect.
     """
     from hdbscan._hdbscan_tree import condense_tree
 
@@ -264,6 +265,23 @@ def _components(memberships: Any, least: int) -> Array:
     return group
 
 
+def _groups(memberships: Any, least: int, n_members: int) -> Array:
+    """Number the groups that are linked at once, (feature,), int: what `least` members connect.
+
+    Of more than `budget.LINKED` features, what one member more connects, and so on: clusters that would lie across
+    these parts are then found in each of them.
+    """
+    group = _components(memberships, least)
+    while least < n_members and (large := np.flatnonzero(np.bincount(group) > budget.LINKED)).size:
+        least += 1
+        features = np.flatnonzero(np.isin(group, large))
+        log.info("consensus: %d features that pairs in %d of %d members connect are too many to link at once; those "
+                 "that pairs in %d connect are", len(features), least - 1, n_members, least)  # fmt: skip
+        group[features] = group.max() + 1 + _components(memberships[features], least)
+        group = np.unique(group, return_inverse=True)[1]
+    return group
+
+
 def _link(memberships: Any, n_members: int, agreement: float, allowed: int | None) -> tuple[Array, Array]:
     """Average linkage up to the cut.
 
@@ -273,7 +291,7 @@ def _link(memberships: Any, n_members: int, agreement: float, allowed: int | Non
     from scipy.spatial.distance import squareform
 
     size, certainty = memberships.shape[0], n_members / (n_members + 1)
-    group = _components(memberships, int(np.ceil(agreement * n_members - 1e-9)))
+    group = _groups(memberships, int(np.ceil(agreement * n_members - 1e-9)), n_members)
     order = np.argsort(group, kind="stable")
     several = [features for features in np.split(order, np.cumsum(np.bincount(group))[:-1]) if len(features) > 1]
     most = max(map(len, several), default=0)
