@@ -89,6 +89,8 @@ MUTANTS = [
            "test_budget_arithmetic.py", "nearly all features are linked at once"),
     Mutant("linked-parts", "compute/consensus.py", "np.bincount(group) > budget.LINKED", "np.bincount(group) > 1e9",
            "test_consensus.py", "what is too large to link is linked in parts"),
+    *constant("FREE_SHARE", "0.6"),
+    # ------------------------------------------------------------ memory: terms of the formulas
     Mutant("encoder-stays", "hardware/budget.py", "base = PROCESS + _weights(shapes)  # the", "base = PROCESS  # the",
            ARITHMETIC, "the weights that stay loaded are forgotten"),
     Mutant("tiles-of-groups", "hardware/budget.py", "per_pass * shapes.n_groups * tile * tile * 8\n",
