@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuclust import open_run
-from gpuclust.config import DEMO
+from gpuclust.config_sections import DEMO
 
 
 def main() -> int:

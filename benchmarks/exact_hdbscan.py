@@ -29,7 +29,7 @@ from sklearn.metrics import adjusted_rand_score
 from gpuclust.compute import gram, neighbors
 from gpuclust.compute.clustering import cluster_tree
 from gpuclust.compute.spanning_tree import chord_edges, mutual_reachability_tree
-from gpuclust.config import HdbscanConfig
+from gpuclust.config_sections import HdbscanConfig
 
 Array = NDArray[Any]
 

@@ -32,10 +32,11 @@ from gpuclust.compute import gram, neighbors, reductions
 from gpuclust.compute.clustering import cluster_embedding, cluster_tree
 from gpuclust.compute.embedding import embed
 from gpuclust.compute.spanning_tree import mutual_reachability_tree
-from gpuclust.config import HdbscanConfig, StoreConfig, UmapConfig, parse_bytes
+from gpuclust.config_sections import HdbscanConfig, StoreConfig, UmapConfig
 from gpuclust.configfile import validate
 from gpuclust.extraction import encoders, extract_shard
 from gpuclust.hardware import backend, budget, device
+from gpuclust.section import parse_bytes
 from gpuclust.storage import markers, row_blocks, store
 from gpuclust.storage.record import versions
 

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpuclust.config import DEMO
+from gpuclust.config_sections import DEMO
 
 SENTENCES = 3  # of a prompt
 

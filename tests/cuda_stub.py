@@ -292,7 +292,7 @@ class UMAP(Recorder):
     def fit_transform(self, *args: Any, **kwargs: Any) -> np.ndarray:
         record(f"{self.path}.fit_transform", (self, *args), kwargs)
         from gpuclust.compute import embedding
-        from gpuclust.config import UmapConfig
+        from gpuclust.config_sections import UmapConfig
 
         indices, distances = kwargs["knn_graph"]
         assert (indices[:, 0] == np.arange(len(indices))).all()

@@ -336,7 +336,7 @@ CASES = {
         "cluster", cluster, of(10, 3000, n_clusters=1000),
         ONE | {"umap": {"n_components": 30}, "hdbscan": {"min_cluster_size": 3, "min_samples": 1000}},
     ),
-    "consensus": Case("cluster", consensus, of(10, 6_000), SMALL | {"consensus": {"members": 4}}),
+    "consensus": Case("cluster", consensus, of(10, 16_000), SMALL | {"consensus": {"members": 4}}),
     "quality": Case(
         "quality", quality, of(192, 8192, 4500, n_clusters=1125, **SEVERAL),
         SMALL | {"quality": {"random_sets": 10, "decoder": False}}, room=300 * MB,
@@ -368,7 +368,7 @@ def warm() -> None:
     from gpuclust.compute.clustering import cluster_embedding
     from gpuclust.compute.embedding import embed as embed_features
     from gpuclust.compute.spanning_tree import mutual_reachability_tree
-    from gpuclust.config import HdbscanConfig, UmapConfig
+    from gpuclust.config_sections import HdbscanConfig, UmapConfig
     from gpuclust.storage.codec import decode, encode
     from gpuclust.tables import words
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from gpuclust import schema
-from gpuclust.config import StoreConfig
+from gpuclust.config_sections import StoreConfig
 from gpuclust.storage import atomic, store
 from gpuclust.storage.export import export
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpuclust.config import AnalyseConfig
+from gpuclust.config_sections import AnalyseConfig
 from gpuclust.schema import CLUSTER_COLUMNS
 from gpuclust.tables import cluster_table, profiles
 

@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from gpuclust.compute.clustering import cluster_distances, cluster_embedding, cluster_tree, embedding_tree
 from gpuclust.compute.spanning_tree import mutual_reachability_tree
-from gpuclust.config import HdbscanConfig
+from gpuclust.config_sections import HdbscanConfig
 from gpuclust.errors import InputError, SelectionError
 
 

@@ -44,6 +44,13 @@ def test_planted_clusters_are_found() -> None:
     assert table["hdbscan_label"].notna().all()
 
 
+def test_what_chance_leaves_is_asked_again_of_those_that_are_left() -> None:
+    """Features of no group that fire on long prompts more often are above chance only with one another."""
+    activations, truth = planted(n_prompts=2000, size=25, n_noise=240)
+    labels = methods.of_communities(*near(activations, 80), 2000, config(consensus={"members": 3}))[0].labels
+    assert adjusted_rand_score(truth, labels) >= 0.95
+
+
 def test_a_method_is_a_setting() -> None:
     activations, truth = planted(n_prompts=600, n_clusters=6, n_noise=40)
     for method in ("umap", "distances"):
@@ -251,6 +258,8 @@ def test_length_does_not_make_a_cluster() -> None:
     assert (apart.labels[-25:] >= 0).mean() < 0.1
     inside = np.flatnonzero(truth >= 0)
     assert adjusted_rand_score(truth[inside], apart.labels[inside]) == 1
+    far = gpuclust.cluster_features(values, OPEN, lengths=lengths + 1e9, check_halves=False)
+    assert np.array_equal(far.labels, apart.labels)
 
 
 @pytest.mark.parametrize(

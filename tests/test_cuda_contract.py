@@ -21,7 +21,15 @@ import pytest
 from gpuclust.compute import dbscan, gram, neighbors, reductions
 from gpuclust.compute.clustering import cluster_embedding
 from gpuclust.compute.embedding import embed
-from gpuclust.config import ClusterConfig, Config, DbscanConfig, HdbscanConfig, SchedulerConfig, StoreConfig, UmapConfig
+from gpuclust.config import Config
+from gpuclust.config_sections import (
+    ClusterConfig,
+    DbscanConfig,
+    HdbscanConfig,
+    SchedulerConfig,
+    StoreConfig,
+    UmapConfig,
+)
 from gpuclust.engine import scheduler
 from gpuclust.hardware import backend, device
 from gpuclust.storage import codec_cuda, row_blocks

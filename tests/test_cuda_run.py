@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -14,9 +15,10 @@ import gpuclust
 from gpuclust import schema
 from gpuclust.compute import embedding
 from gpuclust.compute.clustering import cluster_embedding, embedding_tree
-from gpuclust.config import HdbscanConfig, UmapConfig
+from gpuclust.config_sections import HdbscanConfig, UmapConfig
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget
+from gpuclust.storage import store
 from gpuclust.sweep import __main__ as sweep
 from tests import cuda_stub, tiny
 from tests.test_run import go, results
@@ -38,22 +40,37 @@ def on_gpus(folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPa
         return out
 
 
-@pytest.mark.parametrize(("umap", "workers"), [(True, 1), (False, 2)])
+def length_explains(out: Path, features: np.ndarray) -> np.ndarray:
+    """The share of each feature's variance over prompts that their length explains."""
+    values = store.open_array(out / schema.ACTIVATIONS)[:][:, features].astype(np.float64)
+    lengths = pd.read_parquet(out / schema.PROMPTS)["n_tokens"].to_numpy(np.float64)
+    share: np.ndarray = np.corrcoef(values.T, lengths)[-1, :-1] ** 2
+    return share
+
+
+@pytest.mark.parametrize(
+    ("umap", "workers", "metric"),
+    [(True, 1, "correlation"), (True, 1, "partial_correlation"), (False, 2, "cosine")],
+)
 def test_a_run_on_a_gpu_equals_one_on_the_cpu(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool, workers: int
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool, workers: int, metric: str
 ) -> None:
     monkeypatch.setattr(
         embedding, "_umap_learn", lambda indices, distances, start, config: start
     )  # compiles for seconds
     monkeypatch.setattr(budget, "budget", lambda *args: 40 * 10**9)  # not what is free just now
-    settings = settings | {"cluster": {"method": "umap" if umap else "distances"}}
+    settings = settings | {"cluster": {"method": "umap" if umap else "distances"}, "neighbors": {"metric": metric}}
     cpu = results(go(tmp_path, settings, name="cpu"))
     out = on_gpus(tmp_path, settings, monkeypatch, workers)
     gpu = results(out)
     np.testing.assert_array_equal(cpu["activations"], gpu["activations"])
     for name in ("entropy", "varentropy", "sparsity", "mean", "std", "max"):
         np.testing.assert_allclose(cpu["features"][name], gpu["features"][name], rtol=1e-9, err_msg=name)
-    np.testing.assert_allclose(cpu["distances"], gpu["distances"], atol=1e-5)
+    exact = 4e-6
+    if metric == "partial_correlation":  # the same error of a tile, of what the length leaves of the variances
+        kept = cpu["features"].loc[cpu["features"]["kept"], "feature"].to_numpy()
+        exact /= 1 - length_explains(tmp_path / "cpu", kept).max()
+    np.testing.assert_allclose(cpu["distances"], gpu["distances"], atol=exact)
     assert (cpu["indices"] == gpu["indices"]).mean() > 0.98  # ties of the CPU's may be apart by rounding
     if not umap:
         np.testing.assert_array_equal(cpu["labels"], gpu["labels"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gpuclust.compute.reductions import MOMENTS
-from gpuclust.config import SchedulerConfig
+from gpuclust.config_sections import SchedulerConfig
 from gpuclust.configfile import validate
 from gpuclust.engine import scheduler
 from gpuclust.errors import DeviceError, GpuclustError, MemoryBudgetError, SchedulerError

@@ -14,7 +14,7 @@ from gpuclust.compute.agreement import relate
 from gpuclust.compute.clustering import cluster_distances, cluster_tree
 from gpuclust.compute.feature_filter import select
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS
-from gpuclust.config import HdbscanConfig, SelectConfig
+from gpuclust.config_sections import HdbscanConfig, SelectConfig
 from gpuclust.errors import CorruptDataError, SelectionError
 from gpuclust.extraction import prompts
 from gpuclust.storage.codec import decode

@@ -14,7 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from gpuclust.compute.clustering import cluster_embedding
 from gpuclust.compute.embedding import embed, initial_layout
-from gpuclust.config import HdbscanConfig, UmapConfig
+from gpuclust.config_sections import HdbscanConfig, UmapConfig
 from gpuclust.errors import ConfigError, InputError, SelectionError
 
 QUICK = UmapConfig(n_components=3, n_neighbors=8, min_dist=0.1, n_epochs=60)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from gpuclust.config import Config, ModelConfig
+from gpuclust.config import Config
+from gpuclust.config_sections import ModelConfig
 from gpuclust.configfile import load, validate
 from gpuclust.errors import ModelError
 from gpuclust.extraction import encoders, weights

@@ -18,7 +18,7 @@ import distributed  # noqa: F401 - before dask.config.set, which at its end woul
 import pytest
 
 from gpuclust import terminal
-from gpuclust.config import SchedulerConfig
+from gpuclust.config_sections import SchedulerConfig
 from gpuclust.engine import failures, scheduler
 from gpuclust.errors import ConfigError, GpuclustError, TaskError, WorkerError
 from gpuclust.hardware import device
@@ -263,7 +263,7 @@ def test_dasks_log_has_no_tracebacks(capfd: Any, caplog: Any) -> None:
 
 SCRIPT = """
 {first}
-from gpuclust.config import SchedulerConfig
+from gpuclust.config_sections import SchedulerConfig
 from gpuclust.engine import scheduler
 
 {guard}

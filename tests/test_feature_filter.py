@@ -5,7 +5,7 @@ import pytest
 
 from gpuclust.compute.feature_filter import select
 from gpuclust.compute.reductions import MOMENTS
-from gpuclust.config import SelectConfig
+from gpuclust.config_sections import SelectConfig
 from gpuclust.errors import SelectionError
 from tests import reference
 from tests.strategies import sae_like

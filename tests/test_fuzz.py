@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpuclust import configfile
-from gpuclust.config import PromptSource
+from gpuclust.config_sections import PromptSource
 from gpuclust.errors import ActivationError, ConfigError, MemoryBudgetError, PromptsError
 from gpuclust.extraction import prompts
 from gpuclust.notebook_cache import read_cache

@@ -12,7 +12,7 @@ import pytest
 from gpuclust import schema
 from gpuclust.compute import topk
 from gpuclust.compute.clustering import cluster_embedding
-from gpuclust.config import HdbscanConfig, StoreConfig
+from gpuclust.config_sections import HdbscanConfig, StoreConfig
 from gpuclust.hardware import backend
 from gpuclust.storage import codec, codec_cuda, row_blocks, store
 from tests import tiny

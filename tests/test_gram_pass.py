@@ -11,7 +11,7 @@ from rich.console import Console
 from gpuclust import schema
 from gpuclust.compute import neighbors
 from gpuclust.compute.spanning_tree import mutual_reachability_tree
-from gpuclust.config import StoreConfig
+from gpuclust.config_sections import StoreConfig
 from gpuclust.configfile import validate
 from gpuclust.engine import gram_pass
 from gpuclust.engine.progress import Progress

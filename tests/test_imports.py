@@ -21,6 +21,7 @@ VOCABULARY = {
     "formatting",
     "places",
     "section",
+    "config_sections",
 }
 # From the ground up: a folder may import those before it. All else at the top level is a command.
 FLOORS = [

@@ -77,12 +77,14 @@ class Compiled(event.Listener):
 
 event.register("numba:compile", Compiled())
 from gpuclust.compute.embedding import embed
-from gpuclust.config import UmapConfig
+from gpuclust.config_sections import UmapConfig
 rng = np.random.default_rng(0)
 place = rng.normal(size=(60, 3))
 far = np.linalg.norm(place[:, None] - place[None], axis=2).astype(np.float32)
 near = np.argsort(far, axis=1, kind="stable")[:, :8].astype(np.int32)
+import umap.layouts
 embed(near, np.take_along_axis(far, near.astype(np.int64), 1), UmapConfig(n_neighbors=8, n_components=2, n_epochs=3))
+assert umap.layouts._nb_optimize_layout_euclidean_single_epoch.targetoptions["nogil"]
 """
 
 

@@ -20,7 +20,8 @@ import zarr
 
 from gpuclust import configfile, stage_table
 from gpuclust import run as command
-from gpuclust.config import Config, PromptSource
+from gpuclust.config import Config
+from gpuclust.config_sections import PromptSource
 from gpuclust.engine.steps import STEPS
 from gpuclust.section import Section
 from gpuclust.stage_table import NAMES, STAGES

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpuclust.config import Config, PromptSource
+from gpuclust.config import Config
+from gpuclust.config_sections import PromptSource
 from gpuclust.configfile import validate
 from gpuclust.errors import PromptsError
 from gpuclust.extraction import prompts, texts

@@ -11,7 +11,7 @@ import xarray as xr
 
 import gpuclust
 from gpuclust import schema
-from gpuclust.config import StoreConfig
+from gpuclust.config_sections import StoreConfig
 from gpuclust.errors import InputError
 from gpuclust.storage import store
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuclust.config import StoreConfig
+from gpuclust.config_sections import StoreConfig
 from gpuclust.errors import CorruptDataError
 from gpuclust.hardware import backend
 from gpuclust.storage import codec, codec_cuda, row_blocks, store

@@ -17,7 +17,7 @@ import yaml
 import gpuclust
 from gpuclust import notebook_cache, schema, stage_table, terminal
 from gpuclust import run as command
-from gpuclust.config import SaeConfig
+from gpuclust.config_sections import SaeConfig
 from gpuclust.export import main as export
 from gpuclust.extraction import encoders
 from gpuclust.extraction import weights as loading

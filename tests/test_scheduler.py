@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gpuclust.config import Config, SchedulerConfig
+from gpuclust.config import Config
+from gpuclust.config_sections import SchedulerConfig
 from gpuclust.configfile import validate
 from gpuclust.engine import scheduler
 from gpuclust.errors import SchedulerError, WorkerError

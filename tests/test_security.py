@@ -12,7 +12,7 @@ import dask
 import distributed
 import pytest
 
-from gpuclust.config import SchedulerConfig
+from gpuclust.config_sections import SchedulerConfig
 from gpuclust.engine import scheduler
 from gpuclust.errors import SchedulerError
 from gpuclust.hardware import backend

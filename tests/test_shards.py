@@ -11,7 +11,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuclust.config import StoreConfig
+from gpuclust.config_sections import StoreConfig
 from gpuclust.errors import CorruptDataError
 from gpuclust.storage import shards, store
 from tests.strategies import sae_like

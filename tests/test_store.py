@@ -9,7 +9,7 @@ import xarray as xr
 import zarr
 
 from gpuclust import schema
-from gpuclust.config import StoreConfig
+from gpuclust.config_sections import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
 from gpuclust.storage import markers, store
 from tests.strategies import sae_like

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from gpuclust.config import Config, PromptSource
+from gpuclust.config import Config
+from gpuclust.config_sections import PromptSource
 from gpuclust.errors import ConfigError
 from gpuclust.formatting import shown
 from gpuclust.places import place

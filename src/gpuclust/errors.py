@@ -62,7 +62,7 @@ class ActivationError(InputError, ValueError, TypeError):
 
 
 class ParameterError(InputError, ValueError):
-    """A parameter that `FeatureClusterer` does not have."""
+    """A parameter that `FeatureClusterer` does not have, or a value that it does not take."""
 
 
 class MemoryBudgetError(InputError):

@@ -14,7 +14,8 @@ import pandas as pd
 from rich.console import Console
 
 from gpuclust import schema
-from gpuclust.config import Config, ModelConfig, SaeConfig
+from gpuclust.config import Config
+from gpuclust.config_sections import ModelConfig, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import ActivationError, GpuclustError, StoreError
 from gpuclust.extraction.texts import storable

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuclust.compute.spanning_tree import chord_edges, mutual_reachability_tree, sort_edges
-from gpuclust.config import HdbscanConfig
+from gpuclust.config_sections import HdbscanConfig
 from gpuclust.errors import ConfigError, InputError, SelectionError
 from gpuclust.types import Array
 

@@ -171,6 +171,9 @@ def groups(graph: Any, indices: Array, distances: Array, n_prompts: int, config:
            least: int = 2) -> Array:  # fmt: skip
     """Find communities of a graph, and leave out of them what chance may have put there, and what is small.
 
+    Features that have no more in common with their group than chance leaves are taken out of it, then those that have
+    not with the features that are left, until none is taken out.
+
     Parameters
     ----------
     graph : sparse array, (feature, feature)
@@ -189,11 +192,14 @@ def groups(graph: Any, indices: Array, distances: Array, n_prompts: int, config:
         Labels from 0 by size, the largest first; -1 is in no group.
     """
     labels = leiden(graph, resolution, seed)
-    if n_prompts > 0 and config.metric in CORRELATIONS:
-        by_chance = np.flatnonzero(~above_chance(labels, indices, distances, n_prompts))
-        labels[by_chance] = len(labels) + by_chance  # each a community of its own
-        labels = np.unique(labels, return_inverse=True)[1]
-    return without_small(labels, least)
+    known = n_prompts > 0 and config.metric in CORRELATIONS
+    while known:
+        by_chance = (labels >= 0) & ~above_chance(labels, indices, distances, n_prompts)
+        labels[by_chance] = schema.NOISE
+        known = bool(by_chance.any())
+    alone = np.flatnonzero(labels < 0)
+    labels[alone] = len(labels) + alone  # each a community of its own
+    return without_small(np.unique(labels, return_inverse=True)[1], least)
 
 
 def member(indices: Array, distances: Array, n_prompts: int, config: Config, number: int, resolution: float) -> Array:

@@ -275,8 +275,8 @@ def _groups(memberships: Any, least: int, n_members: int) -> Array:
     while least < n_members and (large := np.flatnonzero(np.bincount(group) > budget.LINKED)).size:
         least += 1
         features = np.flatnonzero(np.isin(group, large))
-        log.info("consensus: %d features that pairs in %d of %d members connect are too many to link at once; those "
-                 "that pairs in %d connect are", len(features), least - 1, n_members, least)  # fmt: skip
+        log.warning("consensus: %d features that pairs in %d of %d members connect are too many to link at once; "
+                    "those that pairs in %d connect are", len(features), least - 1, n_members, least)  # fmt: skip
         group[features] = group.max() + 1 + _components(memberships[features], least)
         group = np.unique(group, return_inverse=True)[1]
     return group

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuclust.config import UmapConfig
+from gpuclust.config_sections import UmapConfig
 from gpuclust.errors import ConfigError, InputError, SelectionError
 from gpuclust.hardware import jit
 from gpuclust.types import Array

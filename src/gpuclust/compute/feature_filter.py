@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.config import SelectConfig
+from gpuclust.config_sections import SelectConfig
 from gpuclust.errors import SelectionError
 
 FEW = 100  # prompts

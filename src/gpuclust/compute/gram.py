@@ -293,7 +293,7 @@ def _add_sums(gram: Gram, wide: AnyArray, xp: Any, lengths: Array | None) -> Non
     if long is not None:
         gram.lengths += [long.sum(), long @ long]
     rows = len(wide) if xp is np else max(1, SUMS // max(wide.shape[1], 1))
-    for start in range(0, len(wide), rows or 1):
+    for start in range(0, len(wide), max(rows, 1)):
         slab = wide[start : start + rows].astype(xp.float64, copy=False)
         gram.sums += slab.sum(axis=0)
         if long is not None:

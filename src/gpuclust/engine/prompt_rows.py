@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +57,20 @@ def read_blocks(
         yield from (mixed[at : at + plan.rows] for at in range(0, len(mixed), plan.rows))
 
 
-def prompt_lengths(out: Path, metric: str) -> Array | None:
-    """Return the lengths of all prompts, in tokens, for a metric that takes them out; None for others.
+def prompt_lengths(out: Path, metrics: Collection[str]) -> Array | None:
+    """Return the lengths of all prompts, in tokens, where one of the metrics takes them out; else None.
 
     Parameters
     ----------
     out : Path
         Folder with the table of prompts.
-    metric : str
+    metrics : collection of str
 
     Returns
     -------
     array, (prompt,), int64, or None
     """
-    if metric != "partial_correlation":
+    if "partial_correlation" not in metrics:
         return None
     lengths = store.read_table(out / schema.PROMPTS, ["n_tokens"])["n_tokens"].to_numpy()
     if len(np.unique(lengths)) == 1:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gpuclust import schema
-from gpuclust.config import Config, SchedulerConfig
+from gpuclust.config import Config
+from gpuclust.config_sections import SchedulerConfig
 from gpuclust.engine import failures, security
 from gpuclust.engine.failures import everywhere
 from gpuclust.engine.spawned import guarded_script, refuse_in_child

@@ -19,7 +19,8 @@ import pandas as pd
 from gpuclust import schema, stage_table
 from gpuclust.compute.dbscan import with_eps
 from gpuclust.compute.halves import half_of
-from gpuclust.config import ClusterConfig, Config
+from gpuclust.config import Config
+from gpuclust.config_sections import ClusterConfig
 from gpuclust.engine import analyse_task, failures, gram_pass, prompt_rows, quality_task, tasks
 from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
@@ -165,7 +166,7 @@ class Context:
         single = [[number] for number, does in enumerate(embeds) if not does]
         groups = [several[at : at + together] for at in range(0, len(several), together)] + single
         items = [(number, tasks.members_task, [jobs[job] for job in own], self.on) for number, own in enumerate(groups)]
-        found = sorted(self.each(tasks.numbered, items, "clusterings"), key=_number)
+        found = sorted(self.each(tasks.numbered, items, "clustering tasks"), key=_number)
         places = [job for own in groups for job in own]
         labels = dict(zip(places, (one for _, several in found for one in several), strict=True))
         return [labels[job] for job in range(len(jobs))]
@@ -283,15 +284,13 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
             log.info("neighbors: the sketch is computed on the host")
         facts = x.submit(tasks.sketch_task, x.out, kept, c, plan)
     else:
-        lengths = prompt_rows.prompt_lengths(x.out, c.metric)
+        lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
         if c.halved:
             groups = gram_pass.PromptGroups(half_of(x.n_prompts, c.seed), 2, lengths=lengths)
             weights = dict(zip((schema.WHOLE, *schema.HALVES), ([1, 1], [1, 0], [0, 1]), strict=True))
         else:
-            groups, weights = (
-                gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, lengths=lengths),
-                {schema.WHOLE: [1]},
-            )
+            groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, lengths=lengths)
+            weights = {schema.WHOLE: [1]}
         facts = _exact(x, kept, plan, groups, weights)
     return {"method": method, "metric": c.metric, **facts}, plan
 
@@ -355,7 +354,7 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
             views += [(f"{HDBSCAN}{half}", once, half, size) for half, size in halves]
     plan = x.plan(x.done["prompts"], len(kept))
     if c.permuted:
-        lengths = prompt_rows.prompt_lengths(x.out, c.metric)
+        lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
         groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, permute=c.seed, lengths=lengths)
         _exact(x, kept, plan, groups, {schema.NULL: [1]})
         views.append((schema.NULL, c, schema.NULL, rows))

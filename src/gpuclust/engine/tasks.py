@@ -19,7 +19,8 @@ from gpuclust import schema
 from gpuclust.compute import dbscan, duplicates, neighbors
 from gpuclust.compute.clustering import Clustering
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
-from gpuclust.config import Config, SelectConfig
+from gpuclust.config import Config
+from gpuclust.config_sections import SelectConfig
 from gpuclust.engine.gram_pass import read_neighbors, view_path, write_neighbors
 from gpuclust.errors import GpuclustError, ModelError, StoreError
 from gpuclust.hardware import budget

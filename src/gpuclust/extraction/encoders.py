@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gpuclust.config import Config, ModelConfig, SaeConfig
+from gpuclust.config import Config
+from gpuclust.config_sections import ModelConfig, SaeConfig
 from gpuclust.errors import ModelError
 from gpuclust.extraction import weights
 from gpuclust.types import Array

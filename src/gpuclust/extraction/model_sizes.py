@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gpuclust.config import Config, parse_bytes
+from gpuclust.config import Config
 from gpuclust.errors import ModelError
 from gpuclust.extraction import encoders, weights
+from gpuclust.section import parse_bytes
 
 STATED = (
     "set plan.d_in (width of the hook), plan.d_sae (features) and plan.model_bytes (weights up to the hook, with a "

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpuclust.config import PromptSource
+from gpuclust.config_sections import PromptSource
 from gpuclust.errors import PromptsError
 from gpuclust.extraction.texts import decoded
 from gpuclust.formatting import shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpuclust.config import PromptSource
+from gpuclust.config_sections import PromptSource
 from gpuclust.errors import PromptsError
 from gpuclust.extraction import prompt_files
 from gpuclust.extraction.texts import storable

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust.config import DEMO, Config, PromptSource
+from gpuclust.config import Config
+from gpuclust.config_sections import DEMO, PromptSource
 from gpuclust.errors import ModelError, PromptsError
 from gpuclust.extraction import prompt_files, prompt_hub
 from gpuclust.extraction.texts import storable

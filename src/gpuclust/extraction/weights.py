@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpuclust.config import DEMO, ModelConfig, SaeConfig
+from gpuclust.config_sections import DEMO, ModelConfig, SaeConfig
 from gpuclust.errors import ModelError
 from gpuclust.hardware.device import is_out_of_memory
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from gpuclust.config import Config, parse_bytes
+from gpuclust.config import Config
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.formatting import gigabytes
 from gpuclust.hardware import process
 from gpuclust.hardware.device import RESERVE as CONTEXT
+from gpuclust.section import parse_bytes
 from gpuclust.stage_table import PLANNED
 
 PROCESS = 1_800_000_000  # a worker with its libraries imported, and what malloc keeps

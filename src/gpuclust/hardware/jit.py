@@ -46,7 +46,7 @@ def keep_kernels() -> None:
 def prepare(kernels: Iterable[Any]) -> None:
     """Keep what another package compiles anew in every process, and let other threads run while it computes.
 
-    Of umap-learn's kernels three have no cache, and compile for 10 seconds: as long as UMAP takes for 10,000 features.
+    Of umap-learn's kernels three have no cache, and compile for 10 seconds in all.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from gpuclust import schema
 from gpuclust.compute import agreement
-from gpuclust.config import DEMO
+from gpuclust.config_sections import DEMO
 from gpuclust.errors import InputError, StoreError
 from gpuclust.formatting import plain
 from gpuclust.results import html_page

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpuclust.config import ClusterConfig, Config
+from gpuclust.config import Config
+from gpuclust.config_sections import ClusterConfig
 from gpuclust.errors import ConfigError
 from gpuclust.formatting import shown
 

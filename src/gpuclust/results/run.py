@@ -14,7 +14,8 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.configfile import validate, without_effect
-from gpuclust.errors import ActivationError, InputError, StoreError
+from gpuclust.errors import ActivationError, InputError, ParameterError, StoreError
+from gpuclust.formatting import shown
 from gpuclust.places import place
 from gpuclust.results.feature_clusters import FeatureClusters, Halves, by_dbscan, by_distances, compare_halves, gram_of
 from gpuclust.results.inputs import as_activations, as_lengths, refuse_larger_than_memory
@@ -293,10 +294,14 @@ def cluster_features(
 
     named: dict[str, dict[str, Any]] = {"cluster": {"method": method}, "communities": {"resolution": resolution}}
     c = validate(merged(config, n_neighbors, named), where="config")
+    if not isinstance(check_halves, bool | None):
+        raise ParameterError(f"check_halves is {shown(check_halves)}: True, False, or None for what the method has")
     if c.neighbors.method == "sketch":
         raise ActivationError("cluster_features computes exact neighbours; set neighbors.method=exact or auto")
     data = as_activations(activations)
     long = None if lengths is None else as_lengths(lengths, len(data))
+    if long is not None:  # an offset changes nothing, and would take the digits of small differences
+        long -= long.mean()
     if long is None and c.metric == "partial_correlation":
         log.info("cluster_features: no lengths of the prompts are given; the metric is correlation")
     idle = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpuclust import schema
-from gpuclust.config import StoreConfig
+from gpuclust.config_sections import StoreConfig
 from gpuclust.errors import StoreError
 from gpuclust.storage import atomic, reading, store
 

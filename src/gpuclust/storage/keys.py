@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuclust.config import DEMO, Config, PromptSource
+from gpuclust.config import Config
+from gpuclust.config_sections import DEMO, PromptSource
 from gpuclust.stage_table import Stage, values
 
 

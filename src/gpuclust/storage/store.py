@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust.config import StoreConfig
+from gpuclust.config_sections import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
 from gpuclust.hardware import process
 from gpuclust.storage import atomic, checksums

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpuclust import schema
 from gpuclust.compute.halves import half_of
-from gpuclust.config import ClusterConfig
+from gpuclust.config_sections import ClusterConfig
 from gpuclust.engine import failures
 from gpuclust.engine.gram_pass import PromptGroups, View, exact_neighbors, neighbors_held
 from gpuclust.engine.progress import Progress
@@ -158,8 +158,7 @@ class Computation:
                 views.append(View(weights, self.near_path(near), request.metric, request.k, request.kept, trees))
         features = np.unique(np.concatenate([request.kept for request in requests]))
         dense = sum(bool(view.trees) for view in views)
-        given = [prompt_lengths(extraction.run, metric) for metric in {request.metric for request in requests}]
-        lengths = next((one for one in given if one is not None), None)
+        lengths = prompt_lengths(extraction.run, {request.metric for request in requests})
         plan = self._plan(extraction, len(features), n_groups, dense)
         facts = exact_neighbors(
             self.client, self.workers, extraction.run, features, PromptGroups(codes, n_groups, lengths=lengths), views,

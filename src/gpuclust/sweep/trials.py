@@ -22,7 +22,8 @@ from gpuclust.compute.clustering import Clustering, embedding_tree, exact_edges
 from gpuclust.compute.feature_filter import select
 from gpuclust.compute.reductions import MOMENTS, State, moments_empty
 from gpuclust.compute.validity import found_again
-from gpuclust.config import Config, SelectConfig
+from gpuclust.config import Config
+from gpuclust.config_sections import SelectConfig
 from gpuclust.engine.gram_pass import read_neighbors
 from gpuclust.hardware.backend import on_host, resolve
 from gpuclust.storage import atomic, checksums, row_blocks

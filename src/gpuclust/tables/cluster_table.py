@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust.config import AnalyseConfig
+from gpuclust.config_sections import AnalyseConfig
 from gpuclust.schema import CLUSTER_COLUMNS, NOISE, text_dtype
 from gpuclust.tables.keywords import keywords
 from gpuclust.tables.profiles import Profile
