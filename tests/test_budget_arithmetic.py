@@ -92,8 +92,11 @@ def test_embed_and_cluster() -> None:
     assert several["embed"] == BASE + K * (24 * 33 + 2 * (120 * 11 + 80 * (6 + 10)))
     assert got["cluster"] == BASE + K * (300 + 24 * 11 + 16 * 6 + 30 * 4)
     assert peaks(settings | {"cluster": {"method": "distances"}})["cluster"] == got["cluster"]
-    found = peaks(settings | {"cluster": {"method": "communities"}, "communities": {"n_neighbors": 10}})["cluster"]
-    assert found == got["cluster"] + K * (24 * 33 + 100 * 44)  # four times the neighbours, and graphs of them
+    graph = {"n_neighbors": 10, "shared_neighbors": 7}
+    found = peaks(settings | {"cluster": {"method": "communities"}, "communities": graph})["cluster"]
+    assert found == got["cluster"] + K * (24 * 33 + 116 * 44)  # four times the neighbours, and graphs of them
+    wider = peaks(settings | {"cluster": {"method": "communities"}, "communities": graph | {"n_neighbors": 60}})
+    assert wider["cluster"] == found + K * 116 * (60 - 44)
 
 
 def test_consensus() -> None:

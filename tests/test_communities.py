@@ -105,11 +105,11 @@ def test_resolution_follows_from_the_data() -> None:
     many, _ = planted(n_clusters=30, size=12, n_noise=0)
     settings = config()
     chosen = []
-    for activations in (few, many):
+    for activations, clusters in ((few, 6), (many, 30)):
         indices, distances = near(activations, 80)
-        resolution, shares = communities.choose_resolution(indices, distances, len(activations), settings)
-        assert resolution in shares
-        assert shares[resolution] == max(shares.values()) > 0.9
+        resolution, tried = communities.choose_resolution(indices, distances, len(activations), settings)
+        assert resolution in tried
+        assert tried[resolution] == max(tried.values()) > 0.9 * np.log2(clusters)
         chosen.append(resolution)
     assert chosen[0] < chosen[1]
     fixed = config(communities={"resolution": 3.5})
@@ -311,3 +311,26 @@ def test_a_pair_is_redrawn_alike_from_both_sides() -> None:
     assert abs(upper[0].mean()) < 0.02
     assert abs(upper[0].std() - 1) < 0.02
     assert abs(np.corrcoef(*upper)[0, 1]) < 0.02
+
+
+def test_a_feature_takes_no_place_of_its_own_neighbours() -> None:
+    """Where fewer lists have anything in common the feature itself stands: it is never rather taken than another."""
+    indices = np.array([[0, 1, 2, 0, 0], [1, 0, 2, 3, 1], [2, 1, 0, 3, 2], [3, 1, 2, 3, 3]], np.int32)
+    distances = np.array([[0, 0.1, 0.9, 1, 1], [0, 0.1, 0.2, 0.9, 1], [0, 0.2, 0.9, 0.95, 1], [0, 0.9, 0.95, 1, 1]])
+    graph = communities.mutual_graph(indices, distances.astype(np.float32), 4)
+    assert sorted(zip(*graph.nonzero(), strict=True)) == [
+        (a, b) for a in range(4) for b in range(4) if a != b and {a, b} != {0, 3}
+    ]
+
+
+def test_all_draws_decide_on_the_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    activations, _ = planted(n_prompts=300, n_clusters=6, n_noise=20)
+    indices, distances = near(activations, 80)
+    compared = []
+    bits = communities.validity.information_found_again
+    monkeypatch.setattr(
+        communities.validity, "information_found_again", lambda *pair: compared.append(pair) or bits(*pair)
+    )
+    _, tried = communities.choose_resolution(indices, distances, len(activations), config())
+    assert len(compared) == len(communities.COARSE + communities.FINE) * communities.DRAWS // 2
+    assert len(tried) <= len(compared)

@@ -33,7 +33,7 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("sae.release=x", "release and sae_id belong together|not both"),
         ("select.entropy_low=20", r"entropy_low \(20.0\) must be below entropy_high \(15.0\)"),
         ("device.memory=lots", "device.memory is 'lots': write a positive number and a unit"),
-        ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least communities.n_neighbors \(20\)"),
+        ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least communities.shared_neighbors \(20\)"),
         (
             "neighbors.metric=dot",
             "needs similarities .cosine, correlation, partial_correlation., but the metric is dot",

@@ -35,6 +35,7 @@ from gpuclust.section import Section, parse_bytes
 SIMILARITIES = ("cosine", "correlation", "partial_correlation")  # metrics that are 1 less a similarity
 CORRELATIONS = ("correlation", "partial_correlation")
 AGREEMENT = {"communities": 0.2, "umap": 0.5}
+MEMBERS = {"communities": 16, "umap": 8}  # of communities, which take a hundredth of the time of a UMAP, more
 
 
 class Config(Section):
@@ -78,6 +79,11 @@ class Config(Section):
             raise ValueError("prompts: at least one source is needed")
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})")
+        if 0 < self.communities.shared_neighbors < 3:
+            raise ValueError(
+                f"communities.shared_neighbors ({self.communities.shared_neighbors}) must be 3 or more, or 0: a list "
+                "holds the feature itself"
+            )
         if self.n_neighbors < self._used_neighbors:
             name = max(self._users, key=lambda user: self._users[user])
             raise ValueError(
@@ -112,7 +118,7 @@ class Config(Section):
     @property
     def n_members(self) -> int:
         """Clusterings that the consensus is made of; 1 without a consensus."""
-        return 1 if self.cluster.method in ("distances", "dbscan") else self.consensus.members
+        return (self.consensus.members or MEMBERS[self.cluster.method]) if self.cluster.method in MEMBERS else 1
 
     @property
     def agreement(self) -> float:
@@ -134,7 +140,8 @@ class Config(Section):
         """Neighbours that the map, which is there by every method, and the method where it takes some, use."""
         users = {"umap.n_neighbors": self.umap.n_neighbors}
         if self.cluster.method == "communities":
-            users["communities.n_neighbors"] = self.communities.n_neighbors
+            name = "shared_neighbors" if self.communities.shared_neighbors else "n_neighbors"
+            users[f"communities.{name}"] = getattr(self.communities, name)
         if self.used_dbscan and self.tree_samples:
             users["dbscan.min_samples"] = self.dbscan.min_samples
         return users

@@ -138,7 +138,10 @@ class ClusterConfig(Section):
 class CommunitiesConfig(Section):
     """Communities of the graph of mutual nearest neighbours."""
 
-    n_neighbors: int = Field(20, ge=3, description="of a feature in the graph, the feature itself included")
+    n_neighbors: int = Field(30, ge=3, description="of a feature in the graph, the feature itself included")
+    shared_neighbors: int = Field(
+        20, ge=0, description="nearest whose likeness decides what is near, the feature included; 0: its own similarity"
+    )
     resolution: float | None = Field(
         None, gt=0, le=1e6, description="larger: more, smaller clusters; default: where they are found again most"
     )
@@ -208,7 +211,12 @@ class HdbscanConfig(Section):
 class ConsensusConfig(Section):
     """Consensus of clusterings over redrawn neighbours; not used by cluster.method=distances and dbscan."""
 
-    members: int = Field(8, ge=1, le=255, description="clusterings; 1 is a single one, without a consensus")
+    members: int | None = Field(
+        None,
+        ge=1,
+        le=255,
+        description="clusterings; 1 is a single one, without a consensus; default: communities 16, umap 8",
+    )
     agreement: float | None = Field(
         None,
         gt=0,

@@ -1,10 +1,11 @@
 """Communities of the mutual graph of exact neighbours: clusters of features without an embedding.
 
-A feature that is near to everything, a hub, is among the nearest of thousands of others. So similarities are first
-corrected for hubness: each is lowered by what its two features have with their nearest on average (CSLS, Conneau et al.
-2018). Two features are joined where each is among the nearest of the other by the corrected similarity, with their
-similarity as the weight. Communities of that graph by the Leiden algorithm (Traag et al. 2019) for modularity are the
-clusters. It runs on the host, on one thread, and is the same for the same seed.
+Features are as similar as their lists of neighbours are (`shared_neighbors`). A feature that is near to everything, a
+hub, is among the nearest of thousands of others. So similarities are corrected for hubness: each is lowered by what its
+two features have with their nearest on average (CSLS, Conneau et al. 2018). Two features are joined where each is among
+the nearest of the other by the corrected similarity, with their similarity as the weight. Communities of that graph by
+the Leiden algorithm (Traag et al. 2019) for modularity are the clusters. It runs on the host, on one thread, and is the
+same for the same seed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute import validity
+from gpuclust.compute import shared_neighbors, validity
 from gpuclust.compute.consensus import perturb
 from gpuclust.config import CORRELATIONS, Config
 from gpuclust.types import Array
@@ -31,7 +32,29 @@ LEAST = 1.0  # resolution: below it all of a graph may be one community, which i
 # Times what is in common by chance: of permuted activations groups have 0.9 to 1.1, of real ones 2 to 4
 ABOVE_CHANCE = 1.5
 HALVED = 2  # redrawn similarities that stand for halves of the prompts have the error of so many times fewer
+DRAWS, FEW = 4, 20_000  # redrawn halves, two of which are compared; two of more than FEW features, whose mean is surer
 _ONE_AT_A_TIME = threading.Lock()  # NetworKit's seed and number of threads are the process's
+
+
+def neighbor_graph(indices: Array, distances: Array, config: Config) -> Any:
+    """Return the graph whose communities are the clusters.
+
+    Parameters
+    ----------
+    indices, distances : array, (feature, k), int32 and float32
+        Nearest neighbours, as of `mutual_graph`.
+    config : Config
+        Section communities.
+
+    Returns
+    -------
+    sparse array, (feature, feature), float64
+    """
+    c = config.communities
+    if c.shared_neighbors:
+        k = min(max(c.n_neighbors, indices.shape[1]), len(indices))
+        indices, distances = shared_neighbors.nearest(indices, distances, c.shared_neighbors, k)
+    return mutual_graph(indices, distances, c.n_neighbors, c.correct_hubs)
 
 
 def mutual_graph(indices: Array, distances: Array, n_neighbors: int, corrected: bool = True) -> Any:
@@ -40,8 +63,8 @@ def mutual_graph(indices: Array, distances: Array, n_neighbors: int, corrected: 
     Parameters
     ----------
     indices, distances : array, (feature, k), int32 and float32
-        Nearest neighbours, the feature itself in column 0; a distance is 1 less the similarity. More of them than
-        `n_neighbors` let others move up when hubs are put back.
+        Nearest neighbours, the feature itself in column 0, and where there are no more; a distance is 1 less the
+        similarity. More of them than `n_neighbors` let others move up when hubs are put back.
     n_neighbors : int
         Neighbours of a feature, itself included.
     corrected : bool
@@ -60,6 +83,7 @@ def mutual_graph(indices: Array, distances: Array, n_neighbors: int, corrected: 
     if corrected and similarity.shape[1]:
         own = np.sort(similarity, axis=1)[:, -HUBNESS_NEIGHBORS:].mean(axis=1)
         score = 2 * similarity - own[:, None] - own[near]
+        score[near == np.arange(len(near))[:, None]] = -np.inf  # stands for none
     best = np.argsort(-score, axis=1, kind="stable")[:, : n_neighbors - 1]
     rows = np.repeat(np.arange(len(indices)), best.shape[1])
     columns = np.take_along_axis(near, best, axis=1).ravel()
@@ -223,19 +247,19 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
     seed, near = config.umap.random_state + number, (indices, distances)
     if number:
         near = perturb(indices, distances, n_prompts, seed)
-    graph = mutual_graph(*near, config.communities.n_neighbors, config.communities.correct_hubs)
+    graph = neighbor_graph(*near, config)
     return groups(graph, indices, distances, n_prompts, config, resolution, seed)
 
 
 def choose_resolution(
     indices: Array, distances: Array, n_prompts: int, config: Config
 ) -> tuple[float, dict[float, float]]:
-    """Return the resolution whose communities other prompts would find again most.
+    """Return the resolution whose communities say most of the features that other prompts would say again.
 
-    The similarities are redrawn twice with the error that half the prompts would leave, which stands for two halves of
-    the prompts; the resolution is taken at which the largest share of the features lies in a cluster that the other
-    finds again (`validity.found_again`, mean of both its shares). No halves of the prompts are looked at: what they say
-    of the clusters stays a test.
+    The similarities are redrawn in pairs, with the error that half the prompts would leave, which stands for two halves
+    of the prompts; the resolution is taken at which the clusters that the other finds again say most
+    (`validity.information_found_again`; the share of features in such clusters alone is high for few coarse ones). No
+    halves of the prompts are looked at: what they say of the clusters stays a test.
 
     Parameters
     ----------
@@ -246,36 +270,35 @@ def choose_resolution(
     -------
     resolution : float
         ``communities.resolution`` where it is set.
-    shares : dict of float to float
-        Share of the features found again, by the resolutions that were tried.
+    tried : dict of float to float
+        Bits a feature, by the resolutions that were tried.
     """
     if config.communities.resolution is not None:
         return config.communities.resolution, {}
-    least, shares = config.hdbscan.min_cluster_size, {}
+    least, tried = config.hdbscan.min_cluster_size, {}
     graphs = [
-        mutual_graph(
-            *perturb(indices, distances, max(n_prompts // HALVED, 1), config.umap.random_state + 1 + draw),
-            config.communities.n_neighbors,
-            config.communities.correct_hubs,
+        neighbor_graph(
+            *perturb(indices, distances, max(n_prompts // HALVED, 1), config.umap.random_state + 1 + draw), config
         )
-        for draw in range(2)
+        for draw in range(DRAWS if len(indices) <= FEW else 2)
     ]
 
     def look_at(resolution: float) -> None:
-        first, second = (
+        found = [
             groups(graph, indices, distances, n_prompts, config, resolution, config.umap.random_state + draw, least)
             for draw, graph in enumerate(graphs)
-        )
-        shares[resolution] = float(np.mean(list(validity.found_again(first, second).values())))
+        ]
+        pairs = zip(found[::2], found[1::2], strict=True)
+        tried[resolution] = float(np.mean([validity.information_found_again(*pair) for pair in pairs]))
 
     for factors in (COARSE, FINE):
-        begin = max(shares, key=lambda tried: (shares[tried], tried)) if shares else len(indices) / COMMUNITY
+        begin = max(tried, key=lambda one: (tried[one], one)) if tried else len(indices) / COMMUNITY
         for factor in factors:
             look_at(max(begin * factor, LEAST))
-    best = max(shares, key=lambda tried: (shares[tried], tried))  # of equal ones the finer
-    log.info("communities: resolution %.3g, at which redrawn halves find %.0f%% of the features' clusters again",
-             best, 100 * shares[best])  # fmt: skip
-    return best, dict(sorted(shares.items()))
+    best = max(tried, key=lambda one: (tried[one], one))  # of equal ones the finer
+    log.info("communities: resolution %.3g, at which clusters that redrawn halves find again say %.2f bits a feature",
+             best, tried[best])  # fmt: skip
+    return best, dict(sorted(tried.items()))
 
 
 def why_noise(labels: Array, unmoved: Array, indices: Array, distances: Array, config: Config) -> Array:
@@ -293,7 +316,7 @@ def why_noise(labels: Array, unmoved: Array, indices: Array, distances: Array, c
     array, (feature,), object
         Of `schema.NOISE_REASONS`; None where clustered.
     """
-    graph = mutual_graph(indices, distances, config.communities.n_neighbors, config.communities.correct_hubs)
+    graph = neighbor_graph(indices, distances, config)
     sizes = np.bincount(unmoved[unmoved >= 0], minlength=1)
     small = (unmoved < 0) | (sizes[np.maximum(unmoved, 0)] < config.hdbscan.min_cluster_size)
     reasons = np.where(small, schema.SMALL, schema.DISAGREE).astype(object)

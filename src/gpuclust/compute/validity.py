@@ -79,6 +79,37 @@ def found_again(first: Array, second: Array) -> dict[str, float]:
     return found
 
 
+def information_found_again(first: Array, second: Array) -> float:
+    """Return how many bits a feature's cluster says of it on average, where the other clustering finds it again.
+
+    A cluster of the share p of the features says -log2 p bits, and one that is not found again nothing: neither more
+    noise nor one giant cluster can buy it.
+
+    Parameters
+    ----------
+    first, second : array, (feature,), int
+
+    Returns
+    -------
+    float
+        Mean of both sides, and of the least best matches of `FOUND`; 0 to log2 of the number of features.
+
+    Examples
+    --------
+    >>> information_found_again(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]))
+    1.0
+    >>> information_found_again(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 0]))
+    0.0
+    """
+    bits = 0.0
+    for labels, other in ((first, second), (second, first)):
+        sizes, match = np.bincount(labels[labels >= 0]), best_match(labels, other)
+        share = sizes / max(len(labels), 1)
+        said = -share * np.log2(np.where(sizes, share, 1))
+        bits += sum(float(said[match >= least].sum()) for least in FOUND.values()) / len(FOUND) / 2
+    return bits
+
+
 def chance_match(labels: Array, others: Sequence[Array], draws: int, seed: int) -> Array:
     """Return the largest mean best match of every cluster that random relabelling reached in `draws` draws.
 

@@ -36,7 +36,7 @@ MAX_ROWS = 2048
 PROFILE_ROWS = 4096  # prompts of a block of clusters' activations
 PERMUTED_ROWS = 512  # prompts of a block within which activations are permuted
 CONSENSUS_PAIRS = 1 << 22  # of features, that a consensus counts at a time
-GRAPH = 100  # bytes a neighbour of redrawn similarities, their order, and the graph of mutual ones
+GRAPH = 116  # bytes a neighbour of redrawn similarities, their order, features with lists alike, graph of mutual ones
 LINKED = 12_000  # features that a consensus links at once, unless all its members have more in one cluster
 UMAPS = 2  # at once on a worker of the host: for the clusters and for the map, or of the two halves
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
@@ -298,7 +298,8 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     kept, components = shapes.n_kept, max(config.umap.n_components, 2)
     cluster = 300 + 24 * config.n_neighbors
     cluster += 16 * components + 30 * config.hdbscan.min_samples
-    cluster += GRAPH * config.n_neighbors if config.cluster.method == "communities" else 0
+    if graph := config.used_communities:
+        cluster += GRAPH * max(config.n_neighbors, graph.n_neighbors)
     one = 120 * config.umap.n_neighbors + 80 * (components + 10)
     pairs = consensus(kept, config.n_members, min(kept, LINKED)) - PROCESS if config.n_members > 1 else 0
     return {
