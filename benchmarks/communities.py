@@ -1,6 +1,6 @@
 """From neighbours to clusters by communities: seconds of each step and memory, for up to a million features.
 
-    python -m benchmarks.communities [--features 6000 131072] [--members 8]
+    python -m benchmarks.communities [--features 6000 131072] [--members 16]
 
 Neighbours are drawn: groups of 10 to 60 features, whose pairs have similarities around 0.35, and features of no group;
 all else on a list is as near as chance leaves over the prompts. Prints a row a number of features.
@@ -55,9 +55,9 @@ def gigabytes() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=int, nargs="+", default=[6000, 131072])
-    parser.add_argument("--members", type=int, default=8)
+    parser.add_argument("--members", type=int)
     options = parser.parse_args()
-    config = validate({"consensus": {"members": options.members}})
+    config = validate({"consensus": {"members": options.members}} if options.members else {})
     print("| features | neighbours GB | graph s | one Leiden s | redraw s | resolution s | a member s | consensus s | "
           "clusters | clustered | ARI | peak GB |\n|" + 12 * "---|")  # fmt: skip
     for size in options.features:
@@ -69,7 +69,7 @@ def main() -> None:
             result = function(*args)
             return time.perf_counter() - began, result
 
-        graphed, graph = seconds(communities.mutual_graph, indices, distances, config.communities.n_neighbors)
+        graphed, graph = seconds(communities.neighbor_graph, indices, distances, config)
         once, _ = seconds(communities.leiden, graph, size / communities.COMMUNITY, 0)
         redrawn, _ = seconds(consensus.perturb, indices, distances, PROMPTS, 1)
         chosen, (resolution, _) = seconds(communities.choose_resolution, indices, distances, PROMPTS, config)
@@ -78,7 +78,8 @@ def main() -> None:
         inside = truth >= 0
         print(
             f"| {size:,} | {held:.2f} | {graphed:.1f} | {once:.1f} | {redrawn:.1f} | {chosen:.1f} | {member:.1f} | "
-            f"{whole - options.members * member:.1f} | {found.labels.max() + 1:,} | {(found.labels >= 0).mean():.2f} | "
+            f"{whole - config.n_members * member:.1f} | "
+            f"{found.labels.max() + 1:,} | {(found.labels >= 0).mean():.2f} | "
             f"{adjusted_rand_score(truth[inside], found.labels[inside]):.3f} | {gigabytes():.1f} |",
             flush=True,
         )  # fmt: skip

@@ -334,3 +334,28 @@ def test_all_draws_decide_on_the_resolution(monkeypatch: pytest.MonkeyPatch) -> 
     _, tried = communities.choose_resolution(indices, distances, len(activations), config())
     assert len(compared) == len(communities.COARSE + communities.FINE) * communities.DRAWS // 2
     assert len(tried) <= len(compared)
+
+
+def test_members_are_redrawn_with_the_error_that_heavy_tails_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    activations, _ = planted(n_prompts=300, n_clusters=6, n_noise=20)
+    indices, distances = near(activations, 80)
+    asked = []
+    redraw = communities.perturb
+
+    def spy(indices: Array, distances: Array, n_prompts: int, seed: int, tails: float = 1.0) -> Any:
+        asked.append((n_prompts, tails))
+        return redraw(indices, distances, n_prompts, seed, tails)
+
+    monkeypatch.setattr(communities, "perturb", spy)
+    communities.member(indices, distances, 300, config(), 1, 5.0)
+    communities.choose_resolution(indices, distances, 300, config())
+    assert asked == [(300, 1.5)] + communities.DRAWS * [(150, 1.5)]
+
+
+def test_of_cosines_features_are_compared_themselves() -> None:
+    """Features that fire often are in everyone's list by cosine."""
+    assert (config().shared_neighbors, config().graph_neighbors) == (20, 30)
+    cosine = config(neighbors={"metric": "cosine"})
+    assert (cosine.shared_neighbors, cosine.graph_neighbors) == (0, 20)
+    assert config(neighbors={"metric": "cosine"}, communities={"shared_neighbors": 10}).shared_neighbors == 10
+    assert cosine.n_neighbors == config().n_neighbors == 80

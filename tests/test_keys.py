@@ -119,10 +119,8 @@ CASES = [
     Case("hdbscan.min_samples", 4, "cluster", "", EMBEDDED),
     Case("umap.n_components", 4, "embed", "embedding trial", EMBEDDED),
     Case("umap.n_components", 4, "embed", "", DBSCAN),
-    Case("communities.n_neighbors", 25, "cluster", "trial", COMMUNITIES),
-    Case(
-        "communities.n_neighbors", 25, "neighbors cluster", "trial", COMMUNITIES | {"communities.shared_neighbors": 0}
-    ),
+    Case("communities.n_neighbors", 25, "neighbors cluster", "trial", COMMUNITIES),
+    Case("communities.n_neighbors", 25, "cluster", "trial", COMMUNITIES | {"communities.shared_neighbors": 20}),
     Case("communities.n_neighbors", 25),
     Case("communities.shared_neighbors", 25, "neighbors cluster", "trial", COMMUNITIES),
     Case("communities.shared_neighbors", 25),

@@ -79,7 +79,7 @@ class Config(Section):
             raise ValueError("prompts: at least one source is needed")
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})")
-        if 0 < self.communities.shared_neighbors < 3:
+        if self.communities.shared_neighbors in (1, 2):
             raise ValueError(
                 f"communities.shared_neighbors ({self.communities.shared_neighbors}) must be 3 or more, or 0: a list "
                 "holds the feature itself"
@@ -131,6 +131,20 @@ class Config(Section):
         return self.communities if self.cluster.method == "communities" else None
 
     @property
+    def shared_neighbors(self) -> int:
+        """Length of the lists by which communities compare features; 0 where by their own similarity.
+
+        Features that fire often are near to everything by cosine, and would be in every list.
+        """
+        given = self.communities.shared_neighbors
+        return (20 if self.metric in CORRELATIONS else 0) if given is None else given
+
+    @property
+    def graph_neighbors(self) -> int:
+        """Neighbours of a feature in the graph of communities, itself included."""
+        return self.communities.n_neighbors or (30 if self.shared_neighbors else 20)
+
+    @property
     def used_dbscan(self) -> DbscanConfig | None:
         """The settings of DBSCAN where they are used."""
         return self.dbscan if self.cluster.method == "dbscan" else None
@@ -140,8 +154,10 @@ class Config(Section):
         """Neighbours that the map, which is there by every method, and the method where it takes some, use."""
         users = {"umap.n_neighbors": self.umap.n_neighbors}
         if self.cluster.method == "communities":
-            name = "shared_neighbors" if self.communities.shared_neighbors else "n_neighbors"
-            users[f"communities.{name}"] = getattr(self.communities, name)
+            if self.shared_neighbors:
+                users["communities.shared_neighbors"] = self.shared_neighbors
+            else:
+                users["communities.n_neighbors"] = self.graph_neighbors
         if self.used_dbscan and self.tree_samples:
             users["dbscan.min_samples"] = self.dbscan.min_samples
         return users

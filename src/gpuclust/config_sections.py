@@ -138,9 +138,14 @@ class ClusterConfig(Section):
 class CommunitiesConfig(Section):
     """Communities of the graph of mutual nearest neighbours."""
 
-    n_neighbors: int = Field(30, ge=3, description="of a feature in the graph, the feature itself included")
-    shared_neighbors: int = Field(
-        20, ge=0, description="nearest whose likeness decides what is near, the feature included; 0: its own similarity"
+    n_neighbors: int | None = Field(
+        None, ge=3, description="of a feature in the graph, the feature included; default: 30, or 20 without lists"
+    )
+    shared_neighbors: int | None = Field(
+        None,
+        ge=0,
+        description="of the lists by which features are compared for the graph, the feature included; 0: no lists, by "
+        "their own similarity; default: 20 of correlations, 0 of cosines",
     )
     resolution: float | None = Field(
         None, gt=0, le=1e6, description="larger: more, smaller clusters; default: where they are found again most"

@@ -31,6 +31,8 @@ COARSE, FINE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0), (2**-0.5, 2**0.5)  # of it, th
 LEAST = 1.0  # resolution: below it all of a graph may be one community, which is found again for nothing
 # Times what is in common by chance: of permuted activations groups have 0.9 to 1.1, of real ones 2 to 4
 ABOVE_CHANCE = 1.5
+# Times the normal's standard error of a similarity: bootstraps of real prompts have 1.25 (below 0.1) to 1.9 (above 0.3)
+TAILS = 1.5
 HALVED = 2  # redrawn similarities that stand for halves of the prompts have the error of so many times fewer
 DRAWS, FEW = 4, 20_000  # redrawn halves, two of which are compared; two of more than FEW features, whose mean is surer
 _ONE_AT_A_TIME = threading.Lock()  # NetworKit's seed and number of threads are the process's
@@ -44,17 +46,16 @@ def neighbor_graph(indices: Array, distances: Array, config: Config) -> Any:
     indices, distances : array, (feature, k), int32 and float32
         Nearest neighbours, as of `mutual_graph`.
     config : Config
-        Section communities.
+        Section communities; its metric.
 
     Returns
     -------
     sparse array, (feature, feature), float64
     """
-    c = config.communities
-    if c.shared_neighbors:
-        k = min(max(c.n_neighbors, indices.shape[1]), len(indices))
-        indices, distances = shared_neighbors.nearest(indices, distances, c.shared_neighbors, k)
-    return mutual_graph(indices, distances, c.n_neighbors, c.correct_hubs)
+    if config.shared_neighbors:
+        k = min(max(config.graph_neighbors, indices.shape[1]), len(indices))
+        indices, distances = shared_neighbors.nearest(indices, distances, config.shared_neighbors, k)
+    return mutual_graph(indices, distances, config.graph_neighbors, config.communities.correct_hubs)
 
 
 def mutual_graph(indices: Array, distances: Array, n_neighbors: int, corrected: bool = True) -> Any:
@@ -246,7 +247,7 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
     """
     seed, near = config.umap.random_state + number, (indices, distances)
     if number:
-        near = perturb(indices, distances, n_prompts, seed)
+        near = perturb(indices, distances, n_prompts, seed, TAILS)
     graph = neighbor_graph(*near, config)
     return groups(graph, indices, distances, n_prompts, config, resolution, seed)
 
@@ -276,16 +277,15 @@ def choose_resolution(
     if config.communities.resolution is not None:
         return config.communities.resolution, {}
     least, tried = config.hdbscan.min_cluster_size, {}
+    fewer, seed = max(n_prompts // HALVED, 1), config.umap.random_state
     graphs = [
-        neighbor_graph(
-            *perturb(indices, distances, max(n_prompts // HALVED, 1), config.umap.random_state + 1 + draw), config
-        )
+        neighbor_graph(*perturb(indices, distances, fewer, seed + 1 + draw, TAILS), config)
         for draw in range(DRAWS if len(indices) <= FEW else 2)
     ]
 
     def look_at(resolution: float) -> None:
         found = [
-            groups(graph, indices, distances, n_prompts, config, resolution, config.umap.random_state + draw, least)
+            groups(graph, indices, distances, n_prompts, config, resolution, seed + draw, least)
             for draw, graph in enumerate(graphs)
         ]
         pairs = zip(found[::2], found[1::2], strict=True)

@@ -28,7 +28,7 @@ from gpuclust.types import Array
 log = logging.getLogger("gpuclust")
 
 
-def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tuple[Array, Array]:
+def perturb(indices: Array, distances: Array, n_prompts: int, seed: int, tails: float = 1.0) -> tuple[Array, Array]:
     """Redraw similarities with their standard error, and sort every feature's candidates anew.
 
     A similarity r = 1 - d, a cosine or a correlation, over n prompts has the standard error (1 - r²) / √n (Fisher 1915,
@@ -42,6 +42,8 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
         Nearest neighbours, the feature itself in column 0; more of them than will be used, so that others can move up.
     n_prompts : int
     seed : int
+    tails : float
+        Times the normal's standard error.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int) -> tupl
     draw = _pair_normals(indices, seed)
     similarity = 1 - distances.astype(np.float64)
     draw[similarity <= 0] = 0
-    redrawn = np.maximum(1 - similarity - (1 - similarity**2) / np.sqrt(n_prompts) * draw, 0)
+    redrawn = np.maximum(1 - similarity - tails * (1 - similarity**2) / np.sqrt(n_prompts) * draw, 0)
     redrawn[:, 0] = -1  # stays first
     order = np.argsort(redrawn, axis=1, kind="stable")
     redrawn[:, 0] = 0

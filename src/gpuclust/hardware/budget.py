@@ -298,8 +298,8 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     kept, components = shapes.n_kept, max(config.umap.n_components, 2)
     cluster = 300 + 24 * config.n_neighbors
     cluster += 16 * components + 30 * config.hdbscan.min_samples
-    if graph := config.used_communities:
-        cluster += GRAPH * max(config.n_neighbors, graph.n_neighbors)
+    if config.cluster.method == "communities":
+        cluster += GRAPH * max(config.n_neighbors, config.graph_neighbors)
     one = 120 * config.umap.n_neighbors + 80 * (components + 10)
     pairs = consensus(kept, config.n_members, min(kept, LINKED)) - PROCESS if config.n_members > 1 else 0
     return {
