@@ -218,6 +218,8 @@ MUTANTS = [
            "test_shared_neighbors.py", "of equal ones the first"),
     Mutant("tails", "compute/communities.py", "perturb(indices, distances, n_prompts, seed, TAILS)",
            "perturb(indices, distances, n_prompts, seed)", "test_communities.py", "activations have heavy tails"),
+    Mutant("drawn-once", "compute/validity.py", "while (twice :=", "while False and (twice :=",
+           "test_validity.py", "a set holds a feature once"),
     Mutant("bits", "compute/validity.py", "said = -share * np.log2(np.where(sizes, share, 1))", "said = share",
            "test_doctests.py", "a few coarse clusters that are found again say little"),
     Mutant("pairs-of-draws", "compute/communities.py", "zip(found[::2], found[1::2], strict=True)",

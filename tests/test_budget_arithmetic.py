@@ -94,9 +94,9 @@ def test_embed_and_cluster() -> None:
     assert peaks(settings | {"cluster": {"method": "distances"}})["cluster"] == got["cluster"]
     graph = {"n_neighbors": 10, "shared_neighbors": 7}
     found = peaks(settings | {"cluster": {"method": "communities"}, "communities": graph})["cluster"]
-    assert found == got["cluster"] + K * (24 * 33 + 116 * 44)  # four times the neighbours, and graphs of them
+    assert found == got["cluster"] + K * (24 * 33 + 2 * 116 * 44)  # four times the neighbours; two graphs
     wider = peaks(settings | {"cluster": {"method": "communities"}, "communities": graph | {"n_neighbors": 60}})
-    assert wider["cluster"] == found + K * 116 * (60 - 44)
+    assert wider["cluster"] == found + K * 2 * 116 * (60 - 44)
 
 
 def test_consensus() -> None:

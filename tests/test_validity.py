@@ -80,6 +80,18 @@ def test_matched_sets_match_size_and_degree() -> None:
     np.testing.assert_allclose(drawn, [degree[labels == c].mean() for c in (0, 1)], rtol=0.05)
 
 
+@pytest.mark.parametrize(("n", "count"), [(100, 3), (100, 10), (100, 11), (100, 100), (7, 5), (4, 9), (1, 1)])
+def test_places_are_each_drawn_once_and_as_often(n: int, count: int) -> None:
+    places = validity._places(np.random.default_rng(0), n, count, 4000)
+    assert places.shape == (4000, count)
+    if count <= n:
+        assert (np.diff(np.sort(places, axis=1), axis=1) > 0).all()
+    times = np.bincount(places.ravel(), minlength=n)
+    assert len(times) == n
+    expected = 4000 * count / n
+    assert abs(times - expected).max() < 5 * np.sqrt(expected)
+
+
 def test_matched_z_tells_true_groups_from_drawn_ones() -> None:
     values, truth = planted(n_prompts=400, n_clusters=5, size=10, n_noise=100)
     degree = (values > 0).sum(axis=0)

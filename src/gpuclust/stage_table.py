@@ -116,7 +116,7 @@ STAGES = (
     ),
     Stage(
         "quality", "stability, nulls, validity",
-        ("prompts", "extract", "select", "neighbors", "embed", "cluster"), _quality, ("quality", "seed"), version=3,
+        ("prompts", "extract", "select", "neighbors", "embed", "cluster"), _quality, ("quality", "seed"), version=4,
         planned=True,
     ),
     Stage(

@@ -255,14 +255,25 @@ def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:
     rows, columns = [], []
     for cluster in range(int(labels.max(initial=NOISE)) + 1):
         for s, count in zip(*np.unique(stratum[labels == cluster], return_counts=True), strict=True):
-            for draw in range(draws):
-                rows.append(random.choice(by_stratum[s], count, replace=count > len(by_stratum[s])))
-                columns.append(np.full(count, cluster * draws + draw))
+            rows.append(by_stratum[s][_places(random, len(by_stratum[s]), int(count), draws)].ravel())
+            columns.append(np.repeat(cluster * draws + np.arange(draws), count))
     shape = (len(labels), (int(labels.max(initial=NOISE)) + 1) * draws)
     if not rows:
         return sparse.csr_array(shape)
     place = (np.concatenate(rows), np.concatenate(columns))
     return sparse.csr_array((np.ones(len(place[0])), place), shape=shape)
+
+
+def _places(random: np.random.Generator, n: int, count: int, draws: int) -> Array:
+    """Draw `count` of n places `draws` times, (draw, place); each once in a draw where there are so many."""
+    if count > n:
+        return random.integers(n, size=(draws, count))
+    if count * count > n:
+        return random.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)[:, :count]
+    places = random.integers(n, size=(draws, count))
+    while (twice := (np.diff(np.sort(places, axis=1), axis=1) == 0).any(axis=1)).any():
+        places[twice] = random.integers(n, size=(int(twice.sum()), count))
+    return places
 
 
 def matched_z(found: Sums, labels: Array, draws: int) -> Array:

@@ -158,13 +158,14 @@ class Context:
     def members(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
         """Cluster once a job, as tasks, and return the labels in the order of the jobs.
 
-        Of UMAPs, which take one core each, a task on the host makes `budget.UMAPS` where there are more than workers.
+        On the host a clustering takes one core, and a task makes `budget.AT_ONCE` where there are more than workers.
         """
-        embeds = [_embeds(config) for _, config, *_ in jobs]
-        together = budget.UMAPS if self.on == "cpu" and sum(embeds) > len(self.scheduler.workers) else 1
-        several = [number for number, does in enumerate(embeds) if does]
-        single = [[number] for number, does in enumerate(embeds) if not does]
-        groups = [several[at : at + together] for at in range(0, len(several), together)] + single
+        groups: list[list[int]] = []
+        for embeds in (True, False):
+            own = [number for number, (_, config, *_) in enumerate(jobs) if _embeds(config) == embeds]
+            on_host = self.on == "cpu" or not embeds
+            together = budget.AT_ONCE if on_host and len(own) > len(self.scheduler.workers) else 1
+            groups += [own[at : at + together] for at in range(0, len(own), together)]
         items = [(number, tasks.members_task, [jobs[job] for job in own], self.on) for number, own in enumerate(groups)]
         found = sorted(self.each(tasks.numbered, items, "clustering tasks"), key=_number)
         places = [job for own in groups for job in own]

@@ -305,11 +305,12 @@ def members_task(jobs: list[tuple[Path, Config, str, int, int]], device: str = "
         out, config, view, n_prompts, number = job
         return member_task(out, config, view, n_prompts, number, device)
 
-    return _side_by_side(one, jobs, resolve(device).name)
+    on_host = all(config.cluster.method == "communities" for _, config, *_ in jobs)
+    return _side_by_side(one, jobs, "cpu" if on_host else resolve(device).name)
 
 
 def _side_by_side(function: Any, items: Sequence[Any], backend: str) -> list[Any]:
-    """Call with each, at once on the host, whose UMAP takes one core; one by one on a GPU."""
+    """Call with each, at once on the host, where each takes one core; one by one on a GPU."""
     if backend != "cpu" or len(items) < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(len(items)) as pool:

@@ -38,7 +38,7 @@ PERMUTED_ROWS = 512  # prompts of a block within which activations are permuted
 CONSENSUS_PAIRS = 1 << 22  # of features, that a consensus counts at a time
 GRAPH = 116  # bytes a neighbour of redrawn similarities, their order, features with lists alike, graph of mutual ones
 LINKED = 12_000  # features that a consensus links at once, unless all its members have more in one cluster
-UMAPS = 2  # at once on a worker of the host: for the clusters and for the map, or of the two halves
+AT_ONCE = 2  # embeddings or clusterings on a worker of the host
 FREE_SHARE = 0.6  # of the free host memory, used when no budget is set
 TO_CLUSTERS = PLANNED[: PLANNED.index("cluster") + 1]
 
@@ -299,11 +299,11 @@ def _host_of_clusters(config: Config, shapes: Shapes, base: int) -> dict[str, in
     cluster = 300 + 24 * config.n_neighbors
     cluster += 16 * components + 30 * config.hdbscan.min_samples
     if config.cluster.method == "communities":
-        cluster += GRAPH * max(config.n_neighbors, config.graph_neighbors)
+        cluster += AT_ONCE * GRAPH * max(config.n_neighbors, config.graph_neighbors)
     one = 120 * config.umap.n_neighbors + 80 * (components + 10)
     pairs = consensus(kept, config.n_members, min(kept, LINKED)) - PROCESS if config.n_members > 1 else 0
     return {
-        "embed": base + kept * (24 * config.n_neighbors + UMAPS * one),
+        "embed": base + kept * (24 * config.n_neighbors + AT_ONCE * one),
         "cluster": base + kept * cluster + pairs,
     }
 
