@@ -304,7 +304,9 @@ def analyse(case: Case, out: Path) -> Callable[[], Any]:
         ids = [np.asarray(tokenizer(text)["input_ids"], np.int32) for text in prompts["text"]]
         atomic.write_table(out / schema.PROMPTS, prompts.assign(tokens=ids))
     n, k = case.shapes.n_clusters, case.config.extract.top_examples
-    checked = pd.DataFrame({"verdict": ["stable"] * n, "stability": 0.5, "hdbscan_match": 0.3, "silhouette": 0.1})
+    checked = pd.DataFrame(
+        {"verdict": ["stable"] * n, "verdict_reason": "", "stability": 0.5, "hdbscan_match": 0.3, "silhouette": 0.1}
+    )
     atomic.write_table(out / schema.QUALITY, checked)
     features = np.repeat(np.arange(case.shapes.n_features), k)
     rank = np.tile(np.arange(k), case.shapes.n_features)

@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import gpuclust
 from gpuclust import schema
-from gpuclust.compute import duplicates, validity
+from gpuclust.compute import duplicates, verdicts
 from gpuclust.compute.reductions import MOMENTS
 from gpuclust.engine import gram_pass
 from gpuclust.errors import SelectionError
@@ -177,7 +177,7 @@ def test_a_run_counts_shows_and_spreads_copies(tmp_path: Path, settings: dict[st
     table = pd.read_parquet(run.path / schema.QUALITY)
     sizes = run.clusters.loc[run.clusters["cluster"] >= 0, "size"].tolist()
     assert table["size"].tolist() == sizes
-    assert not ((table["verdict"] == validity.STABLE) & (table["size"] >= N_COPIES)).any()
+    assert not ((table["verdict"] == verdicts.STABLE) & (table["size"] >= N_COPIES)).any()
     card = run.feature(len(features) - 1)
     assert ("exact duplicate of", "feature 0, with whose neighbours it is clustered") in card.facts
     assert (run.path / schema.REPORT).exists()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust.compute import consensus, gram, neighbors, validity
+from gpuclust.compute import consensus, gram, neighbors, validity, verdicts
 from gpuclust.compute.agreement import relate
 from gpuclust.compute.clustering import cluster_distances, cluster_tree
 from gpuclust.compute.feature_filter import select
@@ -93,11 +93,11 @@ def test_verdicts_at_the_bounds() -> None:
         "permutation_z_null": np.full(6, 8.0),
         "random_z": np.array([9.0, 9, 9, 9, 3, 2.9]),
     }
-    wanted = [validity.STABLE, validity.FRAGILE, validity.NULL, validity.NULL, validity.STABLE, validity.NULL]
-    assert validity.verdicts(table, 0.5).tolist() == wanted
+    wanted = ["stable", "fragile", "not found again", "no better than random", "stable", "no better than random"]
+    assert verdicts.judge(table, 0.5)[0].tolist() == wanted
     quiet = {name: np.array([3.0 if name == "permutation_z" else values[0]]) for name, values in table.items()}
     quiet["permutation_z_null"] = np.zeros(1)  # without a null cluster three standard deviations are asked for
-    assert validity.verdicts(quiet, 0.5).tolist() == [validity.NULL]
+    assert verdicts.judge(quiet, 0.5)[0].tolist() == [verdicts.RANDOM]
 
 
 def test_chance_is_the_largest_of_the_draws() -> None:

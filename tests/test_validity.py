@@ -103,18 +103,6 @@ def test_matched_z_tells_true_groups_from_drawn_ones() -> None:
         assert (z > 10).all() if true else (abs(z) < 5).all()
 
 
-def test_verdicts_weigh_nulls_before_stability() -> None:
-    table = {
-        "stability": np.array([0.9, 0.3, 0.9, 0.9, 0.1, np.nan, np.nan]),
-        "chance_stability": np.array([0.2, 0.2, 0.2, 0.2, 0.2, np.nan, np.nan]),
-        "permutation_z": np.array([50.0, 50, 15, 50, 50, 50, 15]),
-        "permutation_z_null": np.full(7, 8.0),
-        "random_z": np.array([9.0, 9, 9, 2, 9, 9, 9]),
-    }
-    wanted = [validity.STABLE, validity.FRAGILE, validity.NULL, validity.NULL, validity.NULL, None, validity.NULL]
-    assert validity.verdicts(table, 0.5).tolist() == wanted
-
-
 def test_dbcv_is_guarded() -> None:
     rng = np.random.default_rng(0)
     two = np.concatenate([rng.normal(0, 0.1, (20, 2)), rng.normal(5, 0.1, (20, 2))])

@@ -125,7 +125,11 @@ CLUSTER_COLUMNS: Final = {
         "float64",
         "HDBSCAN's, or mean share of members that put a pair together, or DBSCAN's mean probability; null for noise",
     ),
-    "verdict": ("string", "stable, fragile or not above null; null for noise and where not measured"),
+    "verdict": (
+        "string",
+        "stable, fragile, not found again or no better than random; null for noise and where not measured",
+    ),
+    "verdict_reason": ("string", "by which number, in words"),
     "stability": ("float64", "mean best-match Jaccard index in clusterings of the two halves of the prompts"),
     "hdbscan_match": ("float64", "best-match Jaccard index among the clusters of one UMAP and HDBSCAN"),
     "silhouette": ("float64", "cosine, in the input space"),
@@ -154,7 +158,8 @@ CLUSTER_COLUMNS: Final = {
 QUALITY_COLUMNS: Final = {
     "cluster": ("int64", ""),
     "size": ("int64", "features, exact duplicates included; all that follows counts them once"),
-    "verdict": ("string", "stable, fragile or not above null; null where not measured"),
+    "verdict": ("string", "stable, fragile, not found again or no better than random; null where not measured"),
+    "verdict_reason": ("string", "by which number, in words"),
     "stability": ("float64", "mean best-match Jaccard index in clusterings of the two halves of the prompts"),
     "chance_stability": ("float64", "the largest that random relabelling of the halves reached"),
     "hdbscan_match": ("float64", "best-match Jaccard index among the clusters of one UMAP and HDBSCAN"),

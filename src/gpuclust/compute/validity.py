@@ -16,10 +16,7 @@ from gpuclust.schema import NOISE
 from gpuclust.types import Array
 
 STRATA = 20  # of the number of active prompts, for degree-matched random sets
-Z_MIN = 3.0  # standard deviations above a null
-NULL_MARGIN = 2.0  # the largest z of permuted activations is one draw of many: as large again is asked for
 ROUNDING = 1e-12  # cosine distances below are those of exact duplicates
-VERDICTS = STABLE, FRAGILE, NULL = "stable", "fragile", "not above null"
 
 
 def best_match(labels: Array, other: Array) -> Array:
@@ -338,36 +335,6 @@ def neighbor_overlap(a: Array, b: Array) -> float:
     """Return the mean share of neighbours that two lists, (feature, k), have in common; column 0 does not count."""
     shared = [len(np.intersect1d(x, y, assume_unique=True)) for x, y in zip(a[:, 1:], b[:, 1:], strict=True)]
     return float(np.mean(shared) / max(a.shape[1] - 1, 1))
-
-
-def verdicts(table: dict[str, Array], threshold: float) -> Array:
-    """Judge every cluster.
-
-    - not above null: the z-score of its cohesion is not NULL_MARGIN times that of the most cohesive cluster of permuted
-      activations, or below Z_MIN against degree-matched random sets, or halves of the prompts find it no better than
-      random labels
-    - stable: halves find it with a mean Jaccard index of `threshold` or more
-    - fragile: neither
-
-    Parameters
-    ----------
-    table : dict of str to array, (cluster,)
-        ``stability``, ``chance_stability``, ``permutation_z``, ``permutation_z_null``, ``random_z``; what was not
-        measured is NaN and decides nothing.
-    threshold : float
-
-    Returns
-    -------
-    array, (cluster,), object
-        None where stability was not measured and no null speaks against the cluster.
-    """
-    reached = np.maximum(NULL_MARGIN * table["permutation_z_null"], Z_MIN)
-    null = (table["permutation_z"] <= reached) | (table["random_z"] < Z_MIN)
-    null |= table["stability"] <= table["chance_stability"]
-    result = np.where(table["stability"] >= threshold, STABLE, FRAGILE).astype(object)
-    result[np.isnan(table["stability"])] = None
-    result[null] = NULL
-    return result
 
 
 def _inner(found: Sums, labels: Array) -> tuple[Array, Array]:

@@ -41,7 +41,8 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     profile = cluster_profile(out, profiles.by_cluster(kept["feature"].to_numpy(), label), rows, config, prompts)
     checked = pd.read_parquet(out / schema.QUALITY)
     more: dict[str, Any] = {
-        name: checked[name].tolist() for name in ("verdict", "stability", "hdbscan_match", "silhouette")
+        name: checked[name].tolist()
+        for name in ("verdict", "verdict_reason", "stability", "hdbscan_match", "silhouette")
     }
     clustered = features.loc[feature_table.is_point(features), "label"].to_numpy(dtype=np.int64)
     more |= {"tree_node": cluster_table.tree_nodes(pd.read_parquet(out / schema.CONDENSED_TREE), clustered)}

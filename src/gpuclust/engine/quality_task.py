@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.compute import agreement, consensus, measures, methods, neighbors, validity
+from gpuclust.compute import agreement, consensus, measures, methods, neighbors, validity, verdicts
 from gpuclust.config import Config
 from gpuclust.engine import gram_pass, prompt_rows
 from gpuclust.extraction import encoders
@@ -94,8 +94,14 @@ def quality_task(
     clustered = size / max(size.sum(), 1)
     for name in ("silhouette", "stability"):
         facts[name] = None if np.isnan(table[name]).any() or not len(size) else float(clustered @ table[name])
-    table["verdict"] = validity.verdicts(table, q.stable)
-    facts["verdicts"] = {name: int((table["verdict"] == name).sum()) for name in validity.VERDICTS}
+    table["verdict"], table["verdict_reason"] = verdicts.judge(table, q.stable)
+    facts["verdicts"] = {name: int((table["verdict"] == name).sum()) for name in verdicts.VERDICTS}
+    facts["headline"] = verdicts.headline(facts["verdicts"], len(size))
+    facts["warnings"] = []
+    measured = not np.isnan(table["stability"]).any()
+    if measured and (doubt := verdicts.doubt(facts["verdicts"][verdicts.STABLE], len(size), n_prompts)):
+        log.warning("quality: %s", doubt)
+        facts["warnings"].append(doubt)
     facts["dbcv"], why = _dbcv(out, labels, q.dbcv_features)
     skipped += [why] if why else []
     if q.decoder:
@@ -104,7 +110,7 @@ def quality_task(
     atomic.write_table(
         out / schema.QUALITY,
         pd.DataFrame({"cluster": np.arange(len(size)), "size": size + copies} | table)[list(schema.QUALITY_COLUMNS)]
-        .astype({"verdict": "string"}),
+        .astype({"verdict": "string", "verdict_reason": "string"}),
     )  # fmt: skip
     for reason in skipped:
         log.info("quality: left out: %s", reason)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("gpuclust")
 
 FEWEST_PROMPTS = 8  # that are halved: correlations over fewer than four prompts are all near 1 or -1
-FEW = 0.2  # share of the clusters: where fewer are found again, a warning
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,7 +158,7 @@ def compare_halves(
     -----
     Memory: one Gram matrix of the features at a time.
     """
-    from gpuclust.compute import measures, validity
+    from gpuclust.compute import measures, validity, verdicts
     from gpuclust.compute.halves import half_of
 
     if len(data) < FEWEST_PROMPTS:
@@ -172,16 +171,10 @@ def compare_halves(
     stability = np.mean([validity.best_match(labels.astype(np.int64), other) for other in (first, second)], axis=0)
     found = measures.of_halves(first, second)["found_again"]
     again = int((stability >= config.quality.stable).sum())
-    notes: tuple[str, ...] = ()
-    if len(stability) and again < FEW * len(stability):
-        text = (
-            f"{again:,} of {len(stability):,} clusters are found again in two halves of the {len(data):,} prompts, "
-            f"clustered apart: {'the others cannot' if again else 'nothing here can'} be told from chance. Take more "
-            "prompts, or fewer, larger clusters (communities.resolution, hdbscan.min_cluster_size)"
-        )
+    text = verdicts.doubt(again, len(stability), len(data))
+    if text is not None:
         log.warning("cluster_features: %s", text)
-        notes = (text,)
-    return Halves(stability, found, notes)
+    return Halves(stability, found, () if text is None else (text,))
 
 
 def _labels_of(

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuclust import schema
+from gpuclust.compute import verdicts
 from gpuclust.formatting import gigabytes, plain
 from gpuclust.schema import NOISE
 from gpuclust.storage import reading
@@ -36,9 +37,14 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     features = run.table(schema.FEATURES, ["kept", "quadrant", "entropy", "varentropy"])
     attributes = stages["prompts"].get("attributes", {})
     reduce, select = stages["reduce"], stages["select"]
+    quality = stages.get("quality", {})
     where = f"{attributes.get('model', '?')} · {attributes.get('hook_name', '?')} · {attributes.get('sae', '?')}"
     console.print()
-    console.print(f"[bold]{escape(where)}[/bold]")
+    if headline := quality.get("headline"):
+        console.print(f"[bold]{headline}[/bold]")
+    for warning in quality.get("warnings", []):
+        console.print(f"[bold yellow]! {escape(warning)}[/bold yellow]")
+    console.print(f"[dim]{escape(where)}[/dim]")
     n_prompts = stages["prompts"]["rows"]
     tokens = f" ({stages['prompts']['tokens']:,} tokens)" if stages["prompts"].get("tokens") else ""
     console.print(
@@ -49,7 +55,7 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     console.print(f"kept {select['kept']:,} features" + (f" ({removed})" if removed else ""))
     counts = features.loc[features["kept"], "quadrant"].value_counts()
     console.print("quadrants: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
-    real = clusters[clusters["cluster"] != NOISE].sort_values("size", ascending=False)
+    real = _in_order(clusters[clusters["cluster"] != NOISE])
     noise = clusters.loc[clusters["cluster"] == NOISE, "size"].sum()
     share = noise / max(int(clusters["size"].sum()), 1)
     chosen = stages["cluster"].get("eps")
@@ -60,15 +66,16 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     copies = stages["cluster"].get("duplicates")
     if copies:
         console.print(f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]")
-    for line in _quality(stages.get("quality", {})):
+    for line in _quality(quality, reading.Files(out).settings()):
         console.print(line)
     if len(real):
-        console.print(_cluster_table(real.head(SHOWN)))
+        console.print(_cluster_table(real.head(SHOWN), console.width))
         if len(real) > SHOWN:
             console.print(f"[dim]… and {len(real) - SHOWN} more in {schema.CLUSTERS}[/dim]")
         _top_prompts(real.head(3), console)
         _similar(run, console)
-    for warning in record.get("warnings", []):
+    said = {f"quality: {warning}" for warning in quality.get("warnings", [])}
+    for warning in (text for text in record.get("warnings", []) if text not in said):
         console.print(f"[yellow]! {escape(warning)}[/yellow]")
     peaks = [max(stage["peak_bytes"].values()) for stage in stages.values() if stage.get("peak_bytes")]
     seconds = sum(stage.get("seconds", 0) for stage in stages.values())
@@ -80,12 +87,22 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
         console.print(f"[yellow]! {schema.REPORT} is missing: `gpuclust report {escape(str(out))}` writes it[/yellow]")
 
 
-def _quality(facts: dict[str, Any]) -> list[str]:
+def _in_order(clusters: pd.DataFrame) -> pd.DataFrame:
+    """The largest first, behind all others those that are not found again or no better than random."""
+    doubtful = clusters.get("verdict", pd.Series(index=clusters.index, dtype=object)).isin(verdicts.DOUBTFUL)
+    return clusters.assign(doubtful=doubtful).sort_values(["doubtful", "size"], ascending=[True, False], kind="stable")
+
+
+def _quality(facts: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """What the checks found, a line each; what was not measured is left out or said."""
     lines = []
-    if counts := facts.get("verdicts"):
-        judged = ", ".join(f"{count} {name}" for name, count in counts.items())
-        lines.append(f"verdicts: {judged if sum(counts.values()) else 'none, nothing was measured'}")
+    if sum((counts := facts.get("verdicts", {})).values()):
+        meaning = verdicts.explained(settings.get("quality", {}).get("stable", 0.5))
+        lines += [
+            f"  {count:>4} {name}: [dim]{escape(meaning.get(name, 'in the words of an earlier version'))}[/dim]"
+            for name, count in counts.items()
+            if count
+        ]
     halves = facts.get("halves")
     if halves and halves["ari"] is None:
         lines.append("two halves of the prompts, clustered apart: neither has a cluster")
@@ -129,27 +146,24 @@ def _again(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _cluster_table(clusters: pd.DataFrame) -> Table:
+def _cluster_table(clusters: pd.DataFrame, width: int) -> Table:
+    """A line a cluster, as wide as the terminal."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     judged = "verdict" in clusters and bool(clusters["verdict"].notna().any())  # not where quality was not measured
     for name in ("cluster", "size", "stability"):
         table.add_column(name, justify="right", no_wrap=True)
     if judged:
         table.add_column("verdict", no_wrap=True)
-    for name in ("mean |a|", "sparsity"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("features peak at", ratio=1)
-    table.add_column("words of its prompts", ratio=1)
+    taken = len("cluster  size  stability  ") + (max(map(len, clusters["verdict"].dropna())) + 2 if judged else 0)
+    table.add_column("features peak at", no_wrap=True, overflow="ellipsis", max_width=max(width - taken, 16))
     for row in clusters.to_dict("records"):
+        listed = _listed(row["tokens"])[:12] or _listed(row["keywords"])[:12]  # imported activations have no tokens
         table.add_row(
             str(row["cluster"]),
             str(row["size"]),
             "" if pd.isna(row["stability"]) else f"{row['stability']:.2f}",
             *([plain(row["verdict"])] if judged else []),
-            f"{row['mean_activation']:.3g}",
-            f"{row['sparsity']:.3f}",
-            escape(_name(row) + " · ".join(_listed(row["tokens"])[:6])),
-            escape(" ".join(_listed(row["keywords"])[:6])),
+            escape(_name(row) + " · ".join(listed)),
         )
     return table
 

@@ -235,7 +235,11 @@ class Folder:
         return sum(1 for file in path.rglob("*") if file.is_file())
 
     def save(self) -> None:
-        """Write ``run.json``."""
+        """Write ``run.json``; what the run is worth stands first, where it is known."""
+        headline = self.record["stages"].get("quality", {}).get("headline")
+        rest = {name: value for name, value in self.record.items() if name != "headline"}
+        self.record.clear()
+        self.record.update(rest if headline is None else {"headline": headline} | rest)
         self.record["warnings"] = [
             f"{stage}: {text}" for stage, entry in self.record["stages"].items() for text in entry.get("warnings", [])
         ]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
+from gpuclust.compute import verdicts
 from gpuclust.results import noise, palette
 from gpuclust.results.report import contexts, tree
 from gpuclust.schema import NOISE
@@ -68,6 +69,10 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
         "hues": {"light": palette.HUES, "dark": palette.HUES_DARK},
         "marks": palette.MARKS,
         "quadrants": palette.QUADRANTS,
+        "headline": record["stages"].get("quality", {}).get("headline"),
+        "doubts": record["stages"].get("quality", {}).get("warnings", []),
+        "verdicts": verdicts.explained(settings.get("quality", {}).get("stable", 0.5)),
+        "doubtful": list(verdicts.DOUBTFUL),
         "noise_reasons": [
             noise.explained(settings["hdbscan"]["min_cluster_size"])[name] for name in schema.NOISE_REASONS
         ],

@@ -165,10 +165,12 @@ function correlated(c) {
 }
 
 function clusterCard(c) {
-  const row = clusterOf.get(c), more = Object.entries(row.more);
+  const row = clusterOf.get(c), {verdict, verdict_reason: why} = row.more;
+  const more = Object.entries(row.more).filter(([name]) => !name.startsWith('verdict'));
   return [
     heading(`Cluster ${c}`, () => go(`cluster=${c ? c - 1 : run.n_clusters - 1}`), () => go(`cluster=${(c + 1) % run.n_clusters}`)),
     h('p', null, h('span', {class: 'chip'}, glyph(c)), ' ', h('b', null, title(c))),
+    known(verdict) && h('p', {class: doubtful(c) ? 'warn' : null}, h('b', null, verdict), known(why) ? `: ${why}.` : ''),
     stats([
       ['features', count(row.size)], ['of the kept', share(row.ratio)], ['persistence', number(row.persistence), 'how long it lasts as the density rises'],
       ['mean |a|', number(row.mean_activation)], ['std |a|', number(row.std_activation)], ['max |a|', number(row.max_activation)],
@@ -187,7 +189,7 @@ function clusterCard(c) {
 }
 
 function welcome() {
-  const large = clusters().sort((x, y) => y.size - x.size).slice(0, 12);
+  const large = clusters().sort((x, y) => doubtful(x.cluster) - doubtful(y.cluster) || y.size - x.size).slice(0, 12);
   return [h('h2', null, 'Cards'), h('p', {class: 'quiet'}, 'Click a point on the map or a cluster to see it here.'),
     large.length ? [h('h3', null, 'Largest clusters'), h('table', null, large.map(row =>
       h('tr', null, h('td', null, clusterLink(row.cluster)), h('td', {class: 'n'}, count(row.size)))))]

@@ -106,6 +106,9 @@ function title(cluster) {
   return row?.name || (row?.tokens || []).slice(0, 4).join(' · ') || (row?.keywords || []).slice(0, 4).join(' ') || '';
 }
 
+/** Whether a cluster's verdict is that chance may have made it. */
+const doubtful = c => run.doubtful.includes(clusterOf.get(c)?.more.verdict);
+
 const clusterName = c => c < 0 ? 'noise' : `c${c}`;
 const hue = c => c < 0 ? (dark() ? '#6a6c74' : '#a9aab2') : run.hues[dark() ? 'dark' : 'light'][c % run.hues.light.length];
 const mark = c => c < 0 ? 'circle' : run.marks[Math.floor(c / run.hues.light.length) % run.marks.length];

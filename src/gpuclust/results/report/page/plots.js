@@ -54,9 +54,11 @@ function drawMap() {
   const size = kept.length > 60000 ? 3 : kept.length > 15000 ? 4 : kept.length > 5000 ? 5 : 7;
   const titles = new Map(clusters().map(row => [row.cluster, plain(head(title(row.cluster), 60))]));
   const cloud = points(real, a.x, a.y, {
-    color: real.map(f => hue(a.label[f])), symbol: real.map(f => mark(a.label[f])), size, opacity: 0.85, line: {width: 0},
+    color: real.map(f => hue(a.label[f])), symbol: real.map(f => mark(a.label[f])), size, line: {width: 0},
+    opacity: real.map(f => doubtful(a.label[f]) ? 0.2 : 0.85),
   }, 'clusters');
   cloud.text = real.map(f => `${label(f)}<br>${titles.get(a.label[f])}`);
+  $('faded').textContent = clusters().some(row => doubtful(row.cluster)) ? ', clusters that are not found again or no better than random are faded' : '';
   const bare = {showticklabels: false, showgrid: false, showline: false, ticks: ''};
   Plotly.react('map', [
     points(noise, a.x, a.y, {color: hue(-1), size: Math.max(size - 2, 2), opacity: 0.45}, 'noise'),

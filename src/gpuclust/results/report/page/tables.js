@@ -2,13 +2,14 @@
 
 /**
  * A table with sortable heads. Columns: {name, title, value(row) to sort by, cell(row) to show, number, rare, words}.
- * Returns {filter(text)}.
+ * Rows of which `last` is true come last until a head is clicked. Returns {filter(text)}.
  */
-function sortable(table, columns, rows, {open, words, shown, sort}) {
-  let [by, down] = sort, text = '';
+function sortable(table, columns, rows, {open, words, shown, sort, last}) {
+  let [by, down] = sort, text = '', asked = false;
   const heads = columns.map((column, i) => h('th', {class: classes(column), scope: 'col', title: column.title},
     h('button', {type: 'button', onclick: () => {
       [by, down] = [i, by === i ? !down : Boolean(column.number)];
+      asked = true;
       draw();
     }}, column.name)));
   const body = h('tbody');
@@ -18,6 +19,7 @@ function sortable(table, columns, rows, {open, words, shown, sort}) {
     heads.forEach((head, i) => head.setAttribute('aria-sort', i === by ? (down ? 'descending' : 'ascending') : 'none'));
     const value = columns[by].value;
     const order = (x, y) => {
+      if (!asked && last(x) !== last(y)) return last(x) - last(y);
       const [p, q] = [value(x), value(y)];
       if (!known(p) || !known(q)) return known(q) - known(p); // what is missing comes last
       return (typeof p === 'string' ? p.localeCompare(q) : p - q) * (down ? -1 : 1);
@@ -62,7 +64,15 @@ function drawClusters() {
     words: row => `${row.cluster} c${row.cluster} ${row.name || ''} ${(row.tokens || []).join(' ')} ${(row.keywords || []).join(' ')}`.toLowerCase(),
     shown: (found, all) => { $('shown').textContent = found === all ? `${count(all)} clusters` : `${count(found)} of ${count(all)} clusters`; },
     sort: [1, true],
+    last: row => doubtful(row.cluster),
   });
+  const judgedRows = rows.filter(row => known(row.more.verdict));
+  if (judgedRows.length) {
+    fill($('verdicts'), Object.entries(run.verdicts).map(([name, meaning]) => {
+      const n = judgedRows.filter(row => row.more.verdict === name).length;
+      return n ? h('div', null, h('dt', null, `${count(n)} ${name}`), h('dd', null, meaning)) : null;
+    }));
+  }
   $('filter').addEventListener('input', event => clusterTable.filter(event.target.value));
 }
 
@@ -89,7 +99,10 @@ function drawRun() {
     [count(run.n_clusters), 'clusters'], [share(noise / Math.max(kept, 1)), 'noise'],
   ];
   fill($('tiles'), tiles.map(([value, name]) => h('div', {class: 'tile'}, h('b', null, value), h('span', null, name))));
-  fill($('warnings'), (record.warnings || []).map(text => h('p', {class: 'warn'}, text)));
+  $('headline').textContent = run.headline ? `${run.headline[0].toUpperCase()}${run.headline.slice(1)}.` : '';
+  fill($('doubts'), run.doubts.map(text => h('p', {class: 'warn loud'}, text)));
+  const told = new Set(run.doubts.map(text => `quality: ${text}`));
+  fill($('warnings'), (record.warnings || []).filter(text => !told.has(text)).map(text => h('p', {class: 'warn'}, text)));
   const facts_ = [
     ['Model', `${run.model} (${run.loader})`], ['Hook', run.hook_name], ['SAE', run.sae],
     ['Prompts', `${count(run.n_prompts)}${stages.prompts.tokens ? `, ${count(stages.prompts.tokens)} tokens` : ''}, of ${

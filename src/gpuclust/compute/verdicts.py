@@ -1,0 +1,139 @@
+"""Verdicts: is a cluster found again in other prompts, and is it more than chance? In words, with the numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuclust.types import Array
+
+Z_MIN = 3.0  # standard deviations above a null
+NULL_MARGIN = 2.0  # the largest z of permuted activations is one draw of many: as large again is asked for
+FEW = 0.2  # share of the clusters: where fewer are found again, a warning
+VERDICTS = STABLE, FRAGILE, LOST, RANDOM = "stable", "fragile", "not found again", "no better than random"
+DOUBTFUL = LOST, RANDOM
+
+
+def judge(table: dict[str, Array], threshold: float) -> tuple[Array, Array]:
+    """Judge every cluster, and say by which number.
+
+    - no better than random: the z-score of its cohesion is not NULL_MARGIN times that of the most cohesive cluster of
+      permuted activations, or below Z_MIN against degree-matched random sets
+    - not found again: halves of the prompts find it no better than random labels
+    - stable: halves find it with a mean Jaccard index of `threshold` or more
+    - fragile: they find it in part
+
+    Parameters
+    ----------
+    table : dict of str to array, (cluster,)
+        ``stability``, ``chance_stability``, ``permutation_z``, ``permutation_z_null``, ``random_z``; what was not
+        measured is NaN and decides nothing.
+    threshold : float
+
+    Returns
+    -------
+    verdicts : array, (cluster,), object
+        Of VERDICTS; None where stability was not measured and no null speaks against the cluster.
+    reasons : array, (cluster,), object
+        A sentence each; None where there is no verdict.
+    """
+    stability, chance = table["stability"], table["chance_stability"]
+    reached = np.maximum(NULL_MARGIN * table["permutation_z_null"], Z_MIN)
+    permuted, random = table["permutation_z"] <= reached, table["random_z"] < Z_MIN
+    lost = stability <= chance
+    found = np.where(stability >= threshold, STABLE, FRAGILE).astype(object)
+    found[np.isnan(stability)] = None
+    found[lost] = LOST
+    found[permuted | random] = RANDOM
+    why = np.full(len(found), None, object)
+    for at, verdict in enumerate(found):
+        match = f"halves of the prompts find it with a Jaccard index of {stability[at]:.2f}"
+        if permuted[at]:
+            why[at] = (
+                f"its cohesion is {table['permutation_z'][at]:.1f} standard deviations above permuted activations; "
+                f"more than {reached[at]:.1f} is asked for"
+            )
+        elif random[at]:
+            why[at] = (
+                f"its cohesion is {table['random_z'][at]:.1f} standard deviations above random features that fire as "
+                f"often; {Z_MIN:g} are asked for"
+            )
+        elif verdict == LOST:
+            why[at] = f"{match}, random labels with up to {chance[at]:.2f}"
+        elif verdict is not None:
+            why[at] = match if verdict == STABLE else f"{match}; {threshold:g} is asked for"
+    return found, why
+
+
+def explained(threshold: float) -> dict[str, str]:
+    """Say what each of VERDICTS means.
+
+    Parameters
+    ----------
+    threshold : float
+        ``quality.stable`` of the run.
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> explained(0.5)["stable"]
+    'the halves of the prompts have it again (Jaccard index 0.5 or more)'
+    """
+    return {
+        STABLE: f"the halves of the prompts have it again (Jaccard index {threshold:g} or more)",
+        FRAGILE: "they have it in part: better than random labels would, less than that",
+        LOST: "they have it no better than random labels would",
+        RANDOM: "no more cohesive than random features that fire as often",
+    }
+
+
+def headline(counts: dict[str, int], n_clusters: int) -> str:
+    """Say in a line how many clusters other prompts find again.
+
+    Parameters
+    ----------
+    counts : dict of str to int
+        Clusters by verdict; none where nothing was measured.
+    n_clusters : int
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> headline({"stable": 8, "fragile": 6, "not found again": 4, "no better than random": 0}, 18)
+    '8 of 18 clusters are found again in the other half of the prompts, 6 in part'
+    >>> headline({}, 0)
+    'no clusters: every feature is noise'
+    """
+    if not n_clusters:
+        return "no clusters: every feature is noise"
+    if not sum(counts.values()):
+        return f"{n_clusters:,} clusters; whether other prompts find them again was not measured"
+    parts = f", {counts[FRAGILE]:,} in part" if counts.get(FRAGILE) else ""
+    return (
+        f"{counts.get(STABLE, 0):,} of {n_clusters:,} clusters are found again in the other half of the prompts{parts}"
+    )
+
+
+def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
+    """Return a warning where fewer than a FEW of the clusters are found again, None where it is not so.
+
+    Parameters
+    ----------
+    n_found, n_clusters, n_prompts : int
+
+    Returns
+    -------
+    str or None
+    """
+    if not n_clusters or n_found >= FEW * n_clusters:
+        return None
+    return (
+        f"{n_found:,} of {n_clusters:,} clusters are found again in two halves of the {n_prompts:,} prompts, "
+        f"clustered apart: {'the others cannot' if n_found else 'nothing here can'} be told from chance. Take more "
+        "prompts, or fewer, larger clusters (communities.resolution, hdbscan.min_cluster_size)"
+    )

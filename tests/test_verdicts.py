@@ -1,0 +1,72 @@
+"""Verdicts in words: what decides, what is said of it, and what a run says first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpuclust import schema
+from gpuclust.compute import verdicts
+from gpuclust.storage.run_folder import Folder
+
+TABLE = {
+    "stability": np.array([0.9, 0.3, 0.9, 0.9, 0.1, np.nan, np.nan]),
+    "chance_stability": np.array([0.2, 0.2, 0.2, 0.2, 0.2, np.nan, np.nan]),
+    "permutation_z": np.array([50.0, 50, 15, 50, 50, 50, 15]),
+    "permutation_z_null": np.full(7, 8.0),
+    "random_z": np.array([9.0, 9, 9, 2, 9, 9, 9]),
+}
+
+
+def test_nulls_are_weighed_before_stability() -> None:
+    found, why = verdicts.judge(TABLE, 0.5)
+    assert found.tolist() == [
+        "stable", "fragile", "no better than random", "no better than random", "not found again", None,
+        "no better than random",
+    ]  # fmt: skip
+    assert why.tolist() == [
+        "halves of the prompts find it with a Jaccard index of 0.90",
+        "halves of the prompts find it with a Jaccard index of 0.30; 0.5 is asked for",
+        "its cohesion is 15.0 standard deviations above permuted activations; more than 16.0 is asked for",
+        "its cohesion is 2.0 standard deviations above random features that fire as often; 3 are asked for",
+        "halves of the prompts find it with a Jaccard index of 0.10, random labels with up to 0.20",
+        None,
+        "its cohesion is 15.0 standard deviations above permuted activations; more than 16.0 is asked for",
+    ]
+    assert set(verdicts.explained(0.5)) == set(verdicts.VERDICTS)
+
+
+@pytest.mark.parametrize(
+    ("found", "clusters", "said"),
+    [
+        (0, 0, None),
+        (2, 10, None),
+        (1, 10, "1 of 10 clusters are found again in two halves of the 60 prompts, clustered apart: the others cannot"),
+        (0, 44, "0 of 44 clusters are found again in two halves of the 60 prompts, clustered apart: nothing here can"),
+    ],
+)
+def test_a_warning_where_fewer_than_a_fifth_hold(found: int, clusters: int, said: str | None) -> None:
+    text = verdicts.doubt(found, clusters, 60)
+    assert text is None if said is None else text is not None and text.startswith(said) and "more prompts" in text
+
+
+def test_the_headline_counts_what_is_found_again() -> None:
+    counts = dict(zip(verdicts.VERDICTS, (0, 0, 30, 14), strict=True))
+    assert verdicts.headline(counts, 44) == "0 of 44 clusters are found again in the other half of the prompts"
+    assert "was not measured" in verdicts.headline(dict.fromkeys(verdicts.VERDICTS, 0), 44)
+
+
+def test_what_a_run_is_worth_stands_first_in_its_record_while_it_is_known(tmp_path: Path) -> None:
+    from gpuclust.config import Config
+
+    folder = Folder(tmp_path / "run", Config())
+    folder.complete("quality", "key", [], headline="3 of 4 clusters")
+    written: dict[str, Any] = json.loads((tmp_path / "run" / schema.RECORD).read_text())
+    assert list(written).index("headline") <= 1  # behind its checksum
+    assert written["headline"] == "3 of 4 clusters"
+    folder.begin("cluster")
+    assert "headline" not in json.loads((tmp_path / "run" / schema.RECORD).read_text())
