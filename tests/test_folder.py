@@ -317,3 +317,47 @@ def test_a_run_without_its_configuration_says_so(
     (tmp_path / "out" / "config.yaml").unlink()
     go(tmp_path, settings, code=2)
     assert "holds a run without its config.yaml" in " ".join(capsys.readouterr().err.split())
+
+
+# ---------------------------------------------------------------- another setting without another extraction
+
+
+def test_another_setting_takes_the_activations_of_a_finished_run(finished: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    again = ["--reuse", str(finished), "--out", str(tmp_path / "new" / "finer"), "--scheduler", "threads", "--quiet"]
+    for _ in range(2):  # and resumes
+        assert command.main([*again, "--set", "communities.resolution=7", "hdbscan.min_cluster_size=3"]) == 0
+    made = tmp_path / "new" / "finer"
+    assert {path: path.read_bytes() for path in before} == before
+    old, new = (json.loads((folder / schema.RECORD).read_text())["stages"] for folder in (finished, made))
+    assert new["extract"] == old["extract"]
+    assert new["cluster"]["key"] != old["cluster"]["key"]
+    settings = yaml.safe_load((made / schema.CONFIG).read_text())
+    assert settings["communities"]["resolution"] == 7  # all else is the other's
+    assert settings["prompts"] == yaml.safe_load((finished / schema.CONFIG).read_text())["prompts"]
+    assert len(gpuclust.open_run(made).activations) == len(gpuclust.open_run(finished).activations)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--set", "n_prompts=5"], "has other activations than this run needs: n_prompts is"),
+        (["--set", "extract.aggregate=mean"], "extract.aggregate is 'max' there and 'mean' here"),
+        ([], "--reuse needs --out"),
+    ],
+)
+def test_what_cannot_be_reused_is_refused_before_anything_is_written(
+    finished: Path, tmp_path: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "new")] if more else []
+    assert command.main(["--reuse", str(finished), *out, "--scheduler", "threads", *more]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_with_activations_of_its_own_is_left_alone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(finished, tmp_path / "own")
+    assert command.main(["--reuse", str(finished), "--out", str(other), "--scheduler", "threads"]) == 2
+    assert "not on the activations of --reuse" in " ".join(capsys.readouterr().err.split())

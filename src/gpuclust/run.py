@@ -23,6 +23,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     plan.arguments(parser)
     parser.add_argument("--out", type=place, metavar="DIR", help="folder of the run; default runs/NAME of the config")
+    parser.add_argument(
+        "--reuse", type=place, metavar="RUN",
+        help="take the activations of this run, and without --config its settings; it is only read",
+    )  # fmt: skip
     parser.add_argument("--plan", action="store_true", help="print stages, passes, bytes and peak memory; run nothing")
     parser.add_argument("--no-report", action="store_true", help="do not make report.html")
     parser.add_argument("--quiet", action="store_true", help="log lines instead of bars and the summary")
@@ -30,13 +34,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Run, or resume."""
-    from gpuclust import configfile
+    from gpuclust import configfile, schema
+    from gpuclust.engine import reuse
     from gpuclust.engine.execute import execute
     from gpuclust.engine.scheduler import choose
+    from gpuclust.errors import InputError
     from gpuclust.extraction import prompts
     from gpuclust.storage.run_folder import Folder, claim
     from gpuclust.tables import labeller
 
+    if args.reuse is not None:
+        if args.out is None and not args.plan:
+            raise InputError("--reuse needs --out: a folder for the new run, beside the one whose activations it takes")
+        args.config = args.config or args.reuse / schema.CONFIG
     if args.plan:
         plan.work(args)
         return
@@ -49,6 +59,8 @@ def work(args: argparse.Namespace) -> None:
         labeller.find(config.analyse.labeller)
     prompts.check(config.prompts)
     choose(args.scheduler)  # refuses what cannot be had before anything is written
+    if args.reuse is not None:
+        reuse.begin(args.reuse, out, config)
     with claim(out):
         folder = Folder(out, config)
         execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)

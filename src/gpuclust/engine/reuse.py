@@ -12,8 +12,11 @@ import yaml
 
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
+from gpuclust.errors import StoreError
+from gpuclust.results.run import Run
 from gpuclust.storage import atomic, checksums, reading, store
-from gpuclust.storage.record import write_record
+from gpuclust.storage.record import refuse_other_version, write_record
+from gpuclust.storage.run_folder import differences
 from gpuclust.types import Array
 
 
@@ -32,6 +35,47 @@ def link(source: Path, target: Path, config: Config | None = None) -> None:
         for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS):
             (folder / name).symlink_to((source / name).resolve())
         _record(source, folder, config, {})
+
+
+def begin(source: Path, target: Path, config: Config) -> None:
+    """Make a run's folder on the activations of another run, unless it is there already; the other is only read.
+
+    Parameters
+    ----------
+    source, target : Path
+        Folders of runs.
+    config : Config
+        Of the new run.
+
+    Raises
+    ------
+    StoreError
+        If the other has no activations yet, or others than the new run needs, or the folder holds another run's.
+    """
+    there = Run(source)
+    refuse_other_version(there.record, f"--reuse {source}", "run")
+    if "extract" not in there.record["stages"]:
+        raise StoreError(f"--reuse {source}: the run has no activations yet; finish it, or leave --reuse out")
+    other = [f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(_texts(there.config), _texts(config))]
+    if other:
+        raise StoreError(
+            f"--reuse {source} has other activations than this run needs: {'; '.join(other[:4])}. Leave these settings "
+            "as they are there, or leave --reuse out"
+        )
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link(source, target, config)
+    elif (target / schema.ACTIVATIONS).resolve() != (source / schema.ACTIVATIONS).resolve():
+        raise StoreError(
+            f"--out {target} is there already, and not on the activations of --reuse {source}: give another --out"
+        )
+
+
+def _texts(config: Config) -> dict[str, Any]:
+    """What activations depend on."""
+    return stage_table.values(stage_table.get("prompts"), config) | stage_table.values(
+        stage_table.get("extract"), config
+    )
 
 
 def take(source: Path, target: Path, config: Config, prompts: Array) -> None:

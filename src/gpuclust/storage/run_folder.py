@@ -157,7 +157,8 @@ class Folder:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
             raise StoreError(
                 f"--out {self.path} holds another run: {'; '.join(differing[:3])}{more}. Give another --out, or delete "
-                "that folder; nothing in it was changed"
+                f"that folder; nothing in it was changed. Another clustering of its activations: gpuclust run --reuse "
+                f"{self.path} --out OTHER --set …"
             )
 
     @property
