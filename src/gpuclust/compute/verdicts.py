@@ -114,9 +114,7 @@ def headline(counts: dict[str, int], n_clusters: int) -> str:
     if not sum(counts.values()):
         return f"{n_clusters:,} clusters; whether other prompts find them again was not measured"
     parts = f", {counts[FRAGILE]:,} in part" if counts.get(FRAGILE) else ""
-    return (
-        f"{counts.get(STABLE, 0):,} of {n_clusters:,} clusters are found again in the other half of the prompts{parts}"
-    )
+    return f"{_of(counts.get(STABLE, 0), n_clusters)} found again in the other half of the prompts{parts}"
 
 
 def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
@@ -133,7 +131,11 @@ def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
     if not n_clusters or n_found >= FEW * n_clusters:
         return None
     return (
-        f"{n_found:,} of {n_clusters:,} clusters are found again in two halves of the {n_prompts:,} prompts, "
-        f"clustered apart: {'the others cannot' if n_found else 'nothing here can'} be told from chance. Take more "
+        f"{_of(n_found, n_clusters)} found again in two halves of the {n_prompts:,} prompts, clustered apart: "
+        f"{'the others cannot' if n_found else 'nothing here can'} be told from chance. Take more "
         "prompts, or fewer, larger clusters (communities.resolution, hdbscan.min_cluster_size)"
     )
+
+
+def _of(n_found: int, n_clusters: int) -> str:
+    return f"{n_found:,} of {n_clusters:,} {'cluster is' if n_clusters == 1 else 'clusters are'}"
