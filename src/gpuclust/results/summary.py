@@ -60,9 +60,8 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     share = noise / max(int(clusters["size"].sum()), 1)
     chosen = stages["cluster"].get("eps")
     eps = "" if chosen is None else f"; dbscan.eps {chosen:.4g} on the {stages['cluster']['on']}"
-    console.print(
-        f"[bold]{len(real)} cluster{'' if len(real) == 1 else 's'}[/bold], {int(noise):,} features ({share:.0%}) are noise{eps}"
-    )
+    found = f"[bold]{len(real)} cluster{'' if len(real) == 1 else 's'}[/bold]"
+    console.print(f"{found}, {int(noise):,} features ({share:.0%}) are noise{eps}")
     if reasons := stages["cluster"].get("noise_reasons"):
         console.print(f"[dim]noise: {', '.join(f'{count:,} {name}' for name, count in reasons.items())}[/dim]")
     copies = stages["cluster"].get("duplicates")
