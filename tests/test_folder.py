@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 import yaml
 
@@ -25,6 +26,7 @@ from gpuclust.stage_table import NAMES, STAGES
 from gpuclust.storage import run_folder, store
 from gpuclust.storage.record import write_record
 from tests import tiny
+from tests.planted import planted
 
 TABLES = (
     schema.PROMPTS, schema.EXAMPLES, schema.SELECTED, schema.FEATURES, schema.CONDENSED_TREE, schema.QUALITY,
@@ -353,6 +355,56 @@ def test_what_cannot_be_reused_is_refused_before_anything_is_written(
     assert command.main(["--reuse", str(finished), *out, "--scheduler", "threads", *more]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["", "inner", "shards/inner"])
+def test_what_is_reused_is_only_read(
+    finished: Path, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(finished.rglob("*"))
+    assert command.main(["--reuse", str(finished), "--out", str(finished / place), "--scheduler", "threads"]) == 2
+    assert "which is only read: give a folder beside it" in " ".join(capsys.readouterr().err.split())
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_what_another_run_is_writing_is_left_alone(finished: Path, tmp_path: Path) -> None:
+    """The folders of activations are links: leftovers there are not this run's."""
+    writing = [finished / schema.SHARDS / "0.99999.tmp", finished / schema.ACTIVATIONS / "activations/c/9.99999.tmp"]
+    (tmp_path / "new").mkdir()  # an empty folder is as good as none
+    for _ in range(2):
+        for path in writing:
+            path.touch()
+        assert command.main(["--reuse", str(finished), "--out", str(tmp_path / "new"), "--scheduler", "threads"]) == 0
+        assert all(path.exists() for path in writing)
+
+
+@pytest.mark.parametrize("damage", ["a shard", "all", "record"])
+def test_activations_that_are_not_whole_are_not_reused(
+    finished: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if damage == "a shard":
+        next(path for path in (finished / schema.ACTIVATIONS / "activations/c").rglob("*") if path.is_file()).unlink()
+    elif damage == "all":
+        shutil.rmtree(finished / schema.ACTIVATIONS)
+    else:
+        (finished / schema.RECORD).unlink()
+    for plan in ([], ["--plan"]):
+        given = ["--reuse", str(finished), "--out", str(tmp_path / "new"), "--scheduler", "threads", *plan]
+        assert command.main(given) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("there is no run" if damage == "record" else "its activations are not whole") in said
+        assert not (tmp_path / "new").exists()
+
+
+def test_imported_activations_are_reused(tmp_path: Path) -> None:
+    values, _ = planted(n_prompts=120, n_clusters=4, n_noise=20)
+    cache = {"acts": torch.from_numpy(values), "prompts": [f"prompt {number}" for number in range(120)]}
+    torch.save(cache, tmp_path / "cache.pt")
+    settings = {"select": {"sparsity_max": 1.0}, "quality": {"null": False}}
+    gpuclust.import_cache(tmp_path / "cache.pt", tmp_path / "imported", settings)
+    given = ["--reuse", str(tmp_path / "imported"), "--out", str(tmp_path / "new"), "--scheduler", "threads"]
+    assert command.main([*given, "--set", "hdbscan.min_cluster_size=8"]) == 0
+    assert gpuclust.open_run(tmp_path / "new").config.hdbscan.min_cluster_size == 8
 
 
 def test_a_folder_with_activations_of_its_own_is_left_alone(

@@ -30,9 +30,9 @@ def test_nulls_are_weighed_before_stability() -> None:
     ]  # fmt: skip
     assert why.tolist() == [
         "halves of the prompts find it with a Jaccard index of 0.90",
-        "halves of the prompts find it with a Jaccard index of 0.30; 0.5 is asked for",
+        "halves of the prompts find it with a Jaccard index of 0.30; 0.50 is asked for",
         "its cohesion is 15.0 standard deviations above permuted activations; more than 16.0 is asked for",
-        "its cohesion is 2.0 standard deviations above random features that fire as often; 3 are asked for",
+        "its cohesion is 2.0 standard deviations above random features that fire as often; 3.0 are asked for",
         "halves of the prompts find it with a Jaccard index of 0.10, random labels with up to 0.20",
         None,
         "its cohesion is 15.0 standard deviations above permuted activations; more than 16.0 is asked for",
@@ -57,7 +57,26 @@ def test_a_warning_where_fewer_than_a_fifth_hold(found: int, clusters: int, said
 def test_the_headline_counts_what_is_found_again() -> None:
     counts = dict(zip(verdicts.VERDICTS, (0, 0, 30, 14), strict=True))
     assert verdicts.headline(counts, 44) == "0 of 44 clusters are found again in the other half of the prompts"
-    assert "was not measured" in verdicts.headline(dict.fromkeys(verdicts.VERDICTS, 0), 44)
+    counts = dict(zip(verdicts.VERDICTS, (0, 0, 0, 3), strict=True))
+    assert verdicts.headline(counts, 18, measured=False) == (
+        "18 clusters, 3 of them no better than random; whether other prompts find them again was not measured"
+    )
+    assert verdicts.headline({"stable": 1}, 1) == "1 of 1 cluster is found again in the other half of the prompts"
+
+
+def test_a_reason_does_not_contradict_itself_by_rounding() -> None:
+    table = {
+        "stability": np.array([0.499, 0.1, 0.9, 0.9]),
+        "chance_stability": np.array([0.1, 0.104, 0.1, 0.1]),
+        "permutation_z": np.array([50.0, 50, 50, 10.04]),
+        "permutation_z_null": np.array([1.0, 1, 1, 5.024]),
+        "random_z": np.array([9.0, 9, 2.98, 9]),
+    }
+    assert [why.rpartition(" of ")[2] for why in verdicts.judge(table, 0.5)[1][:2]] == [
+        "0.499; 0.500 is asked for", "0.100, random labels with up to 0.104",
+    ]  # fmt: skip
+    assert "is 2.98 standard deviations" in verdicts.judge(table, 0.5)[1][2]
+    assert "is 10.04 standard deviations" in verdicts.judge(table, 0.5)[1][3]
 
 
 def test_what_a_run_is_worth_stands_first_in_its_record_while_it_is_known(tmp_path: Path) -> None:

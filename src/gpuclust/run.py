@@ -46,8 +46,14 @@ def work(args: argparse.Namespace) -> None:
     if args.reuse is not None:
         if args.out is None and not args.plan:
             raise InputError("--reuse needs --out: a folder for the new run, beside the one whose activations it takes")
+        if not (args.reuse / schema.RECORD).exists():
+            raise InputError(f"--reuse {args.reuse}: there is no run; give the folder of a finished one")
         args.config = args.config or args.reuse / schema.CONFIG
     if args.plan:
+        if args.reuse is not None:
+            reuse.check(args.reuse, args.out, configfile.load(args.config, args.set))
+            console = terminal.console(quiet=False)
+            console.print("[dim]with --reuse the stages prompts and extract are not computed[/dim]")
         plan.work(args)
         return
     console = terminal.console(args.quiet)
@@ -63,7 +69,10 @@ def work(args: argparse.Namespace) -> None:
         reuse.begin(args.reuse, out, config)
     with claim(out):
         folder = Folder(out, config)
-        execute(config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report)
+        execute(
+            config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report,
+            imported=args.reuse is not None,
+        )  # fmt: skip
 
 
 def main(given: Sequence[str] | None = None) -> int:

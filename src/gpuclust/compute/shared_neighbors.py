@@ -35,8 +35,8 @@ def nearest(indices: Array, distances: Array, n_shared: int, k: int) -> tuple[Ar
     Returns
     -------
     indices, distances : array, (feature, k), int32 and float32
-        As given: ascending, ties by feature number, the feature itself in column 0 at distance 0. Where fewer lists
-        have anything in common, the feature itself again, at distance 1.
+        As given: ascending, cosines that are equal to the last bit by feature number, the feature itself in column 0
+        at distance 0. Where fewer lists have anything in common, the feature itself again, at distance 1.
 
     Notes
     -----

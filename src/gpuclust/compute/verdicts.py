@@ -46,21 +46,20 @@ def judge(table: dict[str, Array], threshold: float) -> tuple[Array, Array]:
     found[permuted | random] = RANDOM
     why = np.full(len(found), None, object)
     for at, verdict in enumerate(found):
-        match = f"halves of the prompts find it with a Jaccard index of {stability[at]:.2f}"
+        match = "halves of the prompts find it with a Jaccard index of"
+        above = "its cohesion is {} standard deviations above"
         if permuted[at]:
-            why[at] = (
-                f"its cohesion is {table['permutation_z'][at]:.1f} standard deviations above permuted activations; "
-                f"more than {reached[at]:.1f} is asked for"
-            )
+            z, asked = _apart(table["permutation_z"][at], reached[at], 1)
+            why[at] = f"{above.format(z)} permuted activations; more than {asked} is asked for"
         elif random[at]:
-            why[at] = (
-                f"its cohesion is {table['random_z'][at]:.1f} standard deviations above random features that fire as "
-                f"often; {Z_MIN:g} are asked for"
-            )
+            z, asked = _apart(table["random_z"][at], Z_MIN, 1)
+            why[at] = f"{above.format(z)} random features that fire as often; {asked} are asked for"
         elif verdict == LOST:
-            why[at] = f"{match}, random labels with up to {chance[at]:.2f}"
+            index, reach = _apart(stability[at], chance[at], 2)
+            why[at] = f"{match} {index}, random labels with up to {reach}"
         elif verdict is not None:
-            why[at] = match if verdict == STABLE else f"{match}; {threshold:g} is asked for"
+            index, asked = _apart(stability[at], threshold, 2)
+            why[at] = f"{match} {index}" + ("" if verdict == STABLE else f"; {asked} is asked for")
     return found, why
 
 
@@ -89,14 +88,16 @@ def explained(threshold: float) -> dict[str, str]:
     }
 
 
-def headline(counts: dict[str, int], n_clusters: int) -> str:
+def headline(counts: dict[str, int], n_clusters: int, measured: bool = True) -> str:
     """Say in a line how many clusters other prompts find again.
 
     Parameters
     ----------
     counts : dict of str to int
-        Clusters by verdict; none where nothing was measured.
+        Clusters by verdict.
     n_clusters : int
+    measured : bool
+        Whether halves of the prompts were clustered.
 
     Returns
     -------
@@ -111,8 +112,10 @@ def headline(counts: dict[str, int], n_clusters: int) -> str:
     """
     if not n_clusters:
         return "no clusters: every feature is noise"
-    if not sum(counts.values()):
-        return f"{n_clusters:,} clusters; whether other prompts find them again was not measured"
+    if not measured:
+        random = f", {counts[RANDOM]:,} of them {RANDOM}" if counts.get(RANDOM) else ""
+        clusters = f"{n_clusters:,} cluster{'' if n_clusters == 1 else 's'}"
+        return f"{clusters}{random}; whether other prompts find them again was not measured"
     parts = f", {counts[FRAGILE]:,} in part" if counts.get(FRAGILE) else ""
     return f"{_of(counts.get(STABLE, 0), n_clusters)} found again in the other half of the prompts{parts}"
 
@@ -139,3 +142,10 @@ def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
 
 def _of(n_found: int, n_clusters: int) -> str:
     return f"{n_found:,} of {n_clusters:,} {'cluster is' if n_clusters == 1 else 'clusters are'}"
+
+
+def _apart(value: float, other: float, digits: int) -> tuple[str, str]:
+    """Write two numbers with as many decimals as tell them apart, where they differ."""
+    while digits < 6 and value != other and f"{value:.{digits}f}" == f"{other:.{digits}f}":
+        digits += 1
+    return f"{value:.{digits}f}", f"{other:.{digits}f}"

@@ -96,9 +96,9 @@ def quality_task(
         facts[name] = None if np.isnan(table[name]).any() or not len(size) else float(clustered @ table[name])
     table["verdict"], table["verdict_reason"] = verdicts.judge(table, q.stable)
     facts["verdicts"] = {name: int((table["verdict"] == name).sum()) for name in verdicts.VERDICTS}
-    facts["headline"] = verdicts.headline(facts["verdicts"], len(size))
-    facts["warnings"] = []
     measured = not np.isnan(table["stability"]).any()
+    facts["headline"] = verdicts.headline(facts["verdicts"], len(size), measured)
+    facts["warnings"] = []
     if measured and (doubt := verdicts.doubt(facts["verdicts"][verdicts.STABLE], len(size), n_prompts)):
         log.warning("quality: %s", doubt)
         facts["warnings"].append(doubt)

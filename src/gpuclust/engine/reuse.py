@@ -12,9 +12,9 @@ import yaml
 
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
-from gpuclust.errors import StoreError
+from gpuclust.errors import GpuclustError, StoreError
 from gpuclust.results.run import Run
-from gpuclust.storage import atomic, checksums, reading, store
+from gpuclust.storage import atomic, checksums, markers, reading, store
 from gpuclust.storage.record import refuse_other_version, write_record
 from gpuclust.storage.run_folder import differences
 from gpuclust.types import Array
@@ -37,20 +37,23 @@ def link(source: Path, target: Path, config: Config | None = None) -> None:
         _record(source, folder, config, {})
 
 
-def begin(source: Path, target: Path, config: Config) -> None:
-    """Make a run's folder on the activations of another run, unless it is there already; the other is only read.
+def check(source: Path, target: Path | None, config: Config) -> None:
+    """Refuse a run whose activations cannot be taken for another.
 
     Parameters
     ----------
-    source, target : Path
-        Folders of runs.
+    source : Path
+        Folder of the run that has them.
+    target : Path or None
+        Of the new one, where it is known.
     config : Config
-        Of the new run.
+        Of the new one.
 
     Raises
     ------
     StoreError
-        If the other has no activations yet, or others than the new run needs, or the folder holds another run's.
+        If there are none, not all of them, or others than the new run needs, or if the new folder lies in the other or
+        holds another run's.
     """
     there = Run(source)
     refuse_other_version(there.record, f"--reuse {source}", "run")
@@ -62,13 +65,52 @@ def begin(source: Path, target: Path, config: Config) -> None:
             f"--reuse {source} has other activations than this run needs: {'; '.join(other[:4])}. Leave these settings "
             "as they are there, or leave --reuse out"
         )
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        link(source, target, config)
-    elif (target / schema.ACTIVATIONS).resolve() != (source / schema.ACTIVATIONS).resolve():
+    if reason := _not_whole(source, there.record["stages"]["extract"]["key"]):
+        raise StoreError(
+            f"--reuse {source}: its activations are not whole ({reason}); that run's own command makes them whole"
+        )
+    if target is None:
+        return
+    if target.resolve().is_relative_to(source.resolve()):
+        raise StoreError(f"--out {target} lies in --reuse {source}, which is only read: give a folder beside it")
+    path = target / schema.ACTIVATIONS
+    if not _is_new(target) and path.resolve() != (source / schema.ACTIVATIONS).resolve():
         raise StoreError(
             f"--out {target} is there already, and not on the activations of --reuse {source}: give another --out"
         )
+
+
+def begin(source: Path, target: Path, config: Config) -> None:
+    """Make a run's folder on the activations of another run, unless it is there already; the other is only read.
+
+    Parameters
+    ----------
+    source, target, config
+        As of `check`, which is called first.
+    """
+    check(source, target, config)
+    if _is_new(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.rmdir()
+        link(source, target, config)
+
+
+def _is_new(target: Path) -> bool:
+    return not target.exists() or (target.is_dir() and not any(target.iterdir()))
+
+
+def _not_whole(source: Path, key: str) -> str | None:
+    """Why not all shards are there; imported activations have no markers to tell by."""
+    path, shards = source / schema.ACTIVATIONS, source / schema.SHARDS
+    try:
+        ranges = store.shard_ranges(path)
+        if not markers.shards_done(shards):
+            return None
+        reasons = (markers.shard_done(path, shards, index, key) for index in range(len(ranges)))
+        return next((reason for reason in reasons if reason is not None), None)
+    except (OSError, ValueError, GpuclustError) as error:  # of a folder that is gone, or a damaged template
+        return str(error)
 
 
 def _texts(config: Config) -> dict[str, Any]:

@@ -69,9 +69,11 @@ def is_leftover(path: Path) -> bool:
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left in a folder and in those in it; whoever calls this holds it alone.
 
-    With `name`, only what was to become that file or folder, and whose process is not there any more.
+    With `name`, only what was to become that file or folder, and whose process is not there any more. Links are not
+    followed: somebody else may hold what is there.
     """
-    for path in [*folder.glob("*.tmp"), *folder.glob("*/*.tmp")]:
+    inside = (path for path in folder.glob("*/*.tmp") if not path.parent.is_symlink())
+    for path in [*folder.glob("*.tmp"), *inside]:
         if is_leftover(path) and (name is None or (path.name.startswith(f"{name}.") and not _alive(path))):
             remove(path)
 

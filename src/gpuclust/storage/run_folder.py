@@ -111,7 +111,8 @@ class Folder:
             raise StoreError(f"--out {path} is not empty and holds no run (it has {some}); give a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
         for name in LEFT_IN:
-            atomic.remove_leftovers(path / name)
+            if (path / name).resolve().is_relative_to(path.resolve()):  # not another run's, which may be computing them
+                atomic.remove_leftovers(path / name)
         self.record |= {
             "config": resolved,
             "record_version": RECORD_VERSION,
