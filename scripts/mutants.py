@@ -157,6 +157,12 @@ MUTANTS = [
            "bits |= xp.uint64(0xFFFF) - indices.astype(xp.uint64)",
            "test_topk.py test_neighbors.py", "ties go to the lower number"),
     # ------------------------------------------------------------ quality, checks
+    Mutant("reuse-whole", "engine/reuse.py", 'if schema.SHARDS in entry.get("files", {}):', "if False:",
+           "test_folder.py", "activations that are not whole are refused before anything is written"),
+    Mutant("links-left", "storage/atomic.py", "if not path.parent.is_symlink()", "if True", "test_folder.py",
+           "what another run is writing is left alone"),
+    Mutant("links-left-inside", "storage/run_folder.py", "if (path / name).resolve().is_relative_to(path.resolve()):",
+           "if True:", "test_folder.py", "what another run is writing is left alone"),
     Mutant("doubt", "compute/verdicts.py", "n_found >= FEW * n_clusters", "n_found > 0", "test_verdicts.py",
            "few that hold are said loudly"),
     Mutant("headline-first", "storage/run_folder.py", '{"headline": headline} | rest', "rest", "test_verdicts.py",

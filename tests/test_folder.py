@@ -343,7 +343,7 @@ def test_another_setting_takes_the_activations_of_a_finished_run(finished: Path,
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--set", "n_prompts=5"], "has other activations than this run needs: n_prompts is"),
+        (["--set", "n_prompts=5"], "has other activations than are needed: n_prompts is"),
         (["--set", "extract.aggregate=mean"], "extract.aggregate is 'max' there and 'mean' here"),
         ([], "--reuse needs --out"),
     ],
@@ -394,6 +394,30 @@ def test_activations_that_are_not_whole_are_not_reused(
         said = " ".join(capsys.readouterr().err.split())
         assert ("there is no run" if damage == "record" else "its activations are not whole") in said
         assert not (tmp_path / "new").exists()
+
+
+def test_a_plan_on_another_runs_activations_leaves_the_extraction_out(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for reused in (False, True):
+        source = ["--reuse", str(finished)] if reused else ["--config", str(finished / schema.CONFIG)]
+        assert command.main([*source, "--scheduler", "threads", "--plan"]) == 0
+        said = capsys.readouterr().out
+        assert ("extract " not in said, "disk:" not in said) == (reused, reused)
+        assert "cluster " in said
+    assert command.main(["--reuse", str(finished), "--scheduler", "threads", "--plan", "--set", "n_prompts=3"]) == 2
+
+
+def test_texts_that_are_gone_are_not_needed_for_activations_that_are_there(
+    finished: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    source = Path(settings["prompts"][0]["path"])
+    moved = source.rename(tmp_path / "elsewhere")
+    try:
+        given = ["--reuse", str(finished), "--out", str(tmp_path / "new"), "--scheduler", "threads", "--quiet"]
+        assert command.main(given) == 0
+    finally:
+        moved.rename(source)
 
 
 def test_imported_activations_are_reused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,21 @@ def test_extraction_fields_extract_again_and_other_activations_are_not_reused(
     assert computed(tmp_path)["extractions"] == 1
     assert computed(tmp_path)["store_reads"] == 4
     assert table["ari_default"].nunique() == 2
+
+
+def test_what_a_sweep_reuses_is_whole_and_only_read(
+    base: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = shutil.copytree(finished, tmp_path / "whole")
+    before = sorted(path for path in whole.rglob("*"))
+    (tmp_path / "out").symlink_to(whole / "inner")
+    go(tmp_path, {"base": base, "vary": N_NEIGHBORS}, whole, code=2)
+    assert sorted(path for path in whole.rglob("*")) == before
+    assert "which is only read: give a folder beside it" in " ".join(capsys.readouterr().err.split())
+    broken = shutil.copytree(finished, tmp_path / "broken")
+    next(path for path in (broken / schema.ACTIVATIONS / "activations/c").rglob("*") if path.is_file()).unlink()
+    go(tmp_path, {"base": base, "vary": N_NEIGHBORS}, broken, code=2)
+    assert "its activations are not whole" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_of_something_else_is_refused(base: dict[str, Any], finished: Path, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ class CommunitiesConfig(Section):
         "their own similarity; default: 20 of correlations, 0 of cosines",
     )
     resolution: float | None = Field(
-        None, gt=0, le=1e6, description="larger: more, smaller clusters; default: where they are found again most"
+        None, gt=0, le=1e6, description="larger: more, smaller clusters; default: where what is found again says most"
     )
     correct_hubs: bool = Field(True, description="lower the similarity of features that are near to everything")
 

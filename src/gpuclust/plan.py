@@ -33,7 +33,7 @@ def work(args: argparse.Namespace) -> None:
         log.warning(idle)
     if config.analyse.labeller is not None:
         labeller.find(config.analyse.labeller)
-    show_plan(config, console, args.scheduler)
+    show_plan(config, console, args.scheduler, extracted=getattr(args, "reuse", None) is not None)
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Run, or resume."""
-    from gpuclust import configfile, schema
+    from gpuclust import configfile
     from gpuclust.engine import reuse
     from gpuclust.engine.execute import execute
     from gpuclust.engine.scheduler import choose
@@ -46,14 +46,10 @@ def work(args: argparse.Namespace) -> None:
     if args.reuse is not None:
         if args.out is None and not args.plan:
             raise InputError("--reuse needs --out: a folder for the new run, beside the one whose activations it takes")
-        if not (args.reuse / schema.RECORD).exists():
-            raise InputError(f"--reuse {args.reuse}: there is no run; give the folder of a finished one")
-        args.config = args.config or args.reuse / schema.CONFIG
+        args.config = args.config or reuse.settings(args.reuse)
     if args.plan:
         if args.reuse is not None:
-            reuse.check(args.reuse, args.out, configfile.load(args.config, args.set))
-            console = terminal.console(quiet=False)
-            console.print("[dim]with --reuse the stages prompts and extract are not computed[/dim]")
+            reuse.check(args.reuse, [configfile.load(args.config, args.set)], args.out)
         plan.work(args)
         return
     console = terminal.console(args.quiet)
@@ -63,7 +59,8 @@ def work(args: argparse.Namespace) -> None:
     out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
     if config.analyse.labeller is not None:
         labeller.find(config.analyse.labeller)
-    prompts.check(config.prompts)
+    if args.reuse is None:  # else nothing is read of them
+        prompts.check(config.prompts)
     choose(args.scheduler)  # refuses what cannot be had before anything is written
     if args.reuse is not None:
         reuse.begin(args.reuse, out, config)

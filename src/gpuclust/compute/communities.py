@@ -34,7 +34,7 @@ ABOVE_CHANCE = 1.5
 # Times the normal's standard error of a similarity: bootstraps of real prompts have 1.25 (below 0.1) to 1.9 (above 0.3)
 TAILS = 1.5
 HALVED = 2  # redrawn similarities that stand for halves of the prompts have the error of so many times fewer
-DRAWS, FEW = 4, 20_000  # redrawn halves, two of which are compared; two of more than FEW features, whose mean is surer
+DRAWS, MANY = 4, 20_000  # redrawn halves, compared by twos; only two of more than MANY features, whose mean is surer
 _ONE_AT_A_TIME = threading.Lock()  # NetworKit's seed and number of threads are the process's
 
 
@@ -280,7 +280,7 @@ def choose_resolution(
     fewer, seed = max(n_prompts // HALVED, 1), config.umap.random_state
     graphs = [
         neighbor_graph(*perturb(indices, distances, fewer, seed + 1 + draw, TAILS), config)
-        for draw in range(DRAWS if len(indices) <= FEW else 2)
+        for draw in range(DRAWS if len(indices) <= MANY else 2)
     ]
 
     def look_at(resolution: float) -> None:
@@ -296,8 +296,8 @@ def choose_resolution(
         for factor in factors:
             look_at(max(begin * factor, LEAST))
     best = max(tried, key=lambda one: (tried[one], one))  # of equal ones the finer
-    log.info("communities: resolution %.3g, at which clusters that redrawn halves find again say %.2f bits a feature",
-             best, tried[best])  # fmt: skip
+    log.info("communities: resolution %.3g, where clusters that %d redrawn halves find again say %.2f bits a feature",
+             best, len(graphs), tried[best])  # fmt: skip
     return best, dict(sorted(tried.items()))
 
 

@@ -78,13 +78,13 @@ def explained(threshold: float) -> dict[str, str]:
     Examples
     --------
     >>> explained(0.5)["stable"]
-    'the halves of the prompts have it again (Jaccard index 0.5 or more)'
+    'halves of the prompts have it (mean Jaccard index 0.5 or more)'
     """
     return {
-        STABLE: f"the halves of the prompts have it again (Jaccard index {threshold:g} or more)",
-        FRAGILE: "they have it in part: better than random labels would, less than that",
-        LOST: "they have it no better than random labels would",
-        RANDOM: "no more cohesive than random features that fire as often",
+        STABLE: f"halves of the prompts have it (mean Jaccard index {threshold:g} or more)",
+        FRAGILE: "halves have it in part, more than random labels would",
+        LOST: "halves have it no better than random labels would",
+        RANDOM: "no more cohesive than random sets or permutations",
     }
 
 

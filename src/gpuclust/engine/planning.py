@@ -17,7 +17,7 @@ from gpuclust.hardware.device import free_bytes
 from gpuclust.storage import disk
 
 
-def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None:
+def show_plan(config: Config, console: Console, scheduler: str = "auto", extracted: bool = False) -> None:
     """Print what a run would do, with every feature kept (the most it can take).
 
     A plan is arithmetic: ``--scheduler local-cuda`` plans for GPU workers on any machine, given ``device.memory``.
@@ -28,6 +28,8 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     console : Console
     scheduler : str
         As ``--scheduler``.
+    extracted : bool
+        The activations are there: neither the language model nor the disk that they take is counted.
     """
     facts = model_sizes.facts(config)
     feature_filter.check_size(facts["d_sae"], config.fewest_features)
@@ -49,7 +51,7 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
         sae_bytes=facts["sae_bytes"],
     )
     allowed = budget.budget(config, device=device)
-    plan = budget.plan(config, whole, allowed, held=("extract",), device_allowed=on_device)
+    plan = budget.plan(config, whole, allowed, held=() if extracted else ("extract",), device_allowed=on_device)
     bounds = f"memory of a worker: {gigabytes(allowed)}"
     if on_device is not None:
         bounds += f" of the host, {gigabytes(on_device)} of its GPU"
@@ -59,9 +61,10 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     console.print(
         f"blocks of {plan.rows:,} prompts, Gram tiles of {plan.tile:,} features, {plan.tiles_per_pass} a pass"
     )
-    rows = budget.table(plan)
-    least, most = disk.needed(config, config.n_prompts, facts["d_sae"])
-    console.print(f"disk: {gigabytes(least)} at least, {gigabytes(most)} if no activation were zero")
+    rows = [row for row in budget.table(plan) if not (extracted and row["stage"] == "extract")]
+    if not extracted:
+        least, most = disk.needed(config, config.n_prompts, facts["d_sae"])
+        console.print(f"disk: {gigabytes(least)} at least, {gigabytes(most)} if no activation were zero")
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     for column in rows[0]:
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -71,7 +74,7 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto") -> None
     model = gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
     bounds = "all features kept, as many clusters as hdbscan.min_cluster_size allows"
     console.print(f"[dim]upper bounds: {bounds}; {model}[/dim]")
-    for stage in plan.stages:
+    for stage in (stage for stage in plan.stages if not (extracted and stage.stage == "extract")):
         for needed, of, bound in ((stage.peak, "host", allowed), (stage.device_peak, "GPU", on_device)):
             if needed is not None and bound is not None and needed > bound:
                 console.print(

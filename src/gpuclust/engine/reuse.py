@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 
 from gpuclust import schema, stage_table
 from gpuclust.config import Config
-from gpuclust.errors import GpuclustError, StoreError
+from gpuclust.errors import StoreError
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, checksums, markers, reading, store
 from gpuclust.storage.record import refuse_other_version, write_record
@@ -37,47 +37,61 @@ def link(source: Path, target: Path, config: Config | None = None) -> None:
         _record(source, folder, config, {})
 
 
-def check(source: Path, target: Path | None, config: Config) -> None:
+def texts(config: Config) -> dict[str, Any]:
+    """What activations depend on: fields of the configuration and their values."""
+    return {name: value for stage in stage_table.ACTIVATIONS
+            for name, value in stage_table.values(stage_table.get(stage), config).items()}  # fmt: skip
+
+
+def check(source: Path, wanted: Sequence[Config], target: Path | None = None) -> None:
     """Refuse a run whose activations cannot be taken for another.
 
     Parameters
     ----------
     source : Path
         Folder of the run that has them.
-    target : Path or None
-        Of the new one, where it is known.
-    config : Config
-        Of the new one.
+    wanted : sequence of Config
+        Of what is to be computed; one of them has to need these activations.
+    target : Path, optional
+        Where it is to be computed.
 
     Raises
     ------
     StoreError
-        If there are none, not all of them, or others than the new run needs, or if the new folder lies in the other or
-        holds another run's.
+        If there are none, not all of them, or others than are needed, or if the target lies in the run's folder.
     """
     there = Run(source)
     refuse_other_version(there.record, f"--reuse {source}", "run")
     if "extract" not in there.record["stages"]:
         raise StoreError(f"--reuse {source}: the run has no activations yet; finish it, or leave --reuse out")
-    other = [f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(_texts(there.config), _texts(config))]
-    if other:
+    known = texts(there.config)
+    if all(texts(config) != known for config in wanted):
+        other = [f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(known, texts(wanted[0]))]
         raise StoreError(
-            f"--reuse {source} has other activations than this run needs: {'; '.join(other[:4])}. Leave these settings "
-            "as they are there, or leave --reuse out"
+            f"--reuse {source} has other activations than are needed: {'; '.join(other[:4])}. Leave these settings as "
+            "they are there, or leave --reuse out"
         )
-    if reason := _not_whole(source, there.record["stages"]["extract"]["key"]):
+    if reason := _not_whole(source, there.record["stages"]["extract"]):
         raise StoreError(
             f"--reuse {source}: its activations are not whole ({reason}); that run's own command makes them whole"
         )
-    if target is None:
-        return
-    if target.resolve().is_relative_to(source.resolve()):
+    if target is not None and target.resolve().is_relative_to(source.resolve()):
         raise StoreError(f"--out {target} lies in --reuse {source}, which is only read: give a folder beside it")
-    path = target / schema.ACTIVATIONS
-    if not _is_new(target) and path.resolve() != (source / schema.ACTIVATIONS).resolve():
-        raise StoreError(
-            f"--out {target} is there already, and not on the activations of --reuse {source}: give another --out"
-        )
+
+
+def _not_whole(source: Path, entry: dict[str, Any]) -> str | None:
+    """Why not all activations are there; imported ones, and copies of some, have no markers."""
+    if schema.SHARDS in entry.get("files", {}):
+        return markers.not_whole(source / schema.ACTIVATIONS, source / schema.SHARDS, entry["key"])
+    there = (source / schema.ACTIVATIONS).is_dir()
+    return None if there else f"{schema.ACTIVATIONS} is missing"
+
+
+def settings(source: Path) -> Path:
+    """Return where a run's settings are; StoreError where there is no run."""
+    if not (source / schema.RECORD).exists():
+        raise StoreError(f"--reuse {source}: there is no run; give the folder of a finished one")
+    return source / schema.CONFIG
 
 
 def begin(source: Path, target: Path, config: Config) -> None:
@@ -85,39 +99,26 @@ def begin(source: Path, target: Path, config: Config) -> None:
 
     Parameters
     ----------
-    source, target, config
-        As of `check`, which is called first.
+    source, target : Path
+        Folders of runs.
+    config : Config
+        Of the new one.
+
+    Raises
+    ------
+    StoreError
+        As `check`, which is called first, and if the new folder holds another run's activations.
     """
-    check(source, target, config)
-    if _is_new(target):
+    check(source, [config], target)
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             target.rmdir()
         link(source, target, config)
-
-
-def _is_new(target: Path) -> bool:
-    return not target.exists() or (target.is_dir() and not any(target.iterdir()))
-
-
-def _not_whole(source: Path, key: str) -> str | None:
-    """Why not all shards are there; imported activations have no markers to tell by."""
-    path, shards = source / schema.ACTIVATIONS, source / schema.SHARDS
-    try:
-        ranges = store.shard_ranges(path)
-        if not markers.shards_done(shards):
-            return None
-        reasons = (markers.shard_done(path, shards, index, key) for index in range(len(ranges)))
-        return next((reason for reason in reasons if reason is not None), None)
-    except (OSError, ValueError, GpuclustError) as error:  # of a folder that is gone, or a damaged template
-        return str(error)
-
-
-def _texts(config: Config) -> dict[str, Any]:
-    """What activations depend on."""
-    return stage_table.values(stage_table.get("prompts"), config) | stage_table.values(
-        stage_table.get("extract"), config
-    )
+    elif (target / schema.ACTIVATIONS).resolve() != (source / schema.ACTIVATIONS).resolve():
+        raise StoreError(
+            f"--out {target} is there already, and not on the activations of --reuse {source}: give another --out"
+        )
 
 
 def take(source: Path, target: Path, config: Config, prompts: Array) -> None:

@@ -26,7 +26,7 @@ from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.quality_task import HDBSCAN
 from gpuclust.engine.scheduler import Scheduler
-from gpuclust.errors import GpuclustError, StoreError
+from gpuclust.errors import StoreError
 from gpuclust.extraction import extract_shard
 from gpuclust.hardware import budget
 from gpuclust.storage import disk, markers, store
@@ -247,11 +247,7 @@ def _is_linked(path: Path, shards: Path, key: str) -> bool:
     """
     if not (path.is_symlink() or shards.is_symlink()):
         return False
-    try:
-        reasons = [markers.shard_done(path, shards, index, key) for index in range(len(store.shard_ranges(path)))]
-        reason = next((reason for reason in reasons if reason is not None), None)
-    except (OSError, ValueError, GpuclustError) as error:  # of a folder that is gone, or a damaged template
-        reason = str(error)
+    reason = markers.not_whole(path, shards, key)
     if reason is None:
         return True
     raise StoreError(

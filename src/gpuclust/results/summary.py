@@ -67,7 +67,7 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     copies = stages["cluster"].get("duplicates")
     if copies:
         console.print(f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]")
-    for line in _quality(quality, reading.Files(out).settings()):
+    for line in _quality(quality, run.settings()):
         console.print(line)
     if len(real):
         console.print(_cluster_table(real.head(SHOWN), console.width))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust.errors import GpuclustError
 from gpuclust.storage import atomic, checksums, store
 from gpuclust.types import Array
 
@@ -142,3 +143,20 @@ def shard_file(path: Path, index: int) -> Path:
 
 def _files(path: Path, shards: Path, index: int) -> dict[str, Path]:
     return {"activations": shard_file(path, index), "states": shards / f"{index:05d}.npz"}
+
+
+def not_whole(path: Path, shards: Path, key: str) -> str | None:
+    """Why a store of activations is not whole, the first shard's reason; None where it is.
+
+    Parameters
+    ----------
+    path, shards : Path
+        Folders of the activations and of their markers.
+    key : str
+        What the shards were computed with.
+    """
+    try:
+        reasons = (shard_done(path, shards, index, key) for index in range(len(store.shard_ranges(path))))
+        return next((reason for reason in reasons if reason is not None), None)
+    except (OSError, ValueError, GpuclustError) as error:  # of a folder that is gone, or a damaged template
+        return str(error)

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from gpuclust import schema
 from gpuclust.config import Config
+from gpuclust.engine import reuse
 from gpuclust.engine.pipeline import Pipeline
 from gpuclust.engine.progress import Progress
-from gpuclust.engine.reuse import link
 from gpuclust.engine.scheduler import Scheduler, start
 from gpuclust.errors import GpuclustError, SelectionError, StoreError
 from gpuclust.formatting import counted
@@ -31,10 +31,10 @@ from gpuclust.hardware import process
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, checksums
 from gpuclust.storage.record import RECORD_VERSION, refuse_other_version, versions
-from gpuclust.storage.run_folder import Folder, claim, differences, others, read_settings
+from gpuclust.storage.run_folder import Folder, claim, others, read_settings
 from gpuclust.sweep.computation import Computation
 from gpuclust.sweep.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
-from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name, texts
+from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name
 from gpuclust.sweep.trial_list import extractions_wanted, identity, read_extraction, trials_of
 
 log = logging.getLogger("gpuclust")
@@ -81,13 +81,15 @@ class Experiment:
             If the folder holds something else, or the activations of the base cannot be had. What goes wrong with other
             settings is in their rows.
         """
+        settings = expand(self.sweep, self.base)
+        if self.reuse is not None:
+            reuse.check(self.reuse, list(extractions_wanted(settings).values()), self.out)
         with claim(self.out, SWEEP):
-            return self._run()
+            return self._run(settings)
 
-    def _run(self) -> pd.DataFrame:
+    def _run(self, settings: Sequence[Setting]) -> pd.DataFrame:
         began = time.perf_counter()
         self._begin_folder()
-        settings = expand(self.sweep, self.base)
         extractions = self._extract(settings)
         found = trials_of(self.sweep, self.base, settings, extractions)
         progress = Progress(self.console, self.quiet)
@@ -156,7 +158,6 @@ class Experiment:
     def _extract(self, settings: Sequence[Setting]) -> dict[str, Extraction | str]:
         """Activations by what they depend on; the text of the error where a setting other than the base fails."""
         wanted = extractions_wanted(settings)
-        self._check_reuse(list(wanted.values()))
         found: dict[str, Extraction | str] = {}
         for name, config in wanted.items():
             try:
@@ -170,8 +171,8 @@ class Experiment:
 
     def _extraction(self, config: Config) -> Extraction:
         path = self.out / EXTRACTIONS / extraction_name(config)
-        if not path.exists() and self.reuse is not None and _same_texts(Run(self.reuse).config, config):
-            link(self.reuse, path)
+        if not path.exists() and self.reuse is not None and _same(self.reuse, config):
+            reuse.link(self.reuse, path)
         folder = Folder(path, config)
         with contextlib.ExitStack() as stack:
             pipeline = Pipeline(
@@ -184,20 +185,6 @@ class Experiment:
             key = pipeline.activations()
         self.counts.extractions += key != before
         return read_extraction(path, config, key, folder.record["stages"]["prompts"])
-
-    def _check_reuse(self, wanted: Sequence[Config]) -> None:
-        if self.reuse is None:
-            return
-        there = Run(self.reuse)
-        refuse_other_version(there.record, f"--reuse {self.reuse}", "run")
-        if "extract" not in there.record["stages"]:
-            raise StoreError(f"--reuse {self.reuse}: the run has no activations yet; finish it, or leave --reuse out")
-        if any(_same_texts(there.config, config) for config in wanted):
-            return
-        other = [
-            f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(texts(there.config), texts(wanted[0]))
-        ]
-        raise StoreError(f"--reuse {self.reuse} has other activations than the sweep needs: {'; '.join(other[:4])}")
 
     # ------------------------------------------------------------ tables
 
@@ -257,8 +244,9 @@ def _differ_in(a: Setting, b: Setting) -> list[str]:
     return [key for key in a.values if a.values[key] != b.values[key]]
 
 
-def _same_texts(a: Config, b: Config) -> bool:
-    return texts(a) == texts(b) and a.n_prompts == b.n_prompts
+def _same(run: Path, config: Config) -> bool:
+    """Whether a run has the activations that are needed."""
+    return reuse.texts(Run(run).config) == reuse.texts(config)
 
 
 def _once(make: Callable[[], Scheduler]) -> Callable[[], Scheduler]:

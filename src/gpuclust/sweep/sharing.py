@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.config import Config
-from gpuclust.stage_table import get, values
+from gpuclust.engine import reuse
+from gpuclust.stage_table import get
 from gpuclust.storage.keys import content_key
 from gpuclust.sweep.grid import Setting
 from gpuclust.sweep.subsets import Subset
@@ -103,9 +104,7 @@ def named(kind: str, *parts: Any) -> str:
 
 def texts(config: Config) -> dict[str, Any]:
     """What activations depend on, the number of prompts left out: fields of the configuration and their values."""
-    found = values(get("prompts"), config) | values(get("extract"), config)
-    del found["n_prompts"]
-    return found
+    return {name: value for name, value in reuse.texts(config).items() if name != "n_prompts"}
 
 
 def extraction_name(config: Config) -> str:
