@@ -56,12 +56,12 @@ def test_a_warning_where_fewer_than_a_fifth_hold(found: int, clusters: int, said
 
 def test_the_headline_counts_what_is_found_again() -> None:
     counts = dict(zip(verdicts.VERDICTS, (0, 0, 30, 14), strict=True))
-    assert verdicts.headline(counts, 44) == "0 of 44 clusters are found again in the other half of the prompts"
+    assert verdicts.headline(counts, 44) == "0 of 44 clusters are found again in halves of the prompts"
     counts = dict(zip(verdicts.VERDICTS, (0, 0, 0, 3), strict=True))
     assert verdicts.headline(counts, 18, measured=False) == (
-        "18 clusters, 3 of them no better than random; whether other prompts find them again was not measured"
+        "18 clusters, 3 of them no better than random; whether halves of the prompts find them again was not measured"
     )
-    assert verdicts.headline({"stable": 1}, 1) == "1 of 1 cluster is found again in the other half of the prompts"
+    assert verdicts.headline({"stable": 1}, 1) == "1 of 1 cluster is found again in halves of the prompts"
 
 
 def test_a_reason_does_not_contradict_itself_by_rounding() -> None:

@@ -89,7 +89,7 @@ def explained(threshold: float) -> dict[str, str]:
 
 
 def headline(counts: dict[str, int], n_clusters: int, measured: bool = True) -> str:
-    """Say in a line how many clusters other prompts find again.
+    """Say in a line how many clusters the halves of the prompts, clustered apart, find again.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def headline(counts: dict[str, int], n_clusters: int, measured: bool = True) -> 
     Examples
     --------
     >>> headline({"stable": 8, "fragile": 6, "not found again": 4, "no better than random": 0}, 18)
-    '8 of 18 clusters are found again in the other half of the prompts, 6 in part'
+    '8 of 18 clusters are found again in halves of the prompts, 6 in part'
     >>> headline({}, 0)
     'no clusters: every feature is noise'
     """
@@ -115,9 +115,9 @@ def headline(counts: dict[str, int], n_clusters: int, measured: bool = True) -> 
     if not measured:
         random = f", {counts[RANDOM]:,} of them {RANDOM}" if counts.get(RANDOM) else ""
         clusters = f"{n_clusters:,} cluster{'' if n_clusters == 1 else 's'}"
-        return f"{clusters}{random}; whether other prompts find them again was not measured"
+        return f"{clusters}{random}; whether halves of the prompts find them again was not measured"
     parts = f", {counts[FRAGILE]:,} in part" if counts.get(FRAGILE) else ""
-    return f"{_of(counts.get(STABLE, 0), n_clusters)} found again in the other half of the prompts{parts}"
+    return f"{_of(counts.get(STABLE, 0), n_clusters)} found again in halves of the prompts{parts}"
 
 
 def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
