@@ -330,7 +330,7 @@ CASES = {
     "neighbors-one": Case("neighbors", neighbors, of(512, 65_536, 4096), {"quality": {"halves": False}}),
     "neighbors-dense": Case("neighbors", neighbors, of(128, 4096, **SEVERAL), {"cluster": {"method": "distances"}}),
     "sketch": Case("neighbors", neighbors, of(256, 8192), {"neighbors": {"method": "sketch"}}, room=500 * MB),
-    "embed-wide": Case("embed", embed, of(1, 8000), {"umap": {"n_components": 200, "n_epochs": 2}}),
+    "embed-wide": Case("embed", embed, of(1, 16_000), {"umap": {"n_components": 200, "n_epochs": 2}}),
     "embed-near": Case(
         "embed", embed, of(1, 8000), ONE | {"umap": {"n_components": 2, "n_neighbors": 100, "n_epochs": 2}}
     ),
@@ -349,7 +349,7 @@ CASES = {
     ),
     "analyse": Case("analyse", analyse, of(4096, 4096, 4000, n_clusters=1000), SMALL),
     "analyse-examples": Case("analyse", analyse, of(64, 65_536, 4000, n_clusters=10), SMALL),
-    "analyse-tokens": Case("analyse", analyse, of(64, 12_000, n_clusters=12), SMALL, tokens=1),
+    "analyse-tokens": Case("analyse", analyse, of(64, 24_000, n_clusters=24), SMALL, tokens=1),
 }  # fmt: skip
 
 
