@@ -17,10 +17,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
     parser.add_argument("--cluster", type=int, metavar="N", action="append", default=[], help="a cluster's card")
     parser.add_argument("--feature", type=int, metavar="N", action="append", default=[], help="a feature's card")
+    parser.add_argument("--figure", type=place, metavar="FILE", help="write the map there: .svg, .pdf or .png")
+    parser.add_argument("--dark", action="store_true", help="the figure on dark ground")
 
 
 def work(args: argparse.Namespace) -> None:
-    """Print cards, or the summary."""
+    """Print cards, or write the map, or print the summary."""
     from gpuclust.errors import StoreError
     from gpuclust.results import summary
     from gpuclust.results.run import open_run
@@ -31,7 +33,10 @@ def work(args: argparse.Namespace) -> None:
         console.print(run.cluster(number))
     for number in args.feature:
         console.print(run.feature(number))
-    if not args.cluster and not args.feature:
+    if args.figure:
+        named = run.write_map(args.figure, dark=args.dark)
+        console.print(f"{args.figure}: {len(named)} of {len(run.clusters) - 1} clusters are named")
+    if not (args.cluster or args.feature or args.figure):
         if "analyse" not in run.record["stages"]:
             raise StoreError(
                 f"{args.run} has no clusters to show: its stage analyse is not done, or something before it is "

@@ -138,6 +138,13 @@ class Run:
 
         return feature_map(self.features, self.clusters)
 
+    def write_map(self, path: str | Path, dark: bool = False) -> list[int]:
+        """Write the map as a picture, .svg, .pdf or .png; the clusters that are named on it: `static_map.write`."""
+        from gpuclust.results import static_map
+
+        static_map.check(place(path))  # before tables are read
+        return static_map.write(self.features, self.clusters, place(path), dark)
+
     def entropy_plot(self, x: str = "entropy", y: str = "varentropy") -> Figure:
         """Plot two of entropy, varentropy and sparsity by quadrant; see `figures.entropy_plot`."""
         from gpuclust.results.figures import entropy_plot

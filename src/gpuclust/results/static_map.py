@@ -1,0 +1,129 @@
+"""The map as a picture for a paper or a page: points by cluster, and the names that fit beside them."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from gpuclust.compute import verdicts
+from gpuclust.errors import InputError
+from gpuclust.results import palette
+from gpuclust.schema import NOISE
+from gpuclust.storage import atomic
+from gpuclust.types import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUFFIXES = (".svg", ".pdf", ".png")
+INCHES, DPI = (8.0, 5.0), 160
+GROUND, INK = {False: "#ffffff", True: "#16171a"}, {False: "#1b1b1f", True: "#ececf0"}
+MARKS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "star": "*"}
+WORDS, CHARACTERS = 3, 28  # of a cluster's name
+ROOM = 5  # pixels around a name
+FADED = 0.2  # opacity of clusters that are not found again, or no better than random
+
+
+def check(path: Path) -> None:
+    """Refuse a file that is no picture by its name: InputError."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} ends in {path.suffix or 'nothing'}: a figure is written as {', '.join(SUFFIXES)}")
+
+
+def write(features: pd.DataFrame, clusters: pd.DataFrame, path: Path, dark: bool = False) -> list[int]:
+    """Write the map of a run as a picture.
+
+    Parameters
+    ----------
+    features, clusters : DataFrame
+        Columns of ``schema.FEATURE_COLUMNS`` and ``schema.CLUSTER_COLUMNS``.
+    path : Path
+        Ends in .svg, .pdf or .png.
+    dark : bool
+        On dark ground.
+
+    Returns
+    -------
+    list of int
+        Clusters whose names found room: those found again first, then the largest.
+
+    Raises
+    ------
+    InputError
+        For another kind of file.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    check(path)
+    style: Any = {"svg.hashsalt": "gpuclust", "font.family": "sans-serif", "font.size": 8, "text.parse_math": False}
+    with rc_context(style):
+        figure = Figure(INCHES, DPI, facecolor=GROUND[dark], layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.set_axis_off()
+        axes.set_aspect("equal", adjustable="datalim")
+        named = _draw(axes, features[features["kept"]], clusters, dark)
+        # No date: the same run gives the same bytes
+        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
+        with atomic.replacing(path) as partial:
+            figure.savefig(partial, format=path.suffix[1:].lower(), metadata=metadata)
+    return named
+
+
+def _draw(axes: Axes, kept: pd.DataFrame, clusters: pd.DataFrame, dark: bool) -> list[int]:
+    hues = palette.HUES_DARK if dark else palette.HUES
+    label = kept["label"].to_numpy(np.int64)
+    places = kept[["x", "y"]].to_numpy(np.float64)
+    size = 60 / (1 + (len(kept) / 400) ** 0.5)
+    x, y = places.T
+    noise = label == NOISE
+    axes.scatter(x[noise], y[noise], s=size / 3, c=palette.QUIET, alpha=0.45, linewidths=0)
+    real = clusters[clusters["cluster"] != NOISE]
+    doubtful = real["verdict"].isin(verdicts.DOUBTFUL) if "verdict" in real else pd.Series(False, real.index)
+    for cluster, faded in zip(real["cluster"].tolist(), doubtful.tolist(), strict=True):
+        own, alpha = label == cluster, FADED if faded else 0.85
+        marker = MARKS[palette.mark(cluster)]
+        axes.scatter(x[own], y[own], s=size, color=hues[cluster % len(hues)], marker=marker, alpha=alpha, linewidths=0)
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    sure = real[~doubtful]
+    stable = sure["verdict"] == verdicts.STABLE if "verdict" in sure else pd.Series(True, sure.index)
+    order = sure.assign(stable=stable).sort_values(["stable", "size"], ascending=False, kind="stable")
+    return _name(axes, order, places, label, dark)
+
+
+def _name(axes: Axes, order: pd.DataFrame, places: Array, label: Array, dark: bool) -> list[int]:
+    """Write names in the order given, each at the median place of its features, where none is in the way."""
+    from matplotlib.patheffects import withStroke
+
+    taken: list[Any] = []
+    named = []
+    for row in order.to_dict("records"):
+        if not (words := _title(row)):
+            continue
+        x, y = np.median(places[label == row["cluster"]], axis=0).tolist()
+        halo = withStroke(linewidth=2.5, foreground=GROUND[dark])
+        text = axes.text(x, y, words, color=INK[dark], ha="center", va="center", path_effects=[halo])
+        box = text.get_window_extent().padded(ROOM)
+        inside = axes.figure.bbox
+        if any(box.overlaps(other) for other in taken) or not inside.containsx(box.x0) or not inside.containsx(box.x1):
+            text.remove()
+            continue
+        taken.append(box)
+        named.append(int(row["cluster"]))
+    return named
+
+
+def _title(row: dict[Any, Any]) -> str:
+    """The given name, or the first words, on one line, cut."""
+    name, tokens = row.get("name"), row.get("tokens")
+    text = name if isinstance(name, str) and name else ""
+    if not text and isinstance(tokens, list | np.ndarray):
+        text = " · ".join(list(tokens)[:WORDS])
+    text = "".join(c for c in " ".join(text.split()) if unicodedata.category(c)[0] != "C")
+    return text if len(text) <= CHARACTERS else text[: CHARACTERS - 1].rstrip() + "…"
