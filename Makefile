@@ -1,6 +1,7 @@
 # make run    the main job on the embedded demo     make test   all tests
 # make questions  the the questions on the embedded demo: minutes
 # make lint   ruff and mypy                         make clean  remove what the others made
+# make docs   the documentation's site, into build/site
 # make mutants  wrong lines, one at a time, on a copy: which do the tests not notice? (scripts/mutants.py)
 # make test-faults  kills, damaged files, full disks, bad inputs (tests/faults): hours; FAULTS="damages --every 10" for some
 # Each makes .venv when it is missing. PYTHON=python3.12 make run takes another interpreter.
@@ -14,7 +15,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: run test test-faults mutants lint format clean questions test-latest test-oldest test-wheel test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
+.PHONY: run test test-faults mutants lint docs format clean questions test-latest test-oldest test-wheel test-cuda-contract cuda-resolve test-gpu bench-gpu gpu
 run: .venv/ready
 	$(BIN)/python -m gpuclust.run
 
@@ -34,6 +35,9 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

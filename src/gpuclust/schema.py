@@ -175,6 +175,61 @@ SIMILARITY_COLUMNS: Final = {
     "correlation": ("float64", "Pearson, of the clusters' activations over prompts"),
 }
 
+# Of a sweep. `sweep.parquet` has a column for each setting besides that varies, under the setting's own name.
+SWEEP_COLUMNS: Final = {
+    "setting": ("int64", "number of the setting; 0 is the default, the base with what is fixed"),
+    "seed": ("int64", "umap.random_state"),
+    "questions": ("list<string>", "that the setting belongs to"),
+    "prompts": ("int64", "prompts used"),
+    "n_kept": ("int64", "features that pass the filter"),
+    "duplicates": ("int64", "of them exact copies of another; all that follows counts features without copies"),
+    "clusters": ("float64", "number of clusters"),
+    "noise": ("float64", "share of the features in no cluster"),
+    "median_size": ("float64", "features of the median cluster"),
+    "largest": ("float64", "share of the features in the largest cluster"),
+    "persistence": ("float64", "mean over clusters, as in clusters.parquet"),
+    "purity": ("float64", "mean share of a clustered feature's ten nearest neighbours that are in its cluster"),
+    "shared_entropy": (
+        "float64",
+        "share of the variance of ranks of the entropy that lies between clusters, 0 by chance",
+    ),
+    "shared_sparsity": ("float64", "the same of sparsity"),
+    "shared_mean": ("float64", "the same of the mean activation"),
+    "ari_halves": ("float64", "adjusted Rand index of the two halves of the prompts, noise as a cluster"),
+    "ami_halves": ("float64", "adjusted mutual information of the same"),
+    "ari_clustered_halves": ("float64", "adjusted Rand index on the features that both cluster"),
+    "ami_clustered_halves": ("float64", "adjusted mutual information on them"),
+    "clustered_both_halves": ("float64", "share of the features that both cluster"),
+    "recovered_halves": (
+        "float64",
+        "share of clusters whose match in the other half has a Jaccard index of 0.5 or more",
+    ),
+    "clusters_halves": ("float64", "number of clusters, mean of the halves"),
+    "noise_halves": ("float64", "share of noise, mean of the halves"),
+    "found_again_halves": ("float64", "share of the features in clusters found again (Jaccard index of 0.5 or more)"),
+    "found_again_75_halves": ("float64", "the same at 0.75"),
+    "ari_seeds": ("float64", "mean adjusted Rand index with the setting's other seeds"),
+    "ari_default": ("float64", "with the default under the same seed, on the features kept in both"),
+    "ami_default": ("float64", "adjusted mutual information of the same"),
+    "ari_clustered_default": ("float64", "on the features that both cluster"),
+    "common_default": ("float64", "features kept in both"),
+    "error": ("string", "why the setting failed; null where it did not"),
+}
+PAIR_COLUMNS: Final = {
+    "question": ("string", ""),
+    "grid": ("int64", "number of the grid within the question"),
+    "field": ("string", "source or length"),
+    "setting_a": ("int64", "as in sweep.parquet"),
+    "setting_b": ("int64", "as in sweep.parquet"),
+    "level_a": ("string", "source, or range of tokens"),
+    "level_b": ("string", "source, or range of tokens"),
+    "seed": ("int64", "umap.random_state"),
+    "found_again": ("float64", "share of the features in clusters that the other finds again"),
+    "ari": ("float64", "adjusted Rand index, on the features kept in both"),
+    "ami": ("float64", "adjusted mutual information, on them"),
+    "common": ("float64", "features kept in both"),
+}
+
 
 def text_dtype() -> str:
     """Return the dtype of a column of texts that may be missing: before pandas 3, ``str`` writes None as "None"."""
