@@ -89,8 +89,10 @@ async function start() {
   drawMomentTables();
   drawPairs();
   drawAxes();
+  drawColourings();
   drawn.map = drawMap;
   drawMap();
+  watchMap();
   listen();
   onSight('moments', () => { drawMoments(); once('moments', openPoint); });
   if (run.n_clusters > 1) onSight('heat', drawHeat); else $('heat').remove();

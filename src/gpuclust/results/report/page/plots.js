@@ -45,51 +45,6 @@ function points(features, x, y, marker, name) {
   };
 }
 
-// ------------------------------------------------------------------ map
-
-function drawMap() {
-  const kept = [];
-  for (let f = 0; f < a.kept.length; f++) if (a.kept[f]) kept.push(f);
-  const noise = kept.filter(f => a.label[f] < 0), real = kept.filter(f => a.label[f] >= 0);
-  const size = kept.length > 60000 ? 3 : kept.length > 15000 ? 4 : kept.length > 5000 ? 5 : 7;
-  const titles = new Map(clusters().map(row => [row.cluster, plain(head(title(row.cluster), 60))]));
-  const cloud = points(real, a.x, a.y, {
-    color: real.map(f => hue(a.label[f])), symbol: real.map(f => mark(a.label[f])), size, line: {width: 0},
-    opacity: real.map(f => doubtful(a.label[f]) ? 0.2 : 0.85),
-  }, 'clusters');
-  cloud.text = real.map(f => `${label(f)}<br>${titles.get(a.label[f])}`);
-  $('faded').textContent = clusters().some(row => doubtful(row.cluster)) ? ', clusters that are not found again or no better than random are faded' : '';
-  const bare = {showticklabels: false, showgrid: false, showline: false, ticks: ''};
-  Plotly.react('map', [
-    points(noise, a.x, a.y, {color: hue(-1), size: Math.max(size - 2, 2), opacity: 0.45}, 'noise'),
-    cloud,
-    {type: POINTS, mode: 'markers', x: [], y: [], hoverinfo: 'skip', name: 'chosen',
-      marker: {color: 'rgba(0,0,0,0)', size: size + 5, line: {width: 2, color: ink()}}},
-  ], layout({...bare, range: extent(kept, a.x)}, {...bare, range: extent(kept, a.y), scaleanchor: 'x'}, {margin: {l: 4, r: 4, t: 4, b: 4}, dragmode: 'pan', uirevision: 'map'}),
-  {...CONFIG, scrollZoom: true});
-  choose(chosen);
-}
-
-/** Least and largest value, with a little room. */
-function extent(features, values) {
-  let low = Infinity, high = -Infinity;
-  for (const f of features) { low = Math.min(low, values[f]); high = Math.max(high, values[f]); }
-  const room = 0.03 * (high - low || 1);
-  return [low - room, high + room];
-}
-
-let chosen = [];
-
-/** Rings features on the map. */
-function choose(features) {
-  chosen = features;
-  if (!$('map').data) return;
-  const there = features.filter(f => a.kept[f]);
-  Plotly.restyle('map', {
-    x: [there.map(f => a.x[f])], y: [there.map(f => a.y[f])], 'marker.line.width': there.length > 1 ? 1 : 2.5,
-  }, [2]);
-}
-
 // ------------------------------------------------------------------ entropy, varentropy, sparsity
 
 const AXES = {entropy: 'entropy (nats)', varentropy: 'varentropy (nats²)', sparsity: 'sparsity (share of prompts, log scale)'};
