@@ -95,7 +95,7 @@ def test_a_click_opens_the_card_of_that_feature(page: Any, features: pd.DataFram
     chain = ActionChains(page)
     chain.w3c_actions.pointer_action.move_to_location(round(x), round(y)).pause(0.3).click()
     chain.perform()
-    until(page, f"location.hash === '#feature={feature}'")
+    until(page, f"location.hash === '#f{feature}'")
     text = card(page)
     row = features.loc[feature]
     assert text.startswith(f"Feature {feature}")
@@ -118,16 +118,16 @@ def test_a_feature_card_marks_the_peak_token(page: Any, reported: Path, features
         if a >= 0
     ]
     send(page, "#query", str(feature))
-    until(page, f"location.hash === '#feature={feature}'")
+    until(page, f"location.hash === '#f{feature}'")
     assert expected
     assert (
         page.execute_script("return [...document.querySelectorAll('#card mark')].map(m => m.textContent)") == expected
     )
 
 
-def test_search_finds_features_clusters_and_words(page: Any, reported: Path) -> None:
+def test_search_finds_by_number_and_the_filter_by_words(page: Any, reported: Path) -> None:
     send(page, "#query", "c1")
-    until(page, "location.hash === '#cluster=1'")
+    until(page, "location.hash === '#c1'")
     clusters = pd.read_parquet(reported / schema.CLUSTERS).set_index("cluster")
     text = card(page)
     assert text.startswith("Cluster 1")
@@ -138,7 +138,7 @@ def test_search_finds_features_clusters_and_words(page: Any, reported: Path) -> 
     said = until(page, "document.querySelector('#message').textContent")
     assert f"There is no feature 99999; the last is {last}." in said
     word = str(clusters.loc[0, "keywords"][0])
-    send(page, "#query", word)
+    send(page, "#filter", word)
     shown = page.execute_script(
         "return [...document.querySelectorAll('#cluster-table tbody tr')].map(r => +r.dataset.key)"
     )
@@ -195,6 +195,10 @@ def test_keys(page: Any) -> None:
     until(page, "document.querySelector('#card').innerText.startsWith('Cards')")
     ActionChains(page).send_keys("/").perform()
     assert page.execute_script("return document.activeElement.id") == "query"
+    page.execute_script("location.hash = 'c1'")
+    until(page, "document.querySelector('#card').innerText.startsWith('Cluster 1')")
+    ActionChains(page).send_keys("x", Keys.ESCAPE).perform()  # still in the field
+    until(page, "document.querySelector('#card').innerText.startsWith('Cards') && location.hash === ''")
 
 
 @pytest.mark.parametrize("width", [1280, 390])

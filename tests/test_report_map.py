@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from gpuclust import schema
-from tests.browser import until
+from tests.browser import card, send, until
 
 pytestmark = pytest.mark.browser
 
@@ -173,3 +173,112 @@ def test_the_map_is_coloured_by_categories(page: Any, features: pd.DataFrame, ke
             assert f"{kind} ({n:,})" in legend
     colour_by(page, "cluster")
     assert "noise is grey" in page.execute_script("return document.querySelector('#legend').innerText")
+
+
+@pytest.mark.parametrize("lasso", [True, False])
+def test_what_a_lasso_or_a_box_holds_is_listed(page: Any, reported: Path, features: pd.DataFrame, lasso: bool) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    zoom(page, 0)
+    page.execute_script(
+        """Plotly.relayout('map', {dragmode: arguments[0]});
+        document.getElementById('map').scrollIntoView({block: 'center'})""",
+        "lasso" if lasso else "select",
+    )
+    left, top, x0, x1, y0, y1, w, height = page.execute_script(
+        """const map = document.getElementById('map'), r = map.getBoundingClientRect();
+        const {xaxis, yaxis} = map._fullLayout;
+        return [r.left + xaxis._offset, r.top + yaxis._offset, ...xaxis.range, ...yaxis.range, xaxis._length,
+          yaxis._length]"""
+    )
+    kept = features[features["kept"]]
+    across = left + (kept["x"] - x0) / (x1 - x0) * w
+    down = top + (y1 - kept["y"]) / (y1 - y0) * height
+    low, high = round(across.min()) - 3, round(across.median())
+    corners = [(low, round(down.min()) - 3), (high, round(down.min()) - 3), (high, round(down.max()) + 3)]
+    path = [*corners, (low, round(down.max()) + 3), corners[0]] if lasso else [corners[0], corners[2]]
+    drag = ActionChains(page, duration=40)
+    pointer = drag.w3c_actions.pointer_action
+    pointer.move_to_location(*path[0]).pointer_down()
+    for x, y in path[1:]:
+        pointer.move_to_location(*(int((a + b) / 2) for a, b in zip(path[path.index((x, y)) - 1], (x, y), strict=True)))
+        pointer.move_to_location(x, y)
+    pointer.pointer_up()
+    drag.perform()
+    until(page, "document.querySelector('#card').innerText.includes('Held by the lasso or box')")
+    held = kept[across < high]
+    listed = page.execute_script(
+        """return [...document.querySelectorAll('#card table')].map(t => [...t.querySelectorAll('tbody tr')].map(
+          r => [...r.cells].map(cell => cell.innerText)))"""
+    )
+    assert card(page).startswith(f"{len(held):,} features")
+    assert [int(row[0]) for row in listed[1]] == held["feature"].tolist()[:200]
+    sizes = held["label"].value_counts()
+    all_sizes = kept["label"].value_counts()
+    assert {(re.split(r"\s", a)[0], b) for a, b in listed[0]} == {
+        ("noise" if c < 0 else f"c{c}", f"{n:,} of {all_sizes[c]:,}") for c, n in sizes.items()
+    }
+    page.execute_script("[...document.querySelectorAll('#card button')].find(b => b.innerText === 'let go').click()")
+    until(page, "document.querySelector('#card').innerText.startsWith('Cards')")
+    assert page.execute_script("return document.getElementById('map').layout.selections") == []
+    page.execute_script("Plotly.relayout('map', {dragmode: 'pan'})")
+
+
+@pytest.mark.parametrize(
+    ("address", "title"),
+    [("f17", "Feature 17"), ("feature=17", "Feature 17"), ("c1", "Cluster 1"), ("cluster=1", "Cluster 1")],
+)
+def test_addresses_open_cards_those_of_older_reports_too(page: Any, address: str, title: str) -> None:
+    page.execute_script("location.hash = arguments[0]", address)
+    until(page, f"document.querySelector('#card').innerText.startsWith('{title}')")
+
+
+@pytest.mark.parametrize(
+    ("asked", "address"),
+    [("17", "f17"), ("f17", "f17"), ("feature 17", "f17"), ("F 17", "f17"), ("c1", "c1"), ("Cluster 1", "c1")],
+)
+def test_numbers_are_searched_for(page: Any, asked: str, address: str) -> None:
+    send(page, "#query", asked)
+    until(page, f"location.hash === '#{address}'")
+
+
+def test_words_are_searched_for_in_clusters_and_at_peaks(page: Any, reported: Path) -> None:
+    clusters = pd.read_parquet(reported / schema.CLUSTERS).set_index("cluster").drop(schema.NOISE)
+    prompts = pd.read_parquet(reported / schema.PROMPTS)["text"]
+    spans = pd.read_parquet(reported / schema.EXAMPLE_SPANS)
+    examples = pd.read_parquet(reported / schema.EXAMPLES)
+    shown = (examples["rank"] < 5) & (spans["start"] >= 0)
+    word = str(clusters.loc[0, "tokens"][0]).lower()
+    expected = {}
+    for feature, prompt, start, stop in zip(
+        examples.loc[shown, "feature"], examples.loc[shown, "prompt"],
+        spans.loc[shown, "start"], spans.loc[shown, "stop"], strict=True,
+    ):  # fmt: skip
+        found = re.finditer(re.escape(word), prompts[prompt].lower())
+        if any(at.start() < stop and start < at.end() for at in found):
+            expected[str(feature)] = expected.get(str(feature), 0) + 1
+    send(page, "#query", word.upper())
+    until(page, "document.querySelector('#card h2').innerText.startsWith('“')")
+    by_words, at_peaks = page.execute_script(
+        """return [...document.querySelectorAll('#card table')].map(t => [...t.querySelectorAll('tbody tr')].map(
+          r => [...r.cells].map(cell => cell.innerText)))"""
+    )
+    told = (
+        clusters["tokens"].map(" ".join) + " " + clusters["keywords"].map(" ".join) + " " + clusters["name"].fillna("")
+    )
+    matching = clusters.index[told.str.lower().str.contains(word, regex=False)]
+    assert [int(row[0].split()[0][1:]) for row in by_words] == matching.tolist()
+    assert f"{len(expected)} feature" in card(page)
+    assert len(at_peaks) == min(len(expected), 200)
+    assert all(expected[row[0]] == int(row[-1]) for row in at_peaks)
+    counts = [int(row[-1]) for row in at_peaks]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_what_is_not_there_is_said(page: Any) -> None:
+    send(page, "#query", "<b>qqq")
+    assert until(page, "document.querySelector('#message').textContent") == 'Nothing matches "<b>qqq".'
+    top = page.execute_script("return document.querySelector('#message').getBoundingClientRect().top")
+    assert 0 < top < 300  # in sight wherever the page is scrolled to
+    send(page, "#query", "c99999")
+    until(page, "document.querySelector('#message').textContent.startsWith('There is no cluster 99999; there are ')")

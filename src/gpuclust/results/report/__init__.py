@@ -29,6 +29,8 @@ SCRIPTS = (
     "map.js",
     "names.js",
     "cards.js",
+    "selection.js",
+    "search.js",
     "main.js",
 )  # in the order they are read
 NEEDED = (schema.CONFIG, schema.RECORD, schema.PROMPTS, schema.FEATURES, schema.CLUSTERS, schema.CLUSTER_SIMILARITY)

@@ -22,11 +22,11 @@ function symbol(shape, colour) {
 function clusterLink(c, long = true) {
   const name = clusterName(c), words = long ? title(c) : '';
   if (c < 0) return h('span', {class: 'chip'}, glyph(c), name);
-  return h('button', {class: 'link', type: 'button', onclick: event => { event.stopPropagation(); go(`cluster=${c}`); }},
+  return h('button', {class: 'link', type: 'button', onclick: event => { event.stopPropagation(); go(`c${c}`); }},
     h('span', {class: 'chip'}, glyph(c), name), words && ` ${words}`);
 }
 
-const featureLink = f => h('button', {class: 'link', type: 'button', onclick: () => go(`feature=${f}`)}, String(f));
+const featureLink = f => h('button', {class: 'link', type: 'button', onclick: () => go(`f${f}`)}, String(f));
 
 const WINDOW = 170; // characters on either side of the peak that a card shows at first
 
@@ -77,8 +77,8 @@ function context(row) {
 
 function heading(name, previous, next) {
   return h('div', {class: 'top'}, h('h2', null, name), h('nav', {'aria-label': 'Neighbouring cards'},
-    h('button', {type: 'button', 'aria-label': 'previous', onclick: previous}, '‹'),
-    h('button', {type: 'button', 'aria-label': 'next', onclick: next}, '›'),
+    previous && h('button', {type: 'button', 'aria-label': 'previous', onclick: previous}, '‹'),
+    next && h('button', {type: 'button', 'aria-label': 'next', onclick: next}, '›'),
     h('button', {type: 'button', class: 'close', 'aria-label': 'close', onclick: close}, '✕')));
 }
 
@@ -89,7 +89,7 @@ function featureCard(f) {
   const c = a.label[f], kept = a.kept[f], rows = contexts(f), near = neighbors(f);
   const last = a.kept.length - 1;
   return [
-    heading(`Feature ${f}`, () => go(`feature=${f ? f - 1 : last}`), () => go(`feature=${f < last ? f + 1 : 0}`)),
+    heading(`Feature ${f}`, () => go(`f${f ? f - 1 : last}`), () => go(`f${f < last ? f + 1 : 0}`)),
     h('p', null, kept ? clusterLink(c) : h('span', {class: 'quiet'}, a.max[f] > 0 ? 'Removed by the filter: in no cluster.' : 'Never fires on these prompts.')),
     kept && c < 0 && run.noise_reasons[a.noise_reason?.[f]] && h('p', {class: 'quiet'}, `Noise: ${run.noise_reasons[a.noise_reason[f]]}.`),
     stats([
@@ -168,7 +168,7 @@ function clusterCard(c) {
   const row = clusterOf.get(c), {verdict, verdict_reason: why} = row.more;
   const more = Object.entries(row.more).filter(([name]) => !name.startsWith('verdict'));
   return [
-    heading(`Cluster ${c}`, () => go(`cluster=${c ? c - 1 : run.n_clusters - 1}`), () => go(`cluster=${(c + 1) % run.n_clusters}`)),
+    heading(`Cluster ${c}`, () => go(`c${c ? c - 1 : run.n_clusters - 1}`), () => go(`c${(c + 1) % run.n_clusters}`)),
     h('p', null, h('span', {class: 'chip'}, glyph(c)), ' ', h('b', null, title(c))),
     known(verdict) && h('p', {class: doubtful(c) ? 'warn' : null}, h('b', null, verdict), known(why) ? `: ${why}.` : ''),
     stats([

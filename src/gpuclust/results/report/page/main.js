@@ -12,43 +12,37 @@ function go(where) {
 
 function close() {
   $('card').classList.remove('open');
-  if (/^#(feature|cluster)=/.test(location.hash)) history.pushState(null, '', location.pathname + location.search);
+  if (addressed().kind) history.pushState(null, '', location.pathname + location.search);
   open();
+}
+
+/** What the address names: #f17 or #c9; #feature=17 and #cluster=9 are those of older reports. */
+function addressed() {
+  const [, name, digits] = location.hash.match(/^#(f|feature=|c|cluster=)(\d+)$/) || [];
+  return {kind: name && (name[0] === 'f' ? 'feature' : 'cluster'), id: Number(digits)};
+}
+
+/** Shows a card that no address names. */
+function show(...card) {
+  fill($('card'), ...card);
+  $('card').classList.add('open');
+  $('card').scrollTop = 0;
 }
 
 /** Shows what the address names. */
 function open() {
-  const [, kind, digits] = location.hash.match(/^#(feature|cluster)=(\d+)$/) || [];
-  const id = Number(digits), exists = kind === 'feature' ? id < a.kept.length : kind === 'cluster' && clusterOf.has(id);
+  const {kind, id} = addressed(), exists = kind === 'feature' ? id < a.kept.length : kind === 'cluster' && clusterOf.has(id);
   for (const row of document.querySelectorAll('#cluster-table tr.chosen')) row.classList.remove('chosen');
+  say('');
   if (!kind) {
     fill($('card'), welcome());
     choose([]);
     return;
   }
-  if (!exists) return say(`There is no ${kind} ${digits}.`);
-  say('');
-  fill($('card'), kind === 'feature' ? featureCard(id) : clusterCard(id));
-  $('card').classList.add('open');
-  $('card').scrollTop = 0;
+  if (!exists) return say(`There is no ${kind} ${id}.`);
+  show(kind === 'feature' ? featureCard(id) : clusterCard(id));
   choose(kind === 'feature' ? [id] : members[id] || []);
   if (kind === 'cluster') document.querySelector(`#cluster-table tr[data-key="${id}"]`)?.classList.add('chosen');
-}
-
-function search(text) {
-  const wanted = text.trim(), cluster = wanted.match(/^c(?:luster)?\s*(\d+)$/i);
-  if (!wanted) return;
-  if (/^\d+$/.test(wanted)) {
-    if (Number(wanted) >= a.kept.length) return say(`There is no feature ${wanted}; the last is ${a.kept.length - 1}.`);
-    return go(`feature=${Number(wanted)}`);
-  }
-  if (cluster) {
-    if (!clusterOf.has(Number(cluster[1]))) return say(`There is no cluster ${cluster[1]}; there are ${run.n_clusters}, from 0.`);
-    return go(`cluster=${Number(cluster[1])}`);
-  }
-  $('filter').value = wanted;
-  clusterTable.filter(wanted);
-  $('clusters').scrollIntoView();
 }
 
 function setTheme(name) {
@@ -70,14 +64,15 @@ function listen() {
   addEventListener('hashchange', open);
   addEventListener('popstate', open);
   addEventListener('keydown', event => {
-    if (event.target.matches('input, select, textarea')) return;
-    if (event.key === '/') { event.preventDefault(); $('query').focus(); }
-    if (event.key === 'Escape') close();
+    const typing = event.target.matches('input, select, textarea');
+    if (event.key === '/' && !typing) { event.preventDefault(); $('query').focus(); }
+    if (event.key === 'Escape' && (!typing || event.target.id === 'query')) close();
   });
   $('map').on('plotly_click', openPoint);
+  $('map').on('plotly_selected', showSelection);
 }
 
-const openPoint = event => { const f = event.points[0]?.customdata; if (known(f)) go(`feature=${f}`); };
+const openPoint = event => { const f = event.points[0]?.customdata; if (known(f)) go(`f${f}`); };
 
 async function start() {
   const wished = matchMedia('(prefers-color-scheme: dark)');
@@ -101,7 +96,7 @@ async function start() {
     $('tree-of').textContent = `How the consensus came to the clusters: two features are the closer, the more of the ${clusterings} `
       + 'clusterings put them together. Noise joins last, at distance 1, and is not shown.';
   }
-  if (a.tree_left) onSight('tree', () => { drawTree(); once('tree', event => { if (event.points[0].customdata >= 0) go(`cluster=${event.points[0].customdata}`); }); });
+  if (a.tree_left) onSight('tree', () => { drawTree(); once('tree', event => { if (event.points[0].customdata >= 0) go(`c${event.points[0].customdata}`); }); });
   else $('tree-section').remove();
   open();
   document.documentElement.dataset.ready = 'true';
