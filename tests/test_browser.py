@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from gpuclust import schema
+from gpuclust.results.palette import QUADRANTS
 from tests.browser import card, send, until
 
 pytestmark = pytest.mark.browser
@@ -170,10 +171,48 @@ def test_every_plot_is_drawn_when_it_comes_into_sight(page: Any) -> None:
     for name in ("moments", "heat", "tree"):
         page.execute_script(f"document.getElementById('{name}').scrollIntoView()")
         until(page, f"document.querySelector('#{name} .main-svg') !== null")
-    shapes = page.execute_script("return document.getElementById('moments').layout.shapes.length")
-    assert shapes >= 2  # the medians
+    drawn = "document.getElementById('moments')"
+    names = f"return {drawn}.data.map(trace => trace.name)"
+    assert page.execute_script(f"return {drawn}.layout.yaxis.type") == "log"  # entropy against sparsity
+    assert page.execute_script(names) == ["not kept", "kept"]
     page.execute_script("document.querySelectorAll('#axes button')[1].click()")
-    assert until(page, "document.getElementById('moments').layout.yaxis.type === 'log'")
+    until(page, f"{drawn}.layout.yaxis.type === 'linear'")
+    assert page.execute_script(names) == ["not kept", *QUADRANTS]
+    assert (
+        page.execute_script(f"return {drawn}.layout.shapes.filter(s => s.line.dash === 'dot').length") == 2
+    )  # medians
+
+
+def test_the_tree_has_numbers_where_boxes_are_wide_enough(page: Any) -> None:
+    page.execute_script("document.getElementById('tree').scrollIntoView()")
+    until(page, "document.querySelector('#tree .main-svg') !== null")
+    written = "[...document.querySelectorAll('#tree .textpoint text')].map(t => +t.textContent)"
+    relayout = "const [x0, x1] = arguments[0]; Plotly.relayout('tree', {'xaxis.range': [x0, x1]})"
+    low, high = page.execute_script("return document.getElementById('tree')._fullLayout.xaxis.range")
+    every = page.execute_script(f"return {written}")
+    boxes = page.execute_script("return document.getElementById('tree').data[0].customdata.filter(c => c >= 0)")
+    assert 0 < len(every) <= len(boxes)
+    assert set(every) <= set(boxes)
+    page.execute_script(relayout, [low, low + 300 * (high - low)])
+    until(page, f"{written}.length === 0")
+    page.execute_script(relayout, [low, high])
+    assert sorted(until(page, f"{written}.length && {written}")) == sorted(every)
+
+
+def test_a_cluster_card_shows_its_features_first_and_no_prompt_twice(page: Any, reported: Path) -> None:
+    clusters = pd.read_parquet(reported / schema.CLUSTERS).set_index("cluster").drop(schema.NOISE)
+    for cluster, row in clusters.iterrows():
+        page.execute_script("location.hash = `c${arguments[0]}`", cluster)
+        until(page, f"document.querySelector('#card').innerText.startsWith('Cluster {cluster}')")
+        shown = page.execute_script(
+            """return [...document.querySelectorAll('#card .prompt .about')].map(
+              e => +e.innerText.match(/prompt (\\d+)/)[1])"""
+        )
+        expected = [prompt["prompt"] for prompt in (*row["distinctive_prompts"], *row["top_prompts"])]
+        assert shown == list(dict.fromkeys(expected))
+        headings = page.execute_script("return [...document.querySelectorAll('#card h3')].map(e => e.innerText)")
+        assert headings.index(f"Its {row['size']} features") < headings.index("Most distinctive prompts")
+        assert ("Output tokens promoted" in headings) == (not row["decoder_cosine_p"] > 0.05)
 
 
 def test_light_and_dark(page: Any) -> None:

@@ -89,14 +89,18 @@ async function start() {
   drawMap();
   watchMap();
   listen();
-  onSight('moments', () => { drawMoments(); once('moments', openPoint); });
+  onSight('moments', () => { drawMoments(); once('moments', 'plotly_click', openPoint); });
   if (run.n_clusters > 1) onSight('heat', drawHeat); else $('heat').remove();
   const clusterings = run.record.stages.cluster.members;
   if (clusterings > 1) {
     $('tree-of').textContent = `How the consensus came to the clusters: two features are the closer, the more of the ${clusterings} `
       + 'clusterings put them together. Noise joins last, at distance 1, and is not shown.';
   }
-  if (a.tree_left) onSight('tree', () => { drawTree(); once('tree', event => { if (event.points[0].customdata >= 0) go(`c${event.points[0].customdata}`); }); });
+  if (a.tree_left) onSight('tree', () => {
+    drawTree();
+    once('tree', 'plotly_click', event => { if (event.points[0].customdata >= 0) go(`c${event.points[0].customdata}`); });
+    once('tree', 'plotly_relayout', numberTree);
+  });
   else $('tree-section').remove();
   open();
   document.documentElement.dataset.ready = 'true';
@@ -104,10 +108,10 @@ async function start() {
 
 const heard = new Set();
 
-function once(id, handler) {
-  if (heard.has(id)) return;
-  heard.add(id);
-  $(id).on('plotly_click', handler);
+function once(id, event, handler) {
+  if (heard.has(id + event)) return;
+  heard.add(id + event);
+  $(id).on(event, handler);
 }
 
 start().catch(error => {
