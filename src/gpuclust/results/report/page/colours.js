@@ -20,17 +20,21 @@ function colourings() {
   };
 }
 
+/** Whether points are large enough for marks to be told apart; small ones are circles, which are drawn four times as fast. */
+const marksShown = () => pointSize() >= 5;
+
 const clusterNumber = c => c < 0 ? 'noise' : String(c);
 
 function byLabel(name, labels, opacity, told) {
   return {
     name, told,
-    marker: features => ({color: features.map(f => hue(labels[f])), symbol: features.map(f => mark(labels[f])), opacity: features.map(opacity)}),
+    marker: features => ({color: features.map(f => hue(labels[f])), symbol: marksShown() ? features.map(f => mark(labels[f])) : 'circle', opacity: features.map(opacity)}),
     legend() {
       const faded = !told && clusters().some(row => doubtful(row.cluster));
+      const means = marksShown() ? 'colours and marks' : 'colours';
       const n = new Set(keptFeatures.map(f => labels[f]).filter(c => c >= 0)).size;
-      return h('span', null, told ? `${count(n)} clusters, whose colours and marks repeat; noise is grey. The names are those of the run's own clusters.`
-        : `Colours and marks tell clusters apart, and repeat; noise is grey${faded ? '; clusters that are not found again or no better than random are faded' : ''}.`);
+      return h('span', null, told ? `${count(n)} clusters, whose ${means} repeat; noise is grey. The names are those of the run's own clusters.`
+        : `Clusters are told apart by ${means}, which repeat; noise is grey${faded ? '; clusters that are not found again or no better than random are faded' : ''}.`);
     },
   };
 }
@@ -38,10 +42,10 @@ function byLabel(name, labels, opacity, told) {
 /** Categories by number; every other number is `rest`, in grey. */
 function byCategory(name, names, of, rest) {
   const colour = i => names[i] === undefined ? hue(-1) : name === 'quadrant' ? hue(run.quadrants[names[i]]) : hue(i);
-  const shape = i => names[i] === undefined ? 'circle' : run.marks[i % run.marks.length];
+  const shape = i => names[i] === undefined || !marksShown() ? 'circle' : run.marks[i % run.marks.length];
   return {
     name, told: f => names[of(f)] ?? rest,
-    marker: features => ({color: features.map(f => colour(of(f))), symbol: features.map(f => shape(of(f))),
+    marker: features => ({color: features.map(f => colour(of(f))), symbol: marksShown() ? features.map(f => shape(of(f))) : 'circle',
       opacity: features.map(f => names[of(f)] === undefined ? 0.3 : 0.85)}),
     legend() {
       const sizes = new Map();

@@ -12,6 +12,7 @@ function go(where) {
 
 function close() {
   $('card').classList.remove('open');
+  unselect();
   if (addressed().kind) history.pushState(null, '', location.pathname + location.search);
   open();
 }
@@ -78,12 +79,10 @@ async function start() {
   const wished = matchMedia('(prefers-color-scheme: dark)');
   setTheme(wished.matches ? 'dark' : 'light');
   wished.addEventListener('change', event => { setTheme(event.matches ? 'dark' : 'light'); redraw(); });
+  const begun = performance.now();
   await unpack();
-  drawRun();
-  drawClusters();
-  drawMomentTables();
-  drawPairs();
-  drawAxes();
+  performance.measure('unpack', {start: begun});
+  timed('tables', () => { drawRun(); drawClusters(); drawMomentTables(); drawPairs(); drawAxes(); });
   drawColourings();
   drawn.map = drawMap;
   drawMap();

@@ -5,7 +5,7 @@ let chosen = [];
 
 function drawMap() {
   const kept = keptFeatures, noise = kept.filter(f => a.label[f] < 0), real = kept.filter(f => a.label[f] >= 0);
-  const size = kept.length > 60000 ? 3 : kept.length > 15000 ? 4 : kept.length > 5000 ? 5 : 7;
+  const size = pointSize();
   const colouring = colourings()[colouredBy], {marker} = colouring;
   const titles = new Map(clusters().map(row => [row.cluster, plain(head(title(row.cluster), 60))]));
   const told = colouring.told ? f => `<br>${colouring.name}: ${plain(colouring.told(f))}` : () => '';
@@ -25,6 +25,9 @@ function drawMap() {
   {...CONFIG, scrollZoom: true, modeBarButtonsToRemove: CONFIG.modeBarButtonsToRemove.filter(name => !['select2d', 'lasso2d'].includes(name))}));
   fill($('legend'), colouring.legend());
 }
+
+/** Pixels across a point of a cluster. */
+const pointSize = () => keptFeatures.length > 60000 ? 3 : keptFeatures.length > 15000 ? 4 : keptFeatures.length > 5000 ? 5 : 7;
 
 /** Least and largest value, with a little room. */
 function extent(features, values) {

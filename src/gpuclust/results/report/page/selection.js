@@ -20,7 +20,7 @@ function showSelection(event) {
   const largest = [...sizes].sort((x, y) => y[1] - x[1] || x[0] - y[0]);
   show(
     heading(`${count(held.length)} features`),
-    h('p', null, 'Held by the lasso or box. ', h('button', {type: 'button', onclick: () => { unselect(); close(); }}, 'let go')),
+    h('p', null, 'Held by the lasso or box. ', h('button', {type: 'button', onclick: close}, 'let go')),
     h('h3', null, 'By cluster'),
     h('table', null, h('tbody', null, largest.slice(0, LISTED).map(([c, n]) => h('tr', null, h('td', null, clusterLink(c)),
       h('td', {class: 'n'}, `${count(n)} of ${count(c < 0 ? clusterOf.get(-1).size : members[c].length)}`))))),
@@ -28,4 +28,5 @@ function showSelection(event) {
   );
 }
 
-const unselect = () => Plotly.update('map', {selectedpoints: [null]}, {selections: []}, [0, 1]);
+/** Lets go of what a lasso or box holds. */
+const unselect = () => $('map').layout.selections?.length && Plotly.update('map', {selectedpoints: [null]}, {selections: []}, [0, 1]);
