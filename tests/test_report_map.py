@@ -125,6 +125,24 @@ def test_moving_the_map_moves_the_names_and_changes_none(page: Any) -> None:
     zoom(page, 0)
 
 
+def test_no_name_lies_on_the_buttons(page: Any) -> None:
+    zoom(page, 0)
+    cluster = page.execute_script(
+        f"""const map = document.getElementById('map'), {{xaxis, yaxis}} = map._fullLayout, name = {NAMES}[0];
+        const corner = e => {{ const r = e.getBoundingClientRect(); return [r.right, r.bottom]; }};
+        const [from, to] = [corner(name), corner(map.querySelector('.modebar'))];
+        const by = [(from[0] - to[0] + 12) / xaxis._length, (to[1] - from[1]) / yaxis._length];
+        const moved = (axis, share) => axis.range.map(v => v + share * (axis.range[1] - axis.range[0]));
+        {AFTERWARDS}
+        Plotly.relayout(map, {{'xaxis.range': moved(xaxis, by[0]), 'yaxis.range': moved(yaxis, by[1])}});
+        return name.dataset.cluster"""
+    )
+    until(page, "window.placed")
+    assert cluster not in page.execute_script(f"return {NAMES}.map(e => e.dataset.cluster)")
+    zoom(page, 0)
+    assert cluster in page.execute_script(f"return {NAMES}.map(e => e.dataset.cluster)")
+
+
 def colour_by(page: Any, key: str) -> None:
     page.execute_script(
         """const select = document.querySelector('#colour-by select');

@@ -52,8 +52,10 @@ function placeNames() {
   named ||= collectNames();
   const {xaxis, yaxis} = $('map')._fullLayout, [x0, x1] = xaxis.range, [y0, y1] = yaxis.range;
   const perX = xaxis._length / (x1 - x0), perY = yaxis._length / (y1 - y0);
-  const within = ({name, left, top}) => left >= 0 && top >= 0 && left + name.width <= xaxis._length && top + LINE <= yaxis._length;
-  const boxes = room(named, perX, perY).map(box => ({...box, left: box.left - x0 * perX, top: box.top + y1 * perY})).filter(within);
+  const frame = $('names').getBoundingClientRect(), buttons = $('map').querySelector('.modebar').getBoundingClientRect();
+  const free = ({name, left, top}) => left >= 0 && top >= 0 && left + name.width <= xaxis._length && top + LINE <= yaxis._length
+    && (left + xaxis._offset + name.width < buttons.left - frame.left || top + yaxis._offset > buttons.bottom - frame.top);
+  const boxes = room(named, perX, perY).map(box => ({...box, left: box.left - x0 * perX, top: box.top + y1 * perY})).filter(free);
   boxes.forEach(({name, left, top}) => {
     name.element ||= h('span', {class: name.faint ? 'faint' : null, 'data-cluster': name.cluster}, name.text);
     name.element.style.transform = `translate(${(left + xaxis._offset).toFixed(1)}px, ${(top + yaxis._offset).toFixed(1)}px)`;

@@ -20,7 +20,7 @@ function layout(x, y, more = {}) {
     paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: ink(), family: FONT, size: 12}, showlegend: false,
     margin: {l: 55, r: 12, t: 34, b: 45}, hovermode: 'closest',
     hoverlabel: {align: 'left', bgcolor: ground(), bordercolor: line(), font: {color: ink(), family: FONT, size: 13}},
-    modebar: {bgcolor: ground(), color: ink(), activecolor: ink()}, ...more,
+    modebar: {bgcolor: 'transparent', color: ink(), activecolor: ink()}, ...more,
     xaxis: {...axis, ...x}, yaxis: {...axis, ...y},
   };
 }
