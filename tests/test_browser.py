@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +15,10 @@ import pandas as pd
 import pytest
 
 from gpuclust import schema
+from gpuclust.results.palette import QUADRANTS
+from tests.browser import card, send, until
 
 pytestmark = pytest.mark.browser
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-SECONDS = 60
-
-
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A headless Chromium; skips without one, unless GPUCLUST_REQUIRE_BROWSER=1."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        missing = "no chromium" if browser is None else "no chromedriver"
-        if os.environ.get("GPUCLUST_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"GPUCLUST_REQUIRE_BROWSER=1, but there is {missing} on the PATH")
-        pytest.skip(f"{missing} on the PATH (Debian: apt-get install chromium chromium-driver)")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*FLAGS, "--window-size=1280,900", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
-
-
-@pytest.fixture(scope="session")
-def reported(request: pytest.FixtureRequest) -> Path:
-    """Folder of the run whose report is opened."""
-    elsewhere = os.environ.get("GPUCLUST_BROWSER_RUN")
-    run: Path = Path(elsewhere).resolve() if elsewhere else request.getfixturevalue("small_run")
-    return run
-
-
-def until(page: Any, condition: str | Callable[[Any], Any]) -> Any:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    check = (lambda p: p.execute_script(f"return {condition}")) if isinstance(condition, str) else condition
-    return WebDriverWait(page, SECONDS, poll_frequency=0.1).until(check, str(condition))
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +41,6 @@ def page(opened: Any) -> Any:
 @pytest.fixture(scope="module")
 def features(reported: Path) -> pd.DataFrame:
     return pd.read_parquet(reported / schema.FEATURES)
-
-
-def card(page: Any) -> str:
-    return str(page.execute_script("return document.querySelector('#card').innerText"))
-
-
-def send(page: Any, selector: str, text: str) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-
-    field = page.find_element(By.CSS_SELECTOR, selector)
-    field.clear()
-    field.send_keys(text, Keys.ENTER)
 
 
 def test_the_card_of_noise_says_why(
@@ -152,7 +96,7 @@ def test_a_click_opens_the_card_of_that_feature(page: Any, features: pd.DataFram
     chain = ActionChains(page)
     chain.w3c_actions.pointer_action.move_to_location(round(x), round(y)).pause(0.3).click()
     chain.perform()
-    until(page, f"location.hash === '#feature={feature}'")
+    until(page, f"location.hash === '#f{feature}'")
     text = card(page)
     row = features.loc[feature]
     assert text.startswith(f"Feature {feature}")
@@ -175,16 +119,16 @@ def test_a_feature_card_marks_the_peak_token(page: Any, reported: Path, features
         if a >= 0
     ]
     send(page, "#query", str(feature))
-    until(page, f"location.hash === '#feature={feature}'")
+    until(page, f"location.hash === '#f{feature}'")
     assert expected
     assert (
         page.execute_script("return [...document.querySelectorAll('#card mark')].map(m => m.textContent)") == expected
     )
 
 
-def test_search_finds_features_clusters_and_words(page: Any, reported: Path) -> None:
+def test_search_finds_by_number_and_the_filter_by_words(page: Any, reported: Path) -> None:
     send(page, "#query", "c1")
-    until(page, "location.hash === '#cluster=1'")
+    until(page, "location.hash === '#c1'")
     clusters = pd.read_parquet(reported / schema.CLUSTERS).set_index("cluster")
     text = card(page)
     assert text.startswith("Cluster 1")
@@ -195,7 +139,7 @@ def test_search_finds_features_clusters_and_words(page: Any, reported: Path) -> 
     said = until(page, "document.querySelector('#message').textContent")
     assert f"There is no feature 99999; the last is {last}." in said
     word = str(clusters.loc[0, "keywords"][0])
-    send(page, "#query", word)
+    send(page, "#filter", word)
     shown = page.execute_script(
         "return [...document.querySelectorAll('#cluster-table tbody tr')].map(r => +r.dataset.key)"
     )
@@ -227,10 +171,48 @@ def test_every_plot_is_drawn_when_it_comes_into_sight(page: Any) -> None:
     for name in ("moments", "heat", "tree"):
         page.execute_script(f"document.getElementById('{name}').scrollIntoView()")
         until(page, f"document.querySelector('#{name} .main-svg') !== null")
-    shapes = page.execute_script("return document.getElementById('moments').layout.shapes.length")
-    assert shapes >= 2  # the medians
+    drawn = "document.getElementById('moments')"
+    names = f"return {drawn}.data.map(trace => trace.name)"
+    assert page.execute_script(f"return {drawn}.layout.yaxis.type") == "log"  # entropy against sparsity
+    assert page.execute_script(names) == ["not kept", "kept"]
     page.execute_script("document.querySelectorAll('#axes button')[1].click()")
-    assert until(page, "document.getElementById('moments').layout.yaxis.type === 'log'")
+    until(page, f"{drawn}.layout.yaxis.type === 'linear'")
+    assert page.execute_script(names) == ["not kept", *QUADRANTS]
+    assert (
+        page.execute_script(f"return {drawn}.layout.shapes.filter(s => s.line.dash === 'dot').length") == 2
+    )  # medians
+
+
+def test_the_tree_has_numbers_where_boxes_are_wide_enough(page: Any) -> None:
+    page.execute_script("document.getElementById('tree').scrollIntoView()")
+    until(page, "document.querySelector('#tree .main-svg') !== null")
+    written = "[...document.querySelectorAll('#tree .textpoint text')].map(t => +t.textContent)"
+    relayout = "const [x0, x1] = arguments[0]; Plotly.relayout('tree', {'xaxis.range': [x0, x1]})"
+    low, high = page.execute_script("return document.getElementById('tree')._fullLayout.xaxis.range")
+    every = page.execute_script(f"return {written}")
+    boxes = page.execute_script("return document.getElementById('tree').data[0].customdata.filter(c => c >= 0)")
+    assert 0 < len(every) <= len(boxes)
+    assert set(every) <= set(boxes)
+    page.execute_script(relayout, [low, low + 300 * (high - low)])
+    until(page, f"{written}.length === 0")
+    page.execute_script(relayout, [low, high])
+    assert sorted(until(page, f"{written}.length && {written}")) == sorted(every)
+
+
+def test_a_cluster_card_shows_its_features_first_and_no_prompt_twice(page: Any, reported: Path) -> None:
+    clusters = pd.read_parquet(reported / schema.CLUSTERS).set_index("cluster").drop(schema.NOISE)
+    for cluster, row in clusters.iterrows():
+        page.execute_script("location.hash = `c${arguments[0]}`", cluster)
+        until(page, f"document.querySelector('#card').innerText.startsWith('Cluster {cluster}')")
+        shown = page.execute_script(
+            """return [...document.querySelectorAll('#card .prompt .about')].map(
+              e => +e.innerText.match(/prompt (\\d+)/)[1])"""
+        )
+        expected = [prompt["prompt"] for prompt in (*row["distinctive_prompts"], *row["top_prompts"])]
+        assert shown == list(dict.fromkeys(expected))
+        headings = page.execute_script("return [...document.querySelectorAll('#card h3')].map(e => e.innerText)")
+        assert headings.index(f"Its {row['size']} features") < headings.index("Most distinctive prompts")
+        assert ("Output tokens promoted" in headings) == (not row["decoder_cosine_p"] > 0.05)
 
 
 def test_light_and_dark(page: Any) -> None:
@@ -252,6 +234,10 @@ def test_keys(page: Any) -> None:
     until(page, "document.querySelector('#card').innerText.startsWith('Cards')")
     ActionChains(page).send_keys("/").perform()
     assert page.execute_script("return document.activeElement.id") == "query"
+    page.execute_script("location.hash = 'c1'")
+    until(page, "document.querySelector('#card').innerText.startsWith('Cluster 1')")
+    ActionChains(page).send_keys("x", Keys.ESCAPE).perform()  # still in the field
+    until(page, "document.querySelector('#card').innerText.startsWith('Cards') && location.hash === ''")
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -20,7 +20,19 @@ from gpuclust.storage import atomic, reading
 
 log = logging.getLogger("gpuclust")
 
-SCRIPTS = ("dom.js", "data.js", "tables.js", "plots.js", "cards.js", "main.js")  # in the order they are read
+SCRIPTS = (
+    "dom.js",
+    "data.js",
+    "tables.js",
+    "plots.js",
+    "colours.js",
+    "map.js",
+    "names.js",
+    "cards.js",
+    "selection.js",
+    "search.js",
+    "main.js",
+)  # in the order they are read
 NEEDED = (schema.CONFIG, schema.RECORD, schema.PROMPTS, schema.FEATURES, schema.CLUSTERS, schema.CLUSTER_SIMILARITY)
 
 

@@ -85,7 +85,9 @@ def _features(features: pd.DataFrame) -> dict[str, Array]:
     arrays["n_active"] = features["n_active"].to_numpy(np.int32)
     arrays["kept"] = features["kept"].to_numpy(np.uint8)
     arrays["label"] = features["label"].fillna(NOISE).to_numpy(np.int32)
-    if "noise_reason" in features:  # not in an older run
+    if "hdbscan_label" in features:  # not in an older run
+        arrays["hdbscan_label"] = features["hdbscan_label"].fillna(NOISE).to_numpy(np.int32)
+    if "noise_reason" in features:
         numbers = {reason: number for number, reason in enumerate(schema.NOISE_REASONS)}
         arrays["noise_reason"] = features["noise_reason"].map(numbers).fillna(255).to_numpy(np.uint8)
     arrays["quadrant"] = features["quadrant"].map(palette.QUADRANTS).fillna(255).to_numpy(np.uint8)

@@ -22,11 +22,11 @@ function symbol(shape, colour) {
 function clusterLink(c, long = true) {
   const name = clusterName(c), words = long ? title(c) : '';
   if (c < 0) return h('span', {class: 'chip'}, glyph(c), name);
-  return h('button', {class: 'link', type: 'button', onclick: event => { event.stopPropagation(); go(`cluster=${c}`); }},
+  return h('button', {class: 'link', type: 'button', onclick: event => { event.stopPropagation(); go(`c${c}`); }},
     h('span', {class: 'chip'}, glyph(c), name), words && ` ${words}`);
 }
 
-const featureLink = f => h('button', {class: 'link', type: 'button', onclick: () => go(`feature=${f}`)}, String(f));
+const featureLink = f => h('button', {class: 'link', type: 'button', onclick: () => go(`f${f}`)}, String(f));
 
 const WINDOW = 170; // characters on either side of the peak that a card shows at first
 
@@ -77,8 +77,8 @@ function context(row) {
 
 function heading(name, previous, next) {
   return h('div', {class: 'top'}, h('h2', null, name), h('nav', {'aria-label': 'Neighbouring cards'},
-    h('button', {type: 'button', 'aria-label': 'previous', onclick: previous}, '‹'),
-    h('button', {type: 'button', 'aria-label': 'next', onclick: next}, '›'),
+    previous && h('button', {type: 'button', 'aria-label': 'previous', onclick: previous}, '‹'),
+    next && h('button', {type: 'button', 'aria-label': 'next', onclick: next}, '›'),
     h('button', {type: 'button', class: 'close', 'aria-label': 'close', onclick: close}, '✕')));
 }
 
@@ -89,7 +89,7 @@ function featureCard(f) {
   const c = a.label[f], kept = a.kept[f], rows = contexts(f), near = neighbors(f);
   const last = a.kept.length - 1;
   return [
-    heading(`Feature ${f}`, () => go(`feature=${f ? f - 1 : last}`), () => go(`feature=${f < last ? f + 1 : 0}`)),
+    heading(`Feature ${f}`, () => go(`f${f ? f - 1 : last}`), () => go(`f${f < last ? f + 1 : 0}`)),
     h('p', null, kept ? clusterLink(c) : h('span', {class: 'quiet'}, a.max[f] > 0 ? 'Removed by the filter: in no cluster.' : 'Never fires on these prompts.')),
     kept && c < 0 && run.noise_reasons[a.noise_reason?.[f]] && h('p', {class: 'quiet'}, `Noise: ${run.noise_reasons[a.noise_reason[f]]}.`),
     stats([
@@ -122,7 +122,7 @@ function promptList(name, about, rows) {
       run.n_sources > 1 && h('span', null, row.source))))] : null;
 }
 
-const MEMBERS = 40;
+const MEMBERS = 12;
 
 function memberTable(c) {
   const list = members[c] || [], body = h('tbody');
@@ -146,9 +146,13 @@ function decoderText(row) {
   if (!known(row.decoder_cosine)) return null;
   const verdict = row.decoder_cosine_p <= 0.01 ? 'closer than random sets' : row.decoder_cosine_p <= 0.05 ? 'somewhat closer than random sets'
     : 'no closer than random sets';
+  const silent = row.promoted_tokens?.length && !promotes(row) ? ' What their mean promotes says nothing and is not shown.' : '';
   return [h('h3', null, 'Decoder directions'), h('p', null, `Mean cosine ${number(row.decoder_cosine)} between its features; ${
-    number(row.decoder_cosine_random)} in random sets of the same size: ${verdict} (p = ${number(row.decoder_cosine_p, 2)}).`)];
+    number(row.decoder_cosine_random)} in random sets of the same size: ${verdict} (p = ${number(row.decoder_cosine_p, 2)}).${silent}`)];
 }
+
+/** Whether the mean decoder direction is one: not where the directions are no closer than random sets. */
+const promotes = row => !(row.decoder_cosine_p > 0.05);
 
 function sourceList(row) {
   if (run.n_sources < 2 || !row.sources.length) return null;
@@ -167,8 +171,10 @@ function correlated(c) {
 function clusterCard(c) {
   const row = clusterOf.get(c), {verdict, verdict_reason: why} = row.more;
   const more = Object.entries(row.more).filter(([name]) => !name.startsWith('verdict'));
+  const above = new Set(row.distinctive_prompts.map(({prompt}) => prompt));
+  const strongest = row.top_prompts.filter(({prompt}) => !above.has(prompt)), again = row.top_prompts.length - strongest.length;
   return [
-    heading(`Cluster ${c}`, () => go(`cluster=${c ? c - 1 : run.n_clusters - 1}`), () => go(`cluster=${(c + 1) % run.n_clusters}`)),
+    heading(`Cluster ${c}`, () => go(`c${c ? c - 1 : run.n_clusters - 1}`), () => go(`c${(c + 1) % run.n_clusters}`)),
     h('p', null, h('span', {class: 'chip'}, glyph(c)), ' ', h('b', null, title(c))),
     known(verdict) && h('p', {class: doubtful(c) ? 'warn' : null}, h('b', null, verdict), known(why) ? `: ${why}.` : ''),
     stats([
@@ -179,12 +185,12 @@ function clusterCard(c) {
     ]),
     words('Features peak at', null, row.tokens),
     words('Words of its prompts', null, row.keywords),
+    memberTable(c), quickList(c),
     promptList('Most distinctive prompts', 'Strongest relative to the other clusters; marked where its features peak.', row.distinctive_prompts),
-    promptList('Strongest prompts', 'By mean |a| of its features; long prompts come first.', row.top_prompts),
-    sourceList(row), decoderText(row),
-    words('Output tokens promoted', 'By its mean decoder direction through the unembedding alone; in early layers this says little.',
-      row.promoted_tokens),
-    correlated(c), quickList(c), memberTable(c),
+    promptList('Strongest prompts', `By mean |a| of its features; long prompts come first.${again ? ` ${again} more ${again === 1 ? 'is' : 'are'} above.` : ''}`, strongest),
+    correlated(c), sourceList(row), decoderText(row),
+    promotes(row) && words('Output tokens promoted', 'By its mean decoder direction through the unembedding alone; in early layers this says little.',
+      row.promoted_tokens?.filter(token => token.trim())),
   ];
 }
 

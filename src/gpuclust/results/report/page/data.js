@@ -3,6 +3,7 @@
 const TYPES = {uint8: Uint8Array, int8: Int8Array, int32: Int32Array, float32: Float32Array};
 let run = {}; // plain data
 let a = {}; // arrays, a value per feature, neighbour, context, node or pair
+let keptFeatures = []; // their numbers
 let keptRow = null; // row of each feature among the kept ones, -1
 let members = []; // features of each cluster, strongest members first
 let clusterOf = new Map(); // rows of the cluster table
@@ -25,10 +26,9 @@ async function unpack() {
 
 function index() {
   keptRow = new Int32Array(a.kept.length).fill(-1);
-  let row = 0;
   for (let f = 0; f < a.kept.length; f++) {
     if (!a.kept[f]) continue;
-    keptRow[f] = row++;
+    keptRow[f] = keptFeatures.push(f) - 1;
     if (a.label[f] >= 0) (members[a.label[f]] ||= []).push(f);
   }
   for (const list of members) list?.sort((f, g) => a.probability[g] - a.probability[f] || f - g);

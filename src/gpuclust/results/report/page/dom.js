@@ -36,6 +36,14 @@ const plain = text => String(text).replace(/&/g, '&amp;').replace(/</g, '&lt;').
 /** A token with its spaces and line ends to be seen. */
 const visible = token => token.replace(/\n/g, '⏎').replace(/\t/g, '⇥').replace(/^ +$/, spaces => '␣'.repeat(spaces.length));
 
+/** Does some work, and leaves how long it took in the browser's timeline of performance. */
+function timed(name, work) {
+  const start = performance.now();
+  const result = work();
+  performance.measure(name, {start});
+  return result;
+}
+
 /** Rows of names and values. */
 const facts = rows => h('table', {class: 'facts'},
   rows.map(([name, value]) => h('tr', null, h('th', {scope: 'row'}, name), h('td', null, value))));

@@ -12,43 +12,38 @@ function go(where) {
 
 function close() {
   $('card').classList.remove('open');
-  if (/^#(feature|cluster)=/.test(location.hash)) history.pushState(null, '', location.pathname + location.search);
+  unselect();
+  if (addressed().kind) history.pushState(null, '', location.pathname + location.search);
   open();
+}
+
+/** What the address names: #f17 or #c9; #feature=17 and #cluster=9 are those of older reports. */
+function addressed() {
+  const [, name, digits] = location.hash.match(/^#(f|feature=|c|cluster=)(\d+)$/) || [];
+  return {kind: name && (name[0] === 'f' ? 'feature' : 'cluster'), id: Number(digits)};
+}
+
+/** Shows a card that no address names. */
+function show(...card) {
+  fill($('card'), ...card);
+  $('card').classList.add('open');
+  $('card').scrollTop = 0;
 }
 
 /** Shows what the address names. */
 function open() {
-  const [, kind, digits] = location.hash.match(/^#(feature|cluster)=(\d+)$/) || [];
-  const id = Number(digits), exists = kind === 'feature' ? id < a.kept.length : kind === 'cluster' && clusterOf.has(id);
+  const {kind, id} = addressed(), exists = kind === 'feature' ? id < a.kept.length : kind === 'cluster' && clusterOf.has(id);
   for (const row of document.querySelectorAll('#cluster-table tr.chosen')) row.classList.remove('chosen');
+  say('');
   if (!kind) {
     fill($('card'), welcome());
     choose([]);
     return;
   }
-  if (!exists) return say(`There is no ${kind} ${digits}.`);
-  say('');
-  fill($('card'), kind === 'feature' ? featureCard(id) : clusterCard(id));
-  $('card').classList.add('open');
-  $('card').scrollTop = 0;
+  if (!exists) return say(`There is no ${kind} ${id}.`);
+  show(kind === 'feature' ? featureCard(id) : clusterCard(id));
   choose(kind === 'feature' ? [id] : members[id] || []);
   if (kind === 'cluster') document.querySelector(`#cluster-table tr[data-key="${id}"]`)?.classList.add('chosen');
-}
-
-function search(text) {
-  const wanted = text.trim(), cluster = wanted.match(/^c(?:luster)?\s*(\d+)$/i);
-  if (!wanted) return;
-  if (/^\d+$/.test(wanted)) {
-    if (Number(wanted) >= a.kept.length) return say(`There is no feature ${wanted}; the last is ${a.kept.length - 1}.`);
-    return go(`feature=${Number(wanted)}`);
-  }
-  if (cluster) {
-    if (!clusterOf.has(Number(cluster[1]))) return say(`There is no cluster ${cluster[1]}; there are ${run.n_clusters}, from 0.`);
-    return go(`cluster=${Number(cluster[1])}`);
-  }
-  $('filter').value = wanted;
-  clusterTable.filter(wanted);
-  $('clusters').scrollIntoView();
 }
 
 function setTheme(name) {
@@ -70,36 +65,41 @@ function listen() {
   addEventListener('hashchange', open);
   addEventListener('popstate', open);
   addEventListener('keydown', event => {
-    if (event.target.matches('input, select, textarea')) return;
-    if (event.key === '/') { event.preventDefault(); $('query').focus(); }
-    if (event.key === 'Escape') close();
+    const typing = event.target.matches('input, select, textarea');
+    if (event.key === '/' && !typing) { event.preventDefault(); $('query').focus(); }
+    if (event.key === 'Escape' && (!typing || event.target.id === 'query')) close();
   });
   $('map').on('plotly_click', openPoint);
+  $('map').on('plotly_selected', showSelection);
 }
 
-const openPoint = event => { const f = event.points[0]?.customdata; if (known(f)) go(`feature=${f}`); };
+const openPoint = event => { const f = event.points[0]?.customdata; if (known(f)) go(`f${f}`); };
 
 async function start() {
   const wished = matchMedia('(prefers-color-scheme: dark)');
   setTheme(wished.matches ? 'dark' : 'light');
   wished.addEventListener('change', event => { setTheme(event.matches ? 'dark' : 'light'); redraw(); });
+  const begun = performance.now();
   await unpack();
-  drawRun();
-  drawClusters();
-  drawMomentTables();
-  drawPairs();
-  drawAxes();
+  performance.measure('unpack', {start: begun});
+  timed('tables', () => { drawRun(); drawClusters(); drawMomentTables(); drawPairs(); drawAxes(); });
+  drawColourings();
   drawn.map = drawMap;
   drawMap();
+  watchMap();
   listen();
-  onSight('moments', () => { drawMoments(); once('moments', openPoint); });
+  onSight('moments', () => { drawMoments(); once('moments', 'plotly_click', openPoint); });
   if (run.n_clusters > 1) onSight('heat', drawHeat); else $('heat').remove();
   const clusterings = run.record.stages.cluster.members;
   if (clusterings > 1) {
     $('tree-of').textContent = `How the consensus came to the clusters: two features are the closer, the more of the ${clusterings} `
       + 'clusterings put them together. Noise joins last, at distance 1, and is not shown.';
   }
-  if (a.tree_left) onSight('tree', () => { drawTree(); once('tree', event => { if (event.points[0].customdata >= 0) go(`cluster=${event.points[0].customdata}`); }); });
+  if (a.tree_left) onSight('tree', () => {
+    drawTree();
+    once('tree', 'plotly_click', event => { if (event.points[0].customdata >= 0) go(`c${event.points[0].customdata}`); });
+    once('tree', 'plotly_relayout', numberTree);
+  });
   else $('tree-section').remove();
   open();
   document.documentElement.dataset.ready = 'true';
@@ -107,10 +107,10 @@ async function start() {
 
 const heard = new Set();
 
-function once(id, handler) {
-  if (heard.has(id)) return;
-  heard.add(id);
-  $(id).on('plotly_click', handler);
+function once(id, event, handler) {
+  if (heard.has(id + event)) return;
+  heard.add(id + event);
+  $(id).on(event, handler);
 }
 
 start().catch(error => {

@@ -45,55 +45,10 @@ function points(features, x, y, marker, name) {
   };
 }
 
-// ------------------------------------------------------------------ map
-
-function drawMap() {
-  const kept = [];
-  for (let f = 0; f < a.kept.length; f++) if (a.kept[f]) kept.push(f);
-  const noise = kept.filter(f => a.label[f] < 0), real = kept.filter(f => a.label[f] >= 0);
-  const size = kept.length > 60000 ? 3 : kept.length > 15000 ? 4 : kept.length > 5000 ? 5 : 7;
-  const titles = new Map(clusters().map(row => [row.cluster, plain(head(title(row.cluster), 60))]));
-  const cloud = points(real, a.x, a.y, {
-    color: real.map(f => hue(a.label[f])), symbol: real.map(f => mark(a.label[f])), size, line: {width: 0},
-    opacity: real.map(f => doubtful(a.label[f]) ? 0.2 : 0.85),
-  }, 'clusters');
-  cloud.text = real.map(f => `${label(f)}<br>${titles.get(a.label[f])}`);
-  $('faded').textContent = clusters().some(row => doubtful(row.cluster)) ? ', clusters that are not found again or no better than random are faded' : '';
-  const bare = {showticklabels: false, showgrid: false, showline: false, ticks: ''};
-  Plotly.react('map', [
-    points(noise, a.x, a.y, {color: hue(-1), size: Math.max(size - 2, 2), opacity: 0.45}, 'noise'),
-    cloud,
-    {type: POINTS, mode: 'markers', x: [], y: [], hoverinfo: 'skip', name: 'chosen',
-      marker: {color: 'rgba(0,0,0,0)', size: size + 5, line: {width: 2, color: ink()}}},
-  ], layout({...bare, range: extent(kept, a.x)}, {...bare, range: extent(kept, a.y), scaleanchor: 'x'}, {margin: {l: 4, r: 4, t: 4, b: 4}, dragmode: 'pan', uirevision: 'map'}),
-  {...CONFIG, scrollZoom: true});
-  choose(chosen);
-}
-
-/** Least and largest value, with a little room. */
-function extent(features, values) {
-  let low = Infinity, high = -Infinity;
-  for (const f of features) { low = Math.min(low, values[f]); high = Math.max(high, values[f]); }
-  const room = 0.03 * (high - low || 1);
-  return [low - room, high + room];
-}
-
-let chosen = [];
-
-/** Rings features on the map. */
-function choose(features) {
-  chosen = features;
-  if (!$('map').data) return;
-  const there = features.filter(f => a.kept[f]);
-  Plotly.restyle('map', {
-    x: [there.map(f => a.x[f])], y: [there.map(f => a.y[f])], 'marker.line.width': there.length > 1 ? 1 : 2.5,
-  }, [2]);
-}
-
 // ------------------------------------------------------------------ entropy, varentropy, sparsity
 
 const AXES = {entropy: 'entropy (nats)', varentropy: 'varentropy (nats²)', sparsity: 'sparsity (share of prompts, log scale)'};
-const PAIRS = [['entropy', 'varentropy'], ['entropy', 'sparsity'], ['sparsity', 'varentropy']];
+const PAIRS = [['entropy', 'sparsity'], ['entropy', 'varentropy'], ['sparsity', 'varentropy']];
 let pair = 0;
 
 function thresholds() {
@@ -102,15 +57,15 @@ function thresholds() {
 }
 
 function drawMoments() {
-  const [x, y] = PAIRS[pair], names = quadrantNames(), groups = names.map(() => []), out = [];
+  const [x, y] = PAIRS[pair], split = pair > 0, names = split ? quadrantNames() : ['kept'], groups = names.map(() => []), out = [];
   for (let f = 0; f < a.kept.length; f++) {
-    if (a.quadrant[f] < names.length) groups[a.quadrant[f]].push(f);
+    if (a.quadrant[f] !== 255) groups[split ? a.quadrant[f] : 0].push(f);
     else if (a.max[f] > 0) out.push(f);
   }
   const size = a.kept.length > 15000 ? 3 : 5;
   const traces = [points(out, a[x], a[y], {color: hue(-1), size: size - 1, opacity: 0.5, symbol: 'x-thin-open'}, 'not kept')];
   names.forEach((name, i) => traces.push(points(groups[i], a[x], a[y],
-    {color: hue(run.quadrants[name]), symbol: run.marks[i], size, opacity: 0.65}, name)));
+    {color: hue(split ? run.quadrants[name] : 0), symbol: run.marks[i], size, opacity: 0.65}, name)));
   for (const trace of traces) trace.text = trace.customdata.map(f => `${label(f)}<br>${trace.name}`);
   const range = {}, shapes = [];
   for (const [name, letter] of [[x, 'x'], [y, 'y']]) {
@@ -124,7 +79,7 @@ function drawMoments() {
     range[letter] = log ? [Math.log10(low) - pad, Math.log10(high) + pad] : [low - pad, high + pad];
     const rule = (value, dash) => shapes.push({type: 'line', [`${letter}0`]: value, [`${letter}1`]: value, [`${other}0`]: 0,
       [`${other}1`]: 1, [`${other}ref`]: 'paper', line: {color: ink(), width: 1, dash}, opacity: 0.7});
-    if (known(run.medians[name])) rule(run.medians[name], 'dot');
+    if (split && known(run.medians[name])) rule(run.medians[name], 'dot');
     for (const value of thresholds()[name]) {
       const place = log ? Math.log10(Math.max(value, 1e-9)) : value;
       if (place > range[letter][0] && place < range[letter][1]) rule(value, 'dash');
@@ -178,6 +133,17 @@ function drawTree() {
     text: rows.map(i => `${a.tree_cluster[i] < 0 ? 'group' : `cluster ${a.tree_cluster[i]}: ${plain(head(title(a.tree_cluster[i]), 60))}`}`
       + `<br>${count(a.tree_size[i])} features, distances ${number(a.tree_far[i])} to ${number(a.tree_near[i])}`),
     hoverinfo: 'text', textposition: 'none',
-  }], layout({title: {text: 'features, side by side'}, showgrid: false, range: [-0.01 * end, 1.01 * end]},
+  }, {type: 'scatter', mode: 'text', x: [], y: [], text: [], hoverinfo: 'skip', textfont: {size: 10, color: dark() ? '#16171a' : '#ffffff'}}], layout({title: {text: 'features, side by side'}, showgrid: false, range: [-0.01 * end, 1.01 * end]},
     {title: {text: 'distance (1/λ, log scale)'}, tickvals: ticks, ticktext: ticks.map(t => number(10 ** t, 2))}, {bargap: 0}), CONFIG);
+  numberTree();
+}
+
+/** Writes the numbers of clusters into the boxes of the tree that are wide enough at its zoom. */
+function numberTree() {
+  const {xaxis, yaxis} = $('tree')._fullLayout, pixels = ({range: [low, high], _length}) => _length / Math.abs(high - low);
+  const top = i => Math.log10(a.tree_far[i]), bottom = i => Math.log10(a.tree_near[i]);
+  const rows = Array.from(a.tree_left.keys()).filter(i => a.tree_cluster[i] >= 0
+    && a.tree_size[i] * pixels(xaxis) > 6.2 * String(a.tree_cluster[i]).length && (top(i) - bottom(i)) * pixels(yaxis) > 12);
+  Plotly.restyle('tree', {x: [rows.map(i => a.tree_left[i] + a.tree_size[i] / 2)], y: [rows.map(i => (top(i) + bottom(i)) / 2)],
+    text: [rows.map(i => String(a.tree_cluster[i]))]}, [1]);
 }

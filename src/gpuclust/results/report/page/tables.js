@@ -60,8 +60,8 @@ function drawClusters() {
     numeric('decoder_cosine', 'decoder cos.', 'mean cosine between the decoder directions of its features'),
   ];
   clusterTable = sortable($('cluster-table'), columns, rows, {
-    open: row => go(`cluster=${row.cluster}`),
-    words: row => `${row.cluster} c${row.cluster} ${row.name || ''} ${(row.tokens || []).join(' ')} ${(row.keywords || []).join(' ')}`.toLowerCase(),
+    open: row => go(`c${row.cluster}`),
+    words: wordsOf,
     shown: (found, all) => { $('shown').textContent = found === all ? `${count(all)} clusters` : `${count(found)} of ${count(all)} clusters`; },
     sort: [1, true],
     last: row => doubtful(row.cluster),
