@@ -22,7 +22,7 @@ FILES = {
     schema.CONFIG: "the resolved configuration",
     schema.RECORD: "versions, device, scheduler; per stage the versions that made it, seconds, rows, bytes, projected "
     "and measured memory, warnings; `headline`, what the run is worth",
-    schema.ACTIVATIONS: "Zarr v3, `activations(prompt, feature)`, float16 or float32: the aggregate over a prompt's tokens",
+    schema.ACTIVATIONS: "Zarr v3, `activations(prompt, feature)`, float16 or float32: of a prompt's tokens",
     schema.NEIGHBORS: "Zarr v3, `indices` and `distances`, (feature, k): nearest neighbours of the kept features, in "
     "the SAE's own numbers, the feature itself in column 0; of exact duplicates only the first",
     schema.EMBEDDING: "Zarr v3, `embedding(feature, component)`, float32: the UMAP that HDBSCAN clusters",
