@@ -138,6 +138,12 @@ class Run:
 
         return feature_map(self.features, self.clusters)
 
+    def explore(self) -> Any:
+        """Show the map as a notebook's widget, whose points open cards when clicked; see `explorer.explore`."""
+        from gpuclust.results import explorer
+
+        return explorer.explore(self)
+
     def write_map(self, path: str | Path, dark: bool = False) -> list[int]:
         """Write the map as a picture, .svg, .pdf or .png; the clusters that are named on it: `static_map.write`."""
         from gpuclust.results import static_map
