@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--plan", action="store_true", help="print stages, passes, bytes and peak memory; run nothing")
     parser.add_argument("--no-report", action="store_true", help="do not make report.html")
-    parser.add_argument("--quiet", action="store_true", help="log lines instead of bars and the summary")
+    terminal.quiet(parser)
 
 
 def work(args: argparse.Namespace) -> None:
@@ -70,6 +70,8 @@ def work(args: argparse.Namespace) -> None:
             config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report,
             imported=args.reuse is not None,
         )  # fmt: skip
+    if args.quiet:
+        print(terminal.visible(str(out)), flush=True)
 
 
 def main(given: Sequence[str] | None = None) -> int:
