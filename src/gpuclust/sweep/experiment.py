@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from gpuclust import schema
+from gpuclust import config_paths, schema
 from gpuclust.config import Config
 from gpuclust.engine import reuse
 from gpuclust.engine.pipeline import Pipeline
@@ -81,6 +81,7 @@ class Experiment:
             If the folder holds something else, or the activations of the base cannot be had. What goes wrong with other
             settings is in their rows.
         """
+        self._spell_paths()
         settings = expand(self.sweep, self.base)
         if self.reuse is not None:
             reuse.check(self.reuse, list(extractions_wanted(settings).values()), self.out)
@@ -119,6 +120,11 @@ class Experiment:
         }  # fmt: skip
         checksums.write_json(self.out / RECORD, record)
         return table
+
+    def _spell_paths(self) -> None:
+        """Keep the relative paths of a sweep that an earlier version began here: files are named by them."""
+        with contextlib.suppress(StoreError):  # nothing is there, or it is damaged, which is said later
+            self.base = config_paths.as_recorded(self.base, read_settings(self.out / SWEEP).get("base"))
 
     def _begin_folder(self) -> None:
         """A folder of a sweep goes on, also with a changed sweep: files are named by what they depend on."""
@@ -171,7 +177,7 @@ class Experiment:
 
     def _extraction(self, config: Config) -> Extraction:
         path = self.out / EXTRACTIONS / extraction_name(config)
-        if not path.exists() and self.reuse is not None and _same(self.reuse, config):
+        if not path.exists() and self.reuse is not None and reuse.same(config, Run(self.reuse)):
             reuse.link(self.reuse, path)
         folder = Folder(path, config)
         with contextlib.ExitStack() as stack:
@@ -242,11 +248,6 @@ def plain(values: Sequence[Any]) -> list[Any]:
 
 def _differ_in(a: Setting, b: Setting) -> list[str]:
     return [key for key in a.values if a.values[key] != b.values[key]]
-
-
-def _same(run: Path, config: Config) -> bool:
-    """Whether a run has the activations that are needed."""
-    return reuse.texts(Run(run).config) == reuse.texts(config)
 
 
 def _once(make: Callable[[], Scheduler]) -> Callable[[], Scheduler]:
