@@ -629,7 +629,20 @@ def test_special_tokens_that_the_model_does_not_know_are_refused_where_they_are_
 def test_open_run_is_lazy_and_refuses_other_folders(finished: Path, tmp_path: Path) -> None:
     run = gpuclust.open_run(finished)
     assert run.activations.chunks is not None
-    assert "extract" in repr(run)
+    clusters = int((run.clusters["cluster"] != schema.NOISE).sum())
+    kept = int(run.features["kept"].sum())
+    counts = f"{tiny.N_PROMPTS} prompts, {tiny.D_SAE} features, {kept} kept, {clusters} clusters"
+    assert repr(run) == f"Run('{finished}', {counts})"
+    (tmp_path / "half").mkdir()
+    shutil.copy(finished / "config.yaml", tmp_path / "half")
+    assert repr(gpuclust.open_run(tmp_path / "half")).startswith(f"Run('{tmp_path / 'half'}', ")
+    record = json.loads((finished / "run.json").read_text())
+    record["stages"] = {name: record["stages"][name] for name in ("prompts", "extract")}
+    write_record(tmp_path / "half" / "run.json", record)
+    half = gpuclust.open_run(tmp_path / "half")
+    assert repr(half) == f"Run('{tmp_path / 'half'}', {tiny.N_PROMPTS} prompts, to be done: reduce)"
+    assert list(run.quality) == list(schema.QUALITY_COLUMNS)
+    assert run.quality["cluster"].tolist() == list(range(clusters))
     assert run.config.umap.n_components == 3
     with pytest.raises(gpuclust.GpuclustError, match="is no gpuclust run"):
         gpuclust.open_run(tmp_path)
