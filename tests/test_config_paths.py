@@ -189,4 +189,7 @@ def test_a_sweep_of_an_earlier_version_goes_on(
     assert cli.main(given) == 0
     assert capsys.readouterr().out == f"{out}\n"  # what --quiet leaves
     assert sorted(path.name for path in (out / "extractions").iterdir()) == before
-    assert json.loads((out / "sweep.json").read_text())["computed"]["trials"] == 0
+    record = json.loads((out / "sweep.json").read_text())
+    assert record["computed"]["trials"] == 0
+    assert record["base"]["umap.n_neighbors"] == 6  # where the base is no default of gpuclust
+    assert not {"model.name", "sae.path", "prompts", "n_prompts"} & set(record["base"])

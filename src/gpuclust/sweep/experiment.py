@@ -31,7 +31,7 @@ from gpuclust.hardware import process
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, checksums
 from gpuclust.storage.record import RECORD_VERSION, refuse_other_version, versions
-from gpuclust.storage.run_folder import Folder, claim, others, read_settings
+from gpuclust.storage.run_folder import Folder, claim, differences, others, read_settings
 from gpuclust.sweep.computation import Computation
 from gpuclust.sweep.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
 from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name
@@ -116,6 +116,7 @@ class Experiment:
             "computed": vars(self.counts), "fields": self.sweep.fields, "default": settings[0].values,
             "prompts": len(first.prompts), "d_sae": first.d_sae, "attributes": first.attributes,
             "checksums": checksums.of_files(self.out, [name for name in RESULTS if (self.out / name).exists()]),
+            "base": {key: value for key, _, value in differences(Config().resolved(), self.base) if _is_setting(key)},
             "questions": {name: [grid.vary for grid in grids] for name, grids in self.sweep.questions.items()},
         }  # fmt: skip
         checksums.write_json(self.out / RECORD, record)
@@ -248,6 +249,11 @@ def plain(values: Sequence[Any]) -> list[Any]:
 
 def _differ_in(a: Setting, b: Setting) -> list[str]:
     return [key for key in a.values if a.values[key] != b.values[key]]
+
+
+def _is_setting(key: str) -> bool:
+    """Whether a field says how to cluster, and not of what or on which machine."""
+    return key.split(".")[0] not in ("model", "sae", "prompts", "n_prompts", "store", "scheduler", "device", "plan")
 
 
 def _once(make: Callable[[], Scheduler]) -> Callable[[], Scheduler]:
