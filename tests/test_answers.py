@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.sweep import answers_page
-from gpuclust.sweep.answers import METHOD, Answer, answers
+from gpuclust.sweep.answers import METHOD, Answer, about_base, answers, nothing_stable
 
 RECORD: dict[str, Any] = {
     "questions": {
@@ -19,7 +19,7 @@ RECORD: dict[str, Any] = {
     },
     "fields": ["umap.n_neighbors", "cluster.method", "hdbscan.min_cluster_size", "n_prompts", "source"],
     "attributes": {"model": "<m>", "hook_name": "h"}, "prompts": 100, "d_sae": 40, "settings": 7, "seeds": 3,
-    "failed": 1,
+    "failed": 1, "base": {"consensus.members": 1, "umap.min_dist": 0.1},
 }  # fmt: skip
 BASE = {
     "umap.n_neighbors": 15,
@@ -28,6 +28,7 @@ BASE = {
     "n_prompts": 100,
     "source": None,
 }
+RECORD["default"] = BASE
 
 
 def sweep(gain: float, between: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -106,9 +107,9 @@ def test_one_large_cluster_is_no_clear_answer() -> None:
     assert part.large
     assert not part.clear
     assert "but with 90% of the features in one cluster, so it is not called better" in " ".join(found[0].sentences)
-    assert "Most is found again by the default" in found[0].sentences[-1]
+    assert "Keep the default: most is found again by it" in found[0].sentences[-1]
     assert "| umap.n_neighbors | not clear: one large cluster | found again +20.0" in answers_page.markdown(
-        found, RECORD
+        found, table, RECORD
     )
 
 
@@ -129,7 +130,7 @@ def methods(**facts: dict[str, float]) -> tuple[list[Answer], str]:
     ]
     record = {**RECORD, "questions": {"umap": [{"cluster.method": list(facts)}]}}
     found = answers(pd.concat(rows), pairs, record)
-    return found, answers_page.markdown(found, record)
+    return found, answers_page.markdown(found, pd.concat(rows), record)
 
 
 def test_methods_are_compared_with_umap_and_a_large_cluster_is_passed_over() -> None:
@@ -161,12 +162,14 @@ def test_only_what_a_question_is_about_is_asked() -> None:
         ]  # fmt: skip
         (answer, *_) = answers(pd.concat(rows), pairs, {**RECORD, "questions": {name: [grid]}})
         assert [part.name for part in answer.parts] == ([a] if name == "umap" else [a, b])
-        assert answer.sentences[-1].startswith("Most is found again by the default, of 4 settings")
+        assert answer.sentences[-1].startswith("Keep the default: most is found again by it, of 4 settings")
 
 
 def test_what_is_not_clearly_better_is_not_recommended() -> None:
     (answer, *_), _ = methods(umap={"found_again_halves": 0.3}, distances={"found_again_halves": 0.31})
-    assert answer.sentences[-1].startswith("Nothing is clearly better than the default; most found again of 2 settings")
+    assert answer.sentences[-1].startswith(
+        "Keep the default, nothing is clearly better; most found again of 2 settings"
+    )
 
 
 def test_a_default_with_a_large_cluster_is_not_what_others_lose_against() -> None:
@@ -196,11 +199,11 @@ def test_markdown_and_page_hold_the_tables_and_escape_what_users_wrote() -> None
     table, pairs = sweep(0.2, 0.1)
     table.loc[len(table)] = {**table.iloc[0].to_dict(), "setting": 9, "questions": "umap:0", "error": "<b>boom|"}
     found = answers(table, pairs, RECORD)
-    written = answers_page.markdown(found, RECORD)
+    written = answers_page.markdown(found, table, RECORD)
     assert "| umap.n_neighbors | 5 | 50.0% [" in written
     assert "| 10 | 40% | 8.0% | 40 | 0.35 | 0.45 | 50% |" in written
     assert "| source | <a> | b | 10% | 50% | 0.15 | 40 |" in written
-    assert written.count("\n## ") == len(found)
+    assert written.count("\n## ") == len(found) + 1  # and the settings themselves
     page = answers_page.html(found, table, RECORD)
     assert "&lt;b&gt;boom|" in page
     assert "<b>boom" not in page
@@ -214,5 +217,61 @@ def test_a_sweep_in_which_all_failed_says_so() -> None:
     found = answers(table.assign(error="no memory"), pairs.iloc[:0], RECORD)
     assert {answer.verdict for answer in found} == {"not answered"}
     assert any("2 of 3 settings failed" in note or "3 of 3 settings failed" in note for note in found[0].notes)
-    assert "not answered" in answers_page.markdown(found, RECORD).lower()
+    assert "not answered" in answers_page.markdown(found, table, RECORD).lower()
     answers_page.html(found, table.assign(error="no memory"), RECORD)
+
+
+def test_little_found_again_is_said_in_numbers_and_nothing_is_recommended() -> None:
+    table, pairs = sweep(0.2, 0.1)
+    table["found_again_halves"] /= 10
+    table["prompts"] = 307
+    (answer, *_) = answers(table, pairs, RECORD)
+    assert answer.sentences[-1] == (
+        "Keep the default: found again 5% at most, by any of 3 settings: nothing is stable at 307 prompts. Take more "
+        "prompts before you set anything."
+    )
+    written = answers_page.markdown([answer], table, RECORD)
+    assert "Found again 3%: nothing is stable at 307 prompts. Take more prompts before" in written
+    table["largest"] = 0.5  # few large clusters are found again easily
+    assert nothing_stable(table) is None
+    assert nothing_stable(sweep(0.2, 0.1)[0]) is None
+
+
+def test_the_default_is_called_what_it_is() -> None:
+    table, _ = sweep(0.2, 0.1)
+    said = about_base(table, RECORD)
+    assert said.startswith(
+        "“The default” is this sweep's base: gpuclust's defaults but for consensus.members=1 (one clustering, no "
+        "consensus), umap.min_dist=0.1. By the default, 30% of the features found again, 10 clusters"
+    )
+    assert "gpuclust's defaults. By" in about_base(table, RECORD | {"base": {}})
+    assert about_base(table, {}).startswith("By the default, ")  # of an earlier version
+    assert about_base(table.assign(error="no memory"), RECORD).endswith("umap.min_dist=0.1. It failed.")
+
+
+def test_the_settings_themselves_are_a_table() -> None:
+    table, _ = sweep(0.2, 0.1)
+    head, rows = answers_page.setting_table(table, RECORD)
+    assert len(rows) == table["setting"].nunique()
+    assert rows[0][:3] == ["0", "the default", "30.0% ± 1.0"]
+    assert rows[1][:3] == ["1", "umap.n_neighbors=5", "50.0% ± 1.0"]
+    assert rows[5][1] == "source=<a>"
+    assert len(head) == len(rows[0])
+    table.loc[table["setting"] == 1, "found_again_halves"] = np.nan
+    assert answers_page.setting_table(table, RECORD)[1][1][2] == "failed"
+    one_seed = table[table["seed"] == 0]
+    assert answers_page.setting_table(one_seed, RECORD)[1][0][2] == "29.0%"
+
+
+def test_plots_begin_at_zero_and_have_bars_over_seeds() -> None:
+    table, pairs = sweep(0.2, 0.1)
+    found = {answer.name: answer for answer in answers(table, pairs, RECORD)}
+    for figure in (answers_page._figure(found["dataset"]), answers_page._figure(found["umap"])):
+        assert figure is not None
+        assert figure["zero"]
+        assert all(trace["error_y"]["visible"] for trace in figure["data"])
+    figure = answers_page.granularity(table, RECORD)
+    assert figure["zero"]
+    np.testing.assert_allclose(figure["data"][-1]["error_y"]["array"], [0.01])
+    one_seed = table[table["seed"] == 0]
+    assert not answers_page.granularity(one_seed, RECORD)["data"][-1]["error_y"]["visible"]

@@ -109,7 +109,13 @@ def test_backend_is_resolved_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
         ([(9, 0)], 13000, True, False, "PyTorch is a CPU build"),
         ([(9, 0)], 13000, False, True, "are not installed"),
         ([], 0, True, True, "no CUDA device is visible"),
-        ([], 0, False, True, "no CUDA device is visible and cupy, rmm, cuml, dask_cuda are not installed"),
+        (
+            [],
+            0,
+            False,
+            True,
+            "no GPU and RAPIDS found: no CUDA device is visible and cupy, rmm, cuml, dask_cuda are not installed",
+        ),
     ],
 )
 def test_cuda_status_says_what_is_missing(

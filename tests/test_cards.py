@@ -35,9 +35,10 @@ def test_a_cluster_card_holds_the_cluster(run: gpuclust.Run) -> None:
         assert terminal.visible(word) in text
     assert f"{row['persistence']:.3g}" in text
     assert card.tables[0][1]["feature"].isin(row["features"]).all()
-    assert len(card.prompts) == len(row["distinctive_prompts"])
+    (_, prompts), *_ = card.prompts
+    assert len(prompts) == len(row["distinctive_prompts"])
     assert text.count("\nmost distinctive prompts, by strength relative to the other clusters\n") == 1
-    assert text.index("most distinctive prompts") < text.index(card.prompts[0].about)
+    assert text.index("most distinctive prompts") < text.index(prompts[0].about)
     assert "<b>most distinctive prompts, by" in card._repr_html_()
     assert card.link is None  # this SAE has no id on Neuronpedia
     assert repr(card).startswith("cluster 1: ")
@@ -50,7 +51,7 @@ def test_a_feature_card_marks_the_peak(run: gpuclust.Run) -> None:
     spans = run.example_spans.loc[examples.index]
     assert (spans["start"] >= 0).any()
     for prompt, number, start, stop in zip(
-        card.prompts, examples["prompt"], spans["start"], spans["stop"], strict=True
+        card.prompts[0][1], examples["prompt"], spans["start"], spans["stop"], strict=True
     ):
         marked = [text for text, is_marked in prompt.parts() if is_marked]
         assert marked == ([run.prompts["text"].iat[number][start:stop]] if start >= 0 else [])
@@ -63,6 +64,60 @@ def test_a_feature_card_marks_the_peak(run: gpuclust.Run) -> None:
     removed = run.features[~run.features["kept"]]
     if len(removed):
         assert "removed by the filter" in printed(run.feature(int(removed["feature"].iloc[0])))
+
+
+def test_a_feature_card_says_at_which_words_it_peaks(run: gpuclust.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = run.examples[run.examples["feature"] == 4]
+    texts = ["the Ship sails", "a ship, and", "by sea"]
+    starts = [4, 3, 3]  # Ship, hip, sea: of a token the whole word is meant, and no case
+    places, spans = run.examples.copy(), run.example_spans.copy()
+    places["prompt"] = places["prompt"] % 3
+    spans["start"], spans["stop"] = -1, -1
+    for row, number in zip(examples.index, range(3), strict=False):
+        places.loc[row, "prompt"], spans.loc[row, "start"] = number, starts[number]
+        spans.loc[row, "stop"] = starts[number] + 3
+    other = gpuclust.open_run(run.path)
+    for name, table in {"examples": places, "example_spans": spans}.items():
+        monkeypatch.setattr(type(other), name, table)
+    monkeypatch.setattr(type(other), "prompts", pd.DataFrame({"text": texts, "source": "s"}))
+    card = other.feature(4)
+    assert card.words == [(f"peaks in its {len(examples)} strongest prompts at", ["Ship (2)", "sea (1)"])]
+    assert "a s«hip», and" in printed(card)  # marks are seen where there are no colours
+    spans["start"] = -1  # of imported activations
+    assert other.feature(4).words == []
+    colours = Console(width=200, file=io.StringIO(), force_terminal=True, color_system="standard")
+    colours.print(card)
+    assert "«" not in colours.file.getvalue()
+
+
+def test_a_feature_card_says_what_its_cluster_is_worth(run: gpuclust.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = run.clusters.set_index("cluster", drop=False)
+    own = run.features[run.features["label"] >= 0].iloc[0]
+    verdict = clusters.loc[own["label"], ["verdict", "verdict_reason"]]
+    said = dict(run.feature(int(own["feature"])).facts)
+    assert said["verdict on that"] == f"{verdict['verdict']}: {verdict['verdict_reason']}"
+    other = gpuclust.open_run(run.path)
+    monkeypatch.setattr(type(other), "clusters", run.clusters.assign(verdict=None))  # not measured
+    assert "verdict on that" not in dict(other.feature(int(own["feature"])).facts)
+
+
+def test_a_cluster_card_tells_distinctive_prompts_from_strong_ones(
+    run: gpuclust.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [{"prompt": n, "text": f"t{n}", "source": "s", "activation": 1.0, "marks": []} for n in range(4)]
+    clusters = run.clusters.copy()
+    row = clusters.index[clusters["cluster"] == 1][0]
+    clusters.at[row, "distinctive_prompts"], clusters.at[row, "top_prompts"] = made[:3], made[1:]
+    other = gpuclust.open_run(run.path)
+    monkeypatch.setattr(type(other), "clusters", clusters)
+    (first, distinctive), (second, strongest) = other.cluster(1).prompts
+    assert (first, second) == (cards.DISTINCTIVE, cards.OTHERS)
+    assert [prompt.text for prompt in strongest] == ["t3"]
+    assert [prompt.about.endswith("among the strongest") for prompt in distinctive] == [False, True, True]
+    clusters.at[row, "top_prompts"] = made[:2]
+    assert [name for name, _ in other.cluster(1).prompts] == [cards.DISTINCTIVE]
+    clusters.at[row, "distinctive_prompts"] = None  # of an earlier version
+    assert [name for name, _ in other.cluster(1).prompts] == [cards.STRONGEST]
 
 
 @pytest.mark.parametrize("reason", schema.NOISE_REASONS)
@@ -144,7 +199,9 @@ def test_joiners_of_words_reach_the_terminal() -> None:
 
 def test_no_character_of_a_prompt_reaches_the_terminal_as_a_command(run: gpuclust.Run) -> None:
     bad = "a\x1b]0;title\x07b\x9b2Jc\x00d\u202ee\r"
-    card = cards.Card(bad, run.clusters.iloc[0], [("x", bad)], [("w", [bad])], [cards.Prompt(bad, [(0, 3)], bad)])
-    text = printed(card)
+    card = cards.Card(
+        bad, run.clusters.iloc[0], [("x", bad)], [("w", [bad])], [(bad, [cards.Prompt(bad, [(0, 3)], bad)])]
+    )
+    text = printed(card).replace("«", "").replace("»", "")
     assert not set("\x1b\x07\x9b\x00\u202e\r") & set(text)
     assert text.count("\\x1b]0;title\\x07b\\x9b2Jc\\x00d\\u202ee\\r") >= 4

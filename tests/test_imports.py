@@ -22,6 +22,7 @@ VOCABULARY = {
     "places",
     "section",
     "config_sections",
+    "config_paths",
 }
 # From the ground up: a folder may import those before it. All else at the top level is a command.
 FLOORS = [
@@ -162,3 +163,11 @@ def test_importing_gpuclust_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_dir_is_the_public_api() -> None:
+    import gpuclust
+    import gpuclust.compute.gram  # a module that is loaded is no part of it
+
+    assert dir(gpuclust) == sorted([*gpuclust.__all__, "__version__"])
+    assert all(getattr(gpuclust, name) is not None for name in dir(gpuclust))

@@ -17,6 +17,7 @@ from scipy import sparse
 
 import gpuclust
 from gpuclust.errors import ActivationError, MemoryBudgetError
+from gpuclust.hardware import process
 from gpuclust.results.inputs import as_activations
 
 VALUES = np.array([[1, 0, 2], [0, 3, -4]], np.float32)
@@ -34,6 +35,8 @@ TAKEN: dict[str, tuple[Any, str]] = {
     "torch bfloat16": (torch.tensor(VALUES, dtype=torch.bfloat16), "float32"),
     "torch sparse": (torch.tensor(VALUES).to_sparse(), "float32"),
     "scipy csr": (sparse.csr_array(VALUES), "float32"),
+    "scipy csc of small integers": (sparse.csc_array(VALUES.astype(np.int16)), "float32"),
+    "scipy csr of integers": (sparse.csr_matrix(VALUES.astype(np.int64)), "float64"),
     "scipy coo": (sparse.coo_matrix(VALUES), "float32"),
     "frame": (pd.DataFrame(VALUES), "float32"),
     "frame of features": (pd.DataFrame(VALUES.T, index=pd.Index(range(3), name="feature")), "float32"),
@@ -139,6 +142,24 @@ def test_what_is_near_the_bounds_has_finite_statistics() -> None:
         np.testing.assert_allclose(got["entropy"], expected["entropy"], rtol=1e-9)
         np.testing.assert_allclose(got["varentropy"], expected["varentropy"], rtol=1e-6, atol=1e-12)
         assert got["label"].tolist() == expected["label"].tolist()
+
+
+def test_a_sparse_matrix_is_refused_with_the_bytes_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it will be in memory: whole numbers as floats."""
+    ones = np.ones(1, np.int64), ([0], [0])
+    monkeypatch.setattr(process, "total", lambda: 3 * 10**9)
+    for dtype, size in ((np.int32, "8.00"), (np.float64, "8.00"), (np.int8, "4.00"), (np.float32, "4.00")):
+        given = sparse.coo_array(ones, shape=(10**5, 10**4)).astype(dtype).tocsr()
+        with pytest.raises(MemoryBudgetError, match=rf"\(100000, 10000\) are {size} GB written out; .* has 3.00 GB"):
+            gpuclust.cluster_features(given)
+
+
+def test_a_sparse_matrix_of_integers_has_the_clusters_of_its_floats() -> None:
+    values = np.random.default_rng(0).integers(0, 4, (80, 40))
+    config = {"cluster": {"method": "distances"}, "hdbscan": {"min_cluster_size": 3, "min_samples": 2}}
+    config |= {"select": {"sparsity_max": 2.0}, "consensus": {"members": 1}}
+    plain = gpuclust.cluster_features(values.astype(np.float64), config)
+    pd.testing.assert_frame_equal(plain.features, gpuclust.cluster_features(sparse.csr_array(values), config).features)
 
 
 @pytest.mark.parametrize(

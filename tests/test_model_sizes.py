@@ -70,6 +70,7 @@ def test_bytes_of_the_model_have_a_unit_or_are_many() -> None:
     for bad in (5, 0.5, 1.5e9, -2):
         with pytest.raises(ConfigError, match=rf"plan.model_bytes is '{bad}': write a positive number and a unit"):
             validate({"plan": STATED | {"model_bytes": bad}})
+    assert validate({"device": {"memory": 150_000_000}}).device_bytes == 150_000_000
     with pytest.raises(ConfigError, match=r"device.memory is '6': write a positive number and a unit, such as 6GB"):
         validate({"device": {"memory": 6}})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -628,7 +629,20 @@ def test_special_tokens_that_the_model_does_not_know_are_refused_where_they_are_
 def test_open_run_is_lazy_and_refuses_other_folders(finished: Path, tmp_path: Path) -> None:
     run = gpuclust.open_run(finished)
     assert run.activations.chunks is not None
-    assert "extract" in repr(run)
+    clusters = int((run.clusters["cluster"] != schema.NOISE).sum())
+    kept = int(run.features["kept"].sum())
+    counts = f"{tiny.N_PROMPTS} prompts, {tiny.D_SAE} features, {kept} kept, {clusters} clusters"
+    assert repr(run) == f"Run('{finished}', {counts})"
+    (tmp_path / "half").mkdir()
+    shutil.copy(finished / "config.yaml", tmp_path / "half")
+    assert repr(gpuclust.open_run(tmp_path / "half")).startswith(f"Run('{tmp_path / 'half'}', ")
+    record = json.loads((finished / "run.json").read_text())
+    record["stages"] = {name: record["stages"][name] for name in ("prompts", "extract")}
+    write_record(tmp_path / "half" / "run.json", record)
+    half = gpuclust.open_run(tmp_path / "half")
+    assert repr(half) == f"Run('{tmp_path / 'half'}', {tiny.N_PROMPTS} prompts, to be done: reduce)"
+    assert list(run.quality) == list(schema.QUALITY_COLUMNS)
+    assert run.quality["cluster"].tolist() == list(range(clusters))
     assert run.config.umap.n_components == 3
     with pytest.raises(gpuclust.GpuclustError, match="is no gpuclust run"):
         gpuclust.open_run(tmp_path)
@@ -780,6 +794,31 @@ def test_plan_runs_nothing(settings: dict[str, Any], tmp_path: Path, capsys: pyt
     said = capsys.readouterr().out
     assert all(stage in said for stage in ("extract", "neighbors", "embed", "cluster", "passes", "peak"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_prints_the_folder_and_warns_on_stderr(
+    finished: Path, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, quiet: bool,
+) -> None:  # fmt: skip
+    shutil.copytree(finished, tmp_path / "out")
+    (tmp_path / "out" / schema.CLUSTERS).write_bytes(b"x")
+    monkeypatch.setattr(logging.root, "handlers", [])  # as without pytest
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    given = ["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "out"), "--scheduler", "threads"]
+    assert command.main([*given, "--no-report", *["--quiet"] * quiet]) == 0
+    out, err = capsys.readouterr()
+    warned = "is not what the stage wrote, so it is made anew"
+    if quiet:
+        assert out == f"{tmp_path / 'out'}\n"
+        assert warned in " ".join(err.split())
+        assert "analyse: cluster tables" not in err  # what the log says of every stage
+        assert "clustering tasks" not in err
+    else:
+        assert err == ""
+        assert warned in " ".join(out.split())
+        assert "computing in this process (threads)" in out
 
 
 def test_unknown_scheduler_and_missing_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -92,6 +92,23 @@ def test_workers_elsewhere_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     scheduler.check_places(scheduler.Scheduler(None, "local", "", "cpu"), config, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason", "device", "said"),
+    [
+        ("local", f"{backend.NOTHING}: no CUDA device is visible and cupy is not installed", "cpu",
+         "computing on this machine's CPUs (local; no GPU and RAPIDS found)"),
+        ("local", "1 CUDA device(s), but cuml is not installed", "cpu",
+         "computing on this machine's CPUs (local; 1 CUDA device(s), but cuml is not installed)"),
+        ("threads", scheduler.AS_ASKED, "cpu", "computing in this process (threads)"),
+        ("local-cuda", "1 CUDA device(s) and RAPIDS are there", "cuda",
+         "computing on this machine's GPUs (local-cuda; 1 CUDA device(s) and RAPIDS are there)"),
+        ("tcp://a:1", scheduler.AS_ASKED, "cuda", "computing on the GPUs of the workers (tcp://a:1)"),
+    ],
+)  # fmt: skip
+def test_where_it_computes_is_no_fault(name: str, reason: str, device: str, said: str) -> None:
+    assert scheduler.Scheduler(None, name, reason, device).where == said
+
+
 def test_cuda_status_has_a_reason_and_a_fix() -> None:
     status = backend.cuda_status()
     assert status.reason

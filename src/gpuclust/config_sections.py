@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gpuclust.section import LocalPath, Section, as_bytes, as_text, parse_bytes
+from gpuclust.section import LocalPath, Section, as_bytes, parse_bytes
 
 Metric = Literal["cosine", "correlation", "partial_correlation", "euclidean", "dot"]
 FARTHEST = 2  # cosine and correlation distance of opposites
@@ -261,8 +261,9 @@ class AnalyseConfig(Section):
 class DeviceConfig(Section):
     """Memory that a worker may use: of its GPU where it has one, else of the host."""
 
-    memory: Annotated[str | None, BeforeValidator(as_text)] = Field(
-        None, description='such as "6GB"; default: on a GPU all that is free, on a CPU 60% of what is free'
+    memory: Annotated[str | None, BeforeValidator(as_bytes)] = Field(
+        None,
+        description='such as "6GB", or a number of bytes; default: on a GPU all that is free, on a CPU 60% of that',
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from gpuclust import config_paths
 from gpuclust.config import Config
 from gpuclust.config_sections import PromptSource
 from gpuclust.errors import ConfigError
@@ -36,12 +37,17 @@ IDLE = {  # sections and settings that a clustering method does not read
 def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration file and apply ``key=value`` overrides.
 
+    Relative paths become absolute. Those in the file are next to it, or, where nothing is there, in the working
+    directory; a ``model.name`` is one of a hub unless one of the two has a folder of that name with a model
+    (`config_paths.lead`).
+
     Parameters
     ----------
     path : str or Path, optional
         YAML file; without it, the embedded demo.
     overrides : iterable of str
-        Such as ``umap.n_components=2`` or ``prompts.0.limit=100``; values are YAML.
+        Such as ``umap.n_components=2`` or ``prompts.0.limit=100``; values are YAML, and paths relative to the working
+        directory.
 
     Raises
     ------
@@ -69,9 +75,11 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
         if not isinstance(loaded, dict | None):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}; a mapping such as `umap: {{…}}` is expected")
         data = loaded or {}
+        config_paths.lead_all(data, path.parent)
     where, in_file, overrides = str(path) if path else "configuration", copy.deepcopy(data), list(overrides)
     for assignment in overrides:
         override(data, assignment)
+    config_paths.lead_all(data)
     try:
         return validate(data, where)
     except ConfigError as error:

@@ -33,7 +33,8 @@ def work(args: argparse.Namespace) -> None:
         log.warning(idle)
     if config.analyse.labeller is not None:
         labeller.find(config.analyse.labeller)
-    show_plan(config, console, args.scheduler, extracted=getattr(args, "reuse", None) is not None)
+    reused, out = getattr(args, "reuse", None), getattr(args, "out", None)  # of gpuclust run --plan
+    show_plan(config, console, args.scheduler, extracted=reused is not None, earlier=reused or out)
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -27,9 +27,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--reuse", type=place, metavar="RUN",
         help="take the activations of this run, and without --config its settings; it is only read",
     )  # fmt: skip
-    parser.add_argument("--plan", action="store_true", help="print stages, passes, bytes and peak memory; run nothing")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print stages, passes, bytes, peak memory, and time where --out or --reuse says it; run nothing",
+    )
     parser.add_argument("--no-report", action="store_true", help="do not make report.html")
-    parser.add_argument("--quiet", action="store_true", help="log lines instead of bars and the summary")
+    terminal.quiet(parser)
 
 
 def work(args: argparse.Namespace) -> None:
@@ -67,9 +71,11 @@ def work(args: argparse.Namespace) -> None:
     with claim(out):
         folder = Folder(out, config)
         execute(
-            config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report,
+            folder.config, folder, args.scheduler, console, quiet=args.quiet, report=not args.no_report,
             imported=args.reuse is not None,
         )  # fmt: skip
+    if args.quiet:
+        print(terminal.visible(str(out)), flush=True)
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -66,6 +66,11 @@ def write_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def quiet(parser: argparse.ArgumentParser) -> None:
+    """Add what leaves out all that is printed but the folder, in a line that a script can read."""
+    parser.add_argument("--quiet", action="store_true", help="print the folder only; warnings go to stderr")
+
+
 def computing(parser: argparse.ArgumentParser) -> None:
     """Add what commands that compute have in common: where, and settings on top of the configuration's."""
     parser.add_argument(
@@ -78,9 +83,9 @@ def computing(parser: argparse.ArgumentParser) -> None:
 
 
 def console(quiet: bool) -> Console:
-    """Return where a command prints: log lines go to stderr when `quiet`."""
+    """Return where a command prints, and log warnings there; when `quiet`, that is stderr."""
     result = safe_console(stderr=quiet)
-    log_to(result, quiet)
+    log_to(result)
     return result
 
 
@@ -133,19 +138,16 @@ def _escaped(character: str) -> str:
     return character if unicodedata.category(character) == "Zs" else character.encode("unicode_escape").decode()
 
 
-def log_to(console: Console, quiet: bool) -> None:
-    """Send log lines to a console: warnings, or when `quiet` leaves out bars and summaries, all that gpuclust does."""
+def log_to(console: Console) -> None:
+    """Send warnings of the log to a console."""
     from rich.logging import RichHandler
 
     class Safe(RichHandler):
         def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
             return super().render_message(record, visible(message))
 
-    handler = Safe(console=console, show_path=False, markup=False, show_level=quiet)
-    logging.basicConfig(level=logging.INFO if quiet else logging.WARNING, format="%(message)s", handlers=[handler])
-    if quiet:
-        logging.getLogger("gpuclust").setLevel(logging.INFO)
-        logging.getLogger("distributed").setLevel(logging.WARNING)
+    handler = Safe(console=console, show_path=False, markup=False, show_level=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
 
 
 def exit_code(work: Callable[[], object]) -> int:

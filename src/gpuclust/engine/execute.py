@@ -30,7 +30,7 @@ def execute(
         A name, checked by `scheduler.choose` before, or an address.
     console : Console
     quiet, report : bool
-        Log lines instead of bars; make ``report.html``.
+        Print nothing; make ``report.html``.
     imported : bool
         The activations were put there by other means: begin with the reductions.
     """
@@ -42,7 +42,7 @@ def execute(
                 process.check_room()
                 started.append(stack.enter_context(start(scheduler, config.scheduler, config.device_bytes)))
                 if not quiet:
-                    console.print(f"[dim]scheduler {started[0].name}: {escape(started[0].reason)}[/dim]")
+                    console.print(f"[dim]{escape(started[0].where)}[/dim]")
             return started[0]
 
         pipeline = Pipeline(config, folder, on_demand, Progress(console, quiet), report)

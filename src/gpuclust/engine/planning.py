@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
 from gpuclust.compute import feature_filter
 from gpuclust.config import Config
+from gpuclust.engine import plan_time
 from gpuclust.engine.scheduler import choose
 from gpuclust.errors import ConfigError
 from gpuclust.extraction import model_sizes
@@ -17,7 +20,9 @@ from gpuclust.hardware.device import free_bytes
 from gpuclust.storage import disk
 
 
-def show_plan(config: Config, console: Console, scheduler: str = "auto", extracted: bool = False) -> None:
+def show_plan(
+    config: Config, console: Console, scheduler: str = "auto", extracted: bool = False, earlier: Path | None = None
+) -> None:
     """Print what a run would do, with every feature kept (the most it can take).
 
     A plan is arithmetic: ``--scheduler local-cuda`` plans for GPU workers on any machine, given ``device.memory``.
@@ -30,6 +35,8 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto", extract
         As ``--scheduler``.
     extracted : bool
         The activations are there: neither the language model nor the disk that they take is counted.
+    earlier : Path, optional
+        Folder of a run whose record says how long such a run takes.
     """
     facts = model_sizes.facts(config)
     feature_filter.check_size(facts["d_sae"], config.fewest_features)
@@ -71,6 +78,7 @@ def show_plan(config: Config, console: Console, scheduler: str = "auto", extract
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
+    console.print(plan_time.estimate(config, earlier, extracted), markup=False)
     model = gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
     bounds = "all features kept, as many clusters as hdbscan.min_cluster_size allows"
     console.print(f"[dim]upper bounds: {bounds}; {model}[/dim]")

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a line and a bar per stage, or plain log lines."""
+"""What a person sees while a run goes on: a line and a bar per stage, or nothing but lines of the log."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from gpuclust import schema, stage_table
+from gpuclust import config_paths, schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
 from gpuclust.results.run import Run
@@ -43,6 +43,12 @@ def texts(config: Config) -> dict[str, Any]:
             for name, value in stage_table.values(stage_table.get(stage), config).items()}  # fmt: skip
 
 
+def same(config: Config, run: Run) -> bool:
+    """Whether a run has the activations that a configuration asks for, however it spells their paths."""
+    known = texts(run.config)
+    return config_paths.as_recorded(texts(config), known) == known
+
+
 def check(source: Path, wanted: Sequence[Config], target: Path | None = None) -> None:
     """Refuse a run whose activations cannot be taken for another.
 
@@ -65,7 +71,7 @@ def check(source: Path, wanted: Sequence[Config], target: Path | None = None) ->
     if "extract" not in there.record["stages"]:
         raise StoreError(f"--reuse {source}: the run has no activations yet; finish it, or leave --reuse out")
     known = texts(there.config)
-    if all(texts(config) != known for config in wanted):
+    if not any(same(config, there) for config in wanted):
         other = [f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(known, texts(wanted[0]))]
         raise StoreError(
             f"--reuse {source} has other activations than are needed: {'; '.join(other[:4])}. Leave these settings as "

@@ -21,10 +21,11 @@ from gpuclust.engine.spawned import guarded_script, refuse_in_child
 from gpuclust.errors import SchedulerError, WorkerError
 from gpuclust.hardware import device as gpu
 from gpuclust.hardware import process
-from gpuclust.hardware.backend import cuda_status
+from gpuclust.hardware.backend import NOTHING, cuda_status
 
 log = logging.getLogger("gpuclust")
 
+AS_ASKED = "as asked"
 LOOPBACK_WAIT = 5.0  # seconds for a connection to this machine itself
 # Dask's own default is every interface, for pages that show logs, tasks and call stacks without a password
 LOOPBACK: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
@@ -56,6 +57,19 @@ class Scheduler:
     memory: int | None = None
     timeout: float = 60.0
     deaths: list[str] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """Where it computes and why, in a line for a person; `reason` may say more."""
+        places = {
+            "threads": "in this process",
+            "local": "on this machine's CPUs",
+            "local-cuda": "on this machine's GPUs",
+        }
+        kind = "GPUs" if self.device == "cuda" else "CPUs"
+        why = NOTHING if self.reason.startswith(NOTHING) else self.reason
+        because = self.name if why == AS_ASKED else f"{self.name}; {why}"
+        return f"computing {places.get(self.name, f'on the {kind} of the workers')} ({because})"
 
     def said(self, error: BaseException) -> str:
         """Write an error of a task in a line, Dask's own among them."""
@@ -103,7 +117,7 @@ def choose(name: str) -> tuple[str, str]:
             )
         return name, status.reason
     if name in schema.SCHEDULERS or "://" in name:
-        return name, "as asked"
+        return name, AS_ASKED
     raise SchedulerError(
         f"--scheduler is {name!r}; it must be one of {', '.join(schema.SCHEDULERS)}, or an address (tcp://host:port, tls://host:port)"
     )

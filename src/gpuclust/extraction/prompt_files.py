@@ -48,7 +48,7 @@ def suffix_of(path: Path) -> str:
     except OSError as error:  # a folder on the way that may not be looked into
         raise unreadable(path, error) from error
     if not there:
-        raise PromptsError(f"there is no prompt file {path}; give the path of a {', '.join(SUFFIXES)} file")
+        raise PromptsError(f"there is no prompt file {path.absolute()}; give the path of a {', '.join(SUFFIXES)} file")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         more = f": {INSTEAD[suffix]}" if suffix in INSTEAD else ""

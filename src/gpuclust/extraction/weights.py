@@ -99,7 +99,7 @@ def locate(config: ModelConfig) -> tuple[str, str]:
     if (folder / "config.json").is_file():
         return str(folder), "folder"
     if folder.is_dir() or folder.is_absolute() or config.name.startswith("."):
-        raise ModelError(f"model.name is {config.name}, but there is no {folder / 'config.json'}")
+        raise ModelError(f"model.name is {config.name}, but there is no {(folder / 'config.json').absolute()}")
     from transformer_lens.loading_from_pretrained import make_model_alias_map
 
     official = make_model_alias_map().get(config.name.lower())
@@ -146,7 +146,7 @@ def sae_folder(config: SaeConfig) -> Path | None:
         folder = DEMO / "sae" if config.path == "demo" else Path(config.path)
         for name in ("cfg.json", "sae_weights.safetensors"):
             if not (folder / name).is_file():
-                raise ModelError(f"sae.path is {config.path}, but there is no {folder / name}")
+                raise ModelError(f"sae.path is {config.path}, but there is no {(folder / name).absolute()}")
         return folder
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 

@@ -20,6 +20,7 @@ log = logging.getLogger("gpuclust")
 
 CUDA_PACKAGES = ("cupy", "rmm", "cuml", "dask_cuda")
 INSTALL = 'pip install "gpuclust[cuda13]" (CUDA 13: a Turing card or newer, driver 580 or newer)'
+NOTHING = "no GPU and RAPIDS found"  # where nobody has tried to have them, details follow for those who want to
 OLDEST_DRIVER = 13000  # as cuDriverGetVersion counts: CUDA 13.0
 OLDEST_CARD = (7, 5)  # Turing
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
@@ -98,7 +99,9 @@ def cuda_status() -> CudaStatus:
     lacks = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
     if not cards and missing:
         return CudaStatus(
-            False, f"no CUDA device is visible and {lacks}", f"on a machine with an NVIDIA GPU and driver: {INSTALL}"
+            False,
+            f"{NOTHING}: no CUDA device is visible and {lacks}",
+            f"on a machine with an NVIDIA GPU and driver: {INSTALL}",
         )
     if missing:
         return CudaStatus(False, f"{len(cards)} CUDA device(s), but {lacks}", INSTALL)

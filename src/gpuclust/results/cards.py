@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -22,16 +23,18 @@ from gpuclust.tables.prompt_text import show
 from gpuclust.terminal import visible
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
     from gpuclust.results.run import Run
 
 NEURONPEDIA = "https://www.neuronpedia.org"
 AROUND = 200  # characters on either side of a peak
+WORDS_SHOWN = 8  # at which a feature peaks
 FEATURES_SHOWN = 20  # features of a cluster that are listed
 NEAREST_SHOWN = 10  # neighbours of a feature
 DISTINCTIVE = "most distinctive prompts, by strength relative to the other clusters"
 STRONGEST = "strongest prompts"
+OTHERS = "strongest prompts that are not among these"
 NUMBERS = ("persistence", "mean_activation", "max_activation", "std_activation", "sparsity")
 # Columns that a cluster's card places itself, or leaves out; other numbers and words follow them.
 PLACED = {
@@ -71,23 +74,21 @@ class Card:
     facts : list of (str, str)
     words : list of (str, list of str)
         Keywords, tokens …
-    prompts : list of Prompt
+    prompts : list of (str, list of Prompt)
+        By what they were chosen, and the prompts.
     tables : list of (str, DataFrame)
         Features of a cluster, neighbours of a feature.
     link : str or None
         Neuronpedia's page, where the SAE has an id there.
-    prompts_are : str
-        What the prompts are, above them.
     """
 
     title: str
     row: pd.Series[Any]
     facts: list[tuple[str, str]]
     words: list[tuple[str, list[str]]] = field(default_factory=list)
-    prompts: list[Prompt] = field(default_factory=list)
+    prompts: list[tuple[str, list[Prompt]]] = field(default_factory=list)
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     link: str | None = None
-    prompts_are: str = "prompts"
 
     def __repr__(self) -> str:
         return f"{self.title}\n" + "\n".join(f"  {name}: {value}" for name, value in self.facts)
@@ -97,10 +98,7 @@ class Card:
         facts = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.facts)
         words = "".join(f"<p><b>{escape(name)}</b> {escape(' · '.join(found))}</p>" for name, found in self.words)
         prompts = "".join(
-            "<p>"
-            + "".join(f"<mark>{escape(text)}</mark>" if marked else escape(text) for text, marked in prompt.parts())
-            + f"<br><small>{escape(prompt.about)}</small></p>"
-            for prompt in self.prompts
+            f"<p><b>{escape(name)}</b></p>{''.join(map(_prompt_html, found))}" for name, found in self.prompts
         )
         tables = "".join(
             f"<p><b>{escape(name)}</b></p>{table.to_html(index=False, escape=True, border=0)}"
@@ -109,12 +107,11 @@ class Card:
         link = f'<p><a href="{escape(self.link)}" rel="noopener">Neuronpedia</a></p>' if self.link else ""
         return (
             f'<div style="max-width:60rem"><h4>{escape(self.title)}</h4>{link}<table>{facts}</table>{words}'
-            f"{f'<p><b>{escape(self.prompts_are)}</b></p>' if prompts else ''}{prompts}{tables}</div>"
+            f"{prompts}{tables}</div>"
         )
 
-    def __rich__(self) -> RenderableType:
-        """What the terminal shows."""
-        from rich.console import Group
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """What the terminal shows; without colours, what is marked stands in «»."""
         from rich.table import Table
         from rich.text import Text
 
@@ -125,13 +122,14 @@ class Card:
         parts: list[RenderableType] = [Text(visible(self.title), style="bold"), facts]
         for name, found in self.words:
             parts.append(Text.assemble((f"{name}  ", "dim"), visible(" · ".join(found))))
-        if self.prompts:
-            parts.append(Text(f"\n{visible(self.prompts_are)}", style="bold"))
-        for prompt in self.prompts:
-            text = Text("\n")
-            for piece, marked in prompt.parts():
-                text.append(visible(piece), style="bold reverse" if marked else "")
-            parts += [text, Text(visible(prompt.about), style="dim")]
+        marks = "«{}»" if console.color_system is None else "{}"
+        for name, chosen in self.prompts:
+            parts.append(Text(f"\n{visible(name)}", style="bold"))
+            for prompt in chosen:
+                text = Text("\n")
+                for piece, marked in prompt.parts():
+                    text.append(*((marks.format(visible(piece)), "bold reverse") if marked else (visible(piece), "")))
+                parts += [text, Text(visible(prompt.about), style="dim")]
         for name, frame in self.tables:
             table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
             for column in frame.columns:
@@ -142,7 +140,12 @@ class Card:
             parts += [Text(f"\n{name}", style="bold"), table]
         if self.link:
             parts.append(Text(f"\n{self.link}"))
-        return Group(*parts)
+        yield from parts
+
+
+def _prompt_html(prompt: Prompt) -> str:
+    marked = (f"<mark>{escape(text)}</mark>" if is_marked else escape(text) for text, is_marked in prompt.parts())
+    return f"<p>{''.join(marked)}<br><small>{escape(prompt.about)}</small></p>"
 
 
 def cluster_card(run: Run, number: int) -> Card:
@@ -163,19 +166,15 @@ def cluster_card(run: Run, number: int) -> Card:
     facts += [("sources", ", ".join(f"{s['source']} {s['share']:.0%}" for s in _listed(row.get("sources"))[:5]))]
     names = {"tokens": "peak at", "keywords": "words of its prompts", "promoted_tokens": "promotes"}
     words = [(name, [str(w) for w in _listed(row.get(column))]) for column, name in names.items()]
-    chosen, chosen_by = _listed(row.get("distinctive_prompts")), DISTINCTIVE
-    if not chosen:
-        chosen, chosen_by = _listed(row.get("top_prompts")), STRONGEST
     own = _features_of(run, number)
     return Card(
         title=describe(row),
         row=row,
         facts=[(name, value) for name, value in facts if value],
         words=[(name, found) for name, found in words if found],
-        prompts=[_cluster_prompt(prompt) for prompt in chosen],
+        prompts=_cluster_prompts(_listed(row.get("distinctive_prompts")), _listed(row.get("top_prompts"))),
         tables=[(f"features ({min(len(own), FEATURES_SHOWN)} of {len(own)})", own.head(FEATURES_SHOWN))],
         link=quick_list(run.neuronpedia_id, own["feature"].tolist(), f"cluster {number}"),
-        prompts_are=chosen_by,
     )
 
 
@@ -200,7 +199,7 @@ def feature_card(run: Run, number: int, n_prompts: int = 5) -> Card:
     tables = []
     if row["kept"]:
         cluster: Any = run.clusters.set_index("cluster", drop=False).loc[int(row["label"])]
-        facts = [("in", describe(cluster)), ("probability", plain(row["probability"])),
+        facts = [("in", describe(cluster)), *_verdict(cluster), ("probability", plain(row["probability"])),
                  ("quadrant", str(row["quadrant"])), *facts]  # fmt: skip
         if isinstance(reason := row.get("noise_reason"), str):
             known = noise.explained(run.config.hdbscan.min_cluster_size)
@@ -219,8 +218,19 @@ def feature_card(run: Run, number: int, n_prompts: int = 5) -> Card:
     else:
         facts.insert(0, ("in", "no cluster: removed by the filter"))
     link = f"{NEURONPEDIA}/{run.neuronpedia_id}/{number}" if run.neuronpedia_id else None
-    prompts = _examples(run, number, n_prompts)
-    return Card(f"feature {number}", row, facts, prompts=prompts, tables=tables, link=link, prompts_are=STRONGEST)
+    examples = run.examples[run.examples["feature"] == number]
+    spans = run.example_spans.loc[examples.index]
+    peaks = _peak_words(run, examples, spans)
+    prompts = _examples(run, examples.head(n_prompts), spans.head(n_prompts))
+    return Card(
+        title=f"feature {number}",
+        row=row,
+        facts=facts,
+        words=[(f"peaks in its {len(examples)} strongest prompts at", peaks)] if peaks else [],
+        prompts=[(STRONGEST, prompts)] if prompts else [],
+        tables=tables,
+        link=link,
+    )
 
 
 def quick_list(neuronpedia_id: str | None, features: Sequence[int], name: str) -> str | None:
@@ -252,16 +262,44 @@ def _features_of(run: Run, number: int) -> pd.DataFrame:
     return mine.sort_values("probability", ascending=False)[["feature", "probability", "max", "sparsity", "entropy"]]
 
 
-def _cluster_prompt(prompt: dict[str, Any]) -> Prompt:
+def _verdict(cluster: Any) -> list[tuple[str, str]]:
+    """Whether its cluster holds; nothing for noise, and where that was not measured."""
+    verdict, reason = cluster.get("verdict"), cluster.get("verdict_reason")
+    if not isinstance(verdict, str):
+        return []
+    return [("verdict on that", f"{verdict}: {reason}" if isinstance(reason, str) else verdict)]
+
+
+def _cluster_prompts(distinctive: list[Any], strongest: list[Any]) -> list[tuple[str, list[Prompt]]]:
+    """Both kinds, none twice: what is distinctive and among the strongest says so."""
+    if not distinctive:
+        return [(STRONGEST, [_cluster_prompt(prompt) for prompt in strongest])] if strongest else []
+    both = {prompt["prompt"] for prompt in distinctive} & {prompt["prompt"] for prompt in strongest}
+    first = [_cluster_prompt(prompt, ", among the strongest" * (prompt["prompt"] in both)) for prompt in distinctive]
+    others = [_cluster_prompt(prompt) for prompt in strongest if prompt["prompt"] not in both]
+    return [(DISTINCTIVE, first), *([(OTHERS, others)] if others else [])]
+
+
+def _cluster_prompt(prompt: dict[str, Any], more: str = "") -> Prompt:
     marks = sorted((mark["start"], mark["stop"]) for mark in _listed(prompt.get("marks")))
-    about = f"prompt {prompt['prompt']}, {prompt['source']}, mean |a| {plain(prompt['activation'])}"
+    about = f"prompt {prompt['prompt']}, {prompt['source']}, mean |a| {plain(prompt['activation'])}{more}"
     return Prompt(prompt["text"], marks, about)
 
 
-def _examples(run: Run, number: int, n: int) -> list[Prompt]:
-    """The feature's strongest prompts, around their peaks."""
-    examples = run.examples[run.examples["feature"] == number].head(n)
-    spans = run.example_spans.loc[examples.index]
+def _peak_words(run: Run, examples: pd.DataFrame, spans: pd.DataFrame) -> list[str]:
+    """Words at which a feature peaks, and in how many of the prompts, most first; differences of case count as one."""
+    found: Counter[str] = Counter()
+    spelled: dict[str, str] = {}
+    for prompt, start, stop in zip(examples["prompt"], spans["start"], spans["stop"], strict=True):
+        text = str(run.prompts["text"].iat[prompt])
+        if start >= 0 and (word := words.word_at(text, start, stop, words.segments(text))):
+            found[words.folded(word)] += 1
+            spelled.setdefault(words.folded(word), word)
+    return [f"{spelled[word]} ({n})" for word, n in found.most_common(WORDS_SHOWN)]
+
+
+def _examples(run: Run, examples: pd.DataFrame, spans: pd.DataFrame) -> list[Prompt]:
+    """A feature's prompts, around their peaks."""
     prompts = []
     for row, start, stop in zip(examples.to_dict("records"), spans["start"], spans["stop"], strict=True):
         text, source = (str(run.prompts[name].iat[row["prompt"]]) for name in ("text", "source"))

@@ -27,7 +27,8 @@ SCRIPT = """
 const dark = matchMedia('(prefers-color-scheme: dark)').matches;
 for (const [id, figure] of Object.entries(JSON.parse(document.getElementById('figures').textContent))) {
   const ink = dark ? '#eee' : '#1c1c1e', line = dark ? '#3a3a3e' : '#e4e4e8';
-  const axis = title => ({title: {text: title}, gridcolor: line, zerolinecolor: line, automargin: true});
+  const axis = title => ({title: {text: title}, gridcolor: line, zerolinecolor: line, automargin: true,
+    rangemode: figure.zero ? 'tozero' : 'normal'});
   Plotly.newPlot(id, figure.data, {paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: ink},
     margin: {l: 50, r: 10, t: 10, b: 40}, hovermode: 'closest', showlegend: false, xaxis: axis(figure.x),
     yaxis: axis(figure.y), ...figure.layout}, {responsive: true, displaylogo: false, showSendToCloud: false,
@@ -63,7 +64,8 @@ def page(title: str, body: str, figures: Mapping[str, Any] | None = None) -> str
     body : str
         HTML, escaped already; a figure goes where a ``<div id="NAME" class="plot">`` is.
     figures : mapping of str to dict, optional
-        Each with ``data`` (Plotly's traces), the axis titles ``x`` and ``y``, and if need be more ``layout``.
+        Each with ``data`` (Plotly's traces), the axis titles ``x`` and ``y``, if need be more ``layout``, and ``zero``
+        where axes begin at 0.
     """
     scripts = head = ""
     if figures:

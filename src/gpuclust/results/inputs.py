@@ -173,6 +173,8 @@ def _dense(given: Any) -> Array:
         return dense(given)
     if isinstance(given, np.ma.MaskedArray):
         return _of_objects(_unmasked(given), kind)
+    if "scipy" in kind and given.dtype.kind in "iu":  # before it is written out, which takes one copy less
+        given = given.astype(_float_for(given.dtype))
     if not isinstance(given, np.memmap):
         refuse_larger_than_memory(getattr(given, "shape", ()), getattr(getattr(given, "dtype", None), "itemsize", 8))
     try:
@@ -258,10 +260,15 @@ def refuse_larger_than_memory(
         )
 
 
+def _float_for(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """Return what holds whole numbers of a dtype."""
+    return np.float32 if dtype.itemsize <= 2 else np.float64
+
+
 def _floats(data: Array) -> Array:
     """Two axes of floats as the machine has them."""
     if data.dtype.kind in "iu" and data.ndim == 2:
-        data = data.astype(np.float32 if data.dtype.itemsize <= 2 else np.float64)
+        data = data.astype(_float_for(data.dtype))
     if data.dtype.kind == "f":
         with np.errstate(over="ignore"):
             data = data.astype(np.float64 if data.dtype.itemsize > 8 else data.dtype.newbyteorder("="), copy=False)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import schema
+from gpuclust import schema, stage_table
 from gpuclust.config import Config
 from gpuclust.configfile import validate, without_effect
-from gpuclust.errors import ActivationError, InputError, ParameterError, StoreError
+from gpuclust.errors import ActivationError, GpuclustError, InputError, ParameterError, StoreError
 from gpuclust.formatting import shown
 from gpuclust.places import place
 from gpuclust.results.feature_clusters import FeatureClusters, Halves, by_dbscan, by_distances, compare_halves, gram_of
@@ -54,7 +54,17 @@ class Run:
             )
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, done: {', '.join(self.record['stages']) or 'nothing'})"
+        try:
+            stages = self.record["stages"]
+        except GpuclustError as error:  # what only shows a run does not fail of its damage
+            return f"Run({str(self.path)!r}, {error})"
+        counts = [
+            ("prompts", "rows", "{:,} prompts"), ("reduce", "rows", "{:,} features"), ("select", "kept", "{:,} kept"),
+            ("cluster", "clusters", "{:,} clusters"),
+        ]  # fmt: skip
+        known = [text.format(stages[name][key]) for name, key, text in counts if key in stages.get(name, {})]
+        left = [name for name in stage_table.NAMES if name not in stages and name != "report"]
+        return f"Run({', '.join([repr(str(self.path)), *known, *([f'to be done: {left[0]}'] if left else [])])})"
 
     @cached_property
     def config(self) -> Config:
@@ -90,6 +100,11 @@ class Run:
     def clusters(self) -> pd.DataFrame:
         """A row per cluster and one for noise, columns of ``schema.CLUSTER_COLUMNS``."""
         return self._files.table(schema.CLUSTERS)
+
+    @cached_property
+    def quality(self) -> pd.DataFrame:
+        """A row per cluster: how far it is found again, and the nulls; columns of ``schema.QUALITY_COLUMNS``."""
+        return self._files.table(schema.QUALITY)
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
@@ -258,7 +273,8 @@ def cluster_features(
     ----------
     activations : array, (prompt, feature)
         Of NumPy, PyTorch (any dtype, layout and device), CuPy or SciPy (also sparse), lists, a DataFrame, a DataArray;
-        names of axes go before order (`inputs.as_activations`).
+        names of axes go before order (`inputs.as_activations`). Integers become floats. A sparse matrix is written out
+        whole: see below.
     config : Config or mapping, optional
         Sections extract.activation_threshold, select, neighbors, cluster, communities, dbscan, umap, hdbscan and
         consensus apply, and seed, quality.duplicates, quality.halves and quality.stable.
@@ -295,7 +311,10 @@ def cluster_features(
 
     Notes
     -----
-    Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks.
+    Memory: the Gram matrix of the kept features, 8 bytes an entry, and a copy of the kept columns in blocks. A sparse
+    matrix takes prompts x features x 4 bytes beside itself (float32, and integers of up to 16 bits; float16 2, float64
+    and larger integers 8), zeros included, and is refused with that number where it is more than this machine has: a
+    run, which reads activations in blocks, has no such limit.
     """
     from gpuclust.compute import communities, consensus, dbscan, duplicates, methods, neighbors
     from gpuclust.compute.clustering import cluster_embedding

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from gpuclust import configfile, schema, stage_table
+from gpuclust import config_paths, configfile, schema, stage_table
 from gpuclust.config import Config
 from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import atomic, checksums, markers
@@ -88,6 +88,7 @@ class Folder:
     path : Path
         Created when missing.
     config : Config
+        As `config` it has the paths as what is there has them: runs of earlier versions kept relative ones.
 
     Raises
     ------
@@ -98,6 +99,7 @@ class Folder:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
+        self.config = config
         resolved = config.resolved()
         if path.exists() and not path.is_dir():
             raise StoreError(f"--out {path} is a file; give a folder")
@@ -105,6 +107,9 @@ class Folder:
         self.record: dict[str, Any] = {"stages": {}}
         if holds_run(path):
             if (known := self._known()) is not None:
+                resolved = config_paths.as_recorded(resolved, known)
+                if resolved != config.resolved():
+                    self.config = configfile.validate(resolved)
                 self._refuse_other_run(known, resolved)
         elif there := others(path):
             some = ", ".join(there[:3])

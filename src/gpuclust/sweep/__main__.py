@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=place, metavar="DIR", help="folder of the sweep; default runs/NAME of the file")
     parser.add_argument("--reuse", type=place, metavar="RUN", help="take the activations of this run; it is only read")
     parser.add_argument("--markdown", type=place, metavar="FILE", help="write the answers and their tables there too")
-    parser.add_argument("--quiet", action="store_true", help="log lines instead of bars and the summary")
+    terminal.quiet(parser)
 
 
 def work(args: argparse.Namespace) -> None:
@@ -39,6 +39,8 @@ def work(args: argparse.Namespace) -> None:
     choose(args.scheduler)
     Experiment(sweep, base, out, args.scheduler, console, args.quiet, args.reuse).run()
     report(out, args.markdown, console, args.quiet)
+    if args.quiet:
+        print(terminal.visible(str(out)), flush=True)
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from gpuclust.formatting import counted, percent, score, written
 from gpuclust.sweep import effects
-from gpuclust.sweep.effects import LARGEST, OUTCOME, Effect, Estimate
+from gpuclust.sweep.effects import LARGEST, NOTHING, OUTCOME, Effect, Estimate
 
 TITLES = {
     "filters": "How do entropy and activation filters affect the clustering?",
@@ -25,7 +25,7 @@ TITLES = {
     "dataset": "How does the clustering change with the data set?",
     "consensus": "Does a consensus of several clusterings hold better than one?",
 }
-COMMON = "What do features of a cluster have in common, and does it vary?"
+COMMON = "Beside what was asked: what do features of a cluster have in common, and does it vary?"
 GROUPS = ("source", "length")
 METHOD = "cluster.method"
 ASKED = {"umap": ("umap.", METHOD), "communities": ("communities.", "neighbors.")}  # beyond the section of its name
@@ -187,10 +187,12 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
     if found is None:
         return f"No setting is recommended: there is none {rule}."
     setting, gain = found
+    if unstable := nothing_stable(pd.concat([rows, default])):
+        return f"Keep the default: {unstable}."
     tried = counted(pd.concat([rows, default])["setting"].nunique(), "setting")
     bought = default["largest"].mean() > LARGEST
     if setting == 0:
-        return f"Most is found again by the default, of {tried} ({rule}): {_said(default)}."
+        return f"Keep the default: most is found again by it, of {tried} ({rule}): {_said(default)}."
     own = rows[rows["setting"] == setting]
     changed = [
         f"{name}={written(own[name].iloc[0])}"
@@ -202,11 +204,51 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
     else:
         lost = "the default loses" if gain.clear else "whether the default loses is not clear:"
         lost += f" {str(gain).removeprefix('+')}, an upper estimate as it is the best of many"
-    better = "Recommended, with" if gain.clear or bought else "Nothing is clearly better than the default;"
+    better = "Recommended, with" if gain.clear or bought else "Keep the default, nothing is clearly better;"
     return (
         f"{better} most found again of {tried} ({rule}): {', '.join(changed)}, with {_said(own)}; the default has "
         f"{_said(default)}; {lost}."
     )
+
+
+def nothing_stable(rows: pd.DataFrame) -> str | None:
+    """Say how little is found again where that is too little to compare settings by; None where it is not.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Settings, of which those without a large cluster count.
+    """
+    means = rows.groupby("setting")[[OUTCOME, "largest", "prompts"]].mean()
+    most = means.loc[means["largest"] <= LARGEST, OUTCOME].max()
+    if not most < NOTHING:
+        return None
+    of = "" if len(means) == 1 else f" at most, by any of {len(means)} settings"
+    prompts = f"{means['prompts'].max():,.0f} prompts" if means["prompts"].notna().any() else "these prompts"
+    return f"found again {percent(most)}{of}: nothing is stable at {prompts}. Take more prompts before you set anything"
+
+
+def about_base(table: pd.DataFrame, record: Mapping[str, Any]) -> str:
+    """Say what the sweep calls the default, and how much of it is found again.
+
+    Parameters
+    ----------
+    table, record
+        As in `answers`.
+    """
+    changed = [
+        f"{key}={written(value)}"
+        + (" (one clustering, no consensus)" if (key, value) == ("consensus.members", 1) else "")
+        for key, value in record.get("base", {}).items()
+    ]
+    but = f" but for {', '.join(changed)}" if changed else ""
+    named = f"“The default” is this sweep's base: gpuclust's defaults{but}." if "base" in record else ""
+    default = table[(table["setting"] == 0) & table["error"].isna()]
+    if default.empty:
+        return f"{named} It failed.".strip()
+    level = f"By the default, {_said(default)}."
+    unstable = nothing_stable(default)
+    return f"{named} {level}{f' {unstable[0].upper()}{unstable[1:]}.' if unstable else ''}".strip()
 
 
 def _said(rows: pd.DataFrame) -> str:

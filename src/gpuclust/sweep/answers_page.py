@@ -11,7 +11,7 @@ import pandas as pd
 
 from gpuclust.formatting import counted, percent, written
 from gpuclust.results import html_page, palette
-from gpuclust.sweep.answers import Answer, Part, short
+from gpuclust.sweep.answers import Answer, Part, about_base, short
 from gpuclust.sweep.effects import LARGEST, LEAST, OUTCOME
 
 METHOD = (
@@ -77,6 +77,36 @@ def level_table(answer: Answer) -> tuple[list[str], Rows]:
     return ["varied", "level", OUTCOME_NAME, *COLUMNS.values()], rows
 
 
+SETTINGS = "The settings themselves"
+
+
+def setting_table(table: pd.DataFrame, record: Mapping[str, Any]) -> tuple[list[str], Rows]:
+    """A row per setting: where it differs from the default, and what came of it, means over seeds.
+
+    Parameters
+    ----------
+    table, record
+        As in `html`.
+    """
+    rows: Rows = []
+    for number, own in table.groupby("setting"):
+        first = own.iloc[0]
+        changed = [
+            f"{key}={written(first[key])}"
+            for key in record["fields"]
+            if key in record["default"]
+            and written(first[key]) != written(record["default"][key])
+            and pd.notna(first[key])
+        ]
+        seeds = own[OUTCOME].std() if own[OUTCOME].notna().sum() > 1 else np.nan
+        spread = f" ± {100 * seeds:.1f}" if np.isfinite(seeds) else ""
+        level = f"{own[OUTCOME].mean():.1%}{spread}" if own[OUTCOME].notna().any() else "failed"
+        others = [_cell(name, own[name].mean()) for name in ("clusters", "noise", "largest", "n_kept")]
+        rows.append([f"{number}", ", ".join(changed) or "the default", level, *others])
+    return ["setting", "differs from the default in", f"{OUTCOME_NAME} ± standard deviation over seeds", "clusters",
+            "noise", "largest", "kept"], rows  # fmt: skip
+
+
 def pair_table(answer: Answer) -> tuple[list[str], Rows]:
     """What is found again between groups of prompts."""
     if answer.pairs is None:
@@ -104,15 +134,23 @@ def _cell(name: str, value: float) -> str:
 # ---------------------------------------------------------------- Markdown
 
 
-def markdown(found: Sequence[Answer], record: Mapping[str, Any]) -> str:
-    """Write answers and tables as Markdown."""
-    lines = [f"{_about(record)}", "", METHOD, "", *_markdown_table(*overview(found)), ""]
+def markdown(found: Sequence[Answer], table: pd.DataFrame, record: Mapping[str, Any]) -> str:
+    """Write answers and tables as Markdown.
+
+    Parameters
+    ----------
+    found : sequence of Answer
+    table, record
+        As in `answers.answers`.
+    """
+    lines = [f"{_about(record)}", "", about_base(table, record), "", METHOD, "", *_markdown_table(*overview(found)), ""]
     for answer in found:
         lines += [f"## {answer.title}", "", f"**{answer.verdict.capitalize()}.** {' '.join(answer.sentences)}", ""]
         lines += [f"- {note}" for note in answer.notes] + ([""] if answer.notes else [])
         for head, rows in (level_table(answer), pair_table(answer)):
             if rows:
                 lines += [*_markdown_table(head, rows), ""]
+    lines += [f"## {SETTINGS}", "", *_markdown_table(*setting_table(table, record)), ""]
     return "\n".join([*lines, LEGEND, ""])
 
 
@@ -149,6 +187,7 @@ def html(found: Sequence[Answer], table: pd.DataFrame, record: Mapping[str, Any]
     good = table[table["error"].isna()]
     body = [
         f"<p>{escape(_about(record))}</p>",
+        f"<p><b>{escape(about_base(table, record))}</b></p>",
         html_page.table(*overview(found)),
         f'<p class="quiet">{escape(METHOD)}</p>',
     ]
@@ -165,9 +204,14 @@ def html(found: Sequence[Answer], table: pd.DataFrame, record: Mapping[str, Any]
                 body.append(f"<details><summary>Table</summary>{html_page.table(head, rows)}</details>")
     figures["granularity"] = granularity(good, record)
     body.append(
-        "<h2>Found again and granularity</h2><p>A point per setting, means over seeds; the star is the default. "
+        "<h2>Found again and granularity</h2><p>A point per setting, means over seeds with their standard deviation; "
+        "the star is the default. "
         'Few large clusters are found again easily: the tips say how large.</p><div id="granularity" '
         f'class="plot"></div><p class="quiet">{escape(LEGEND)}</p>'
+    )
+    body.append(
+        f"<h2>{SETTINGS}</h2><details><summary>Table</summary>"
+        f"{html_page.table(*setting_table(table, record))}</details>"
     )
     errors = table[table["error"].notna()].drop_duplicates("setting")
     if len(errors):
@@ -193,14 +237,21 @@ def _figure(answer: Answer) -> dict[str, Any] | None:
             }
         )  # fmt: skip
     if answer.pairs is not None:
-        means = answer.pairs.groupby(["level_a", "level_b"], sort=False)[["found_again", "within"]].mean().dropna()
+        by_seed = answer.pairs.groupby(["level_a", "level_b"], sort=False)[["found_again", "within"]]
+        means, deviations = by_seed.mean().dropna(), by_seed.std()
         names = [f"{a} and {b}" for a, b in means.index]
         for column, said, hue in (("within", "within", 0), ("found_again", "across", 1)):
             traces.append(
                 {"type": "bar", "name": said, "x": names, "y": means[column].round(4).tolist(), "text": said,
-                 "hoverinfo": "x+y+text", "marker": {"color": palette.HUES[hue]}}
+                 "error_y": _bars(deviations.loc[means.index, column]), "hoverinfo": "x+y+text",
+                 "marker": {"color": palette.HUES[hue]}}
             )  # fmt: skip
-    return {"data": traces, "x": "", "y": OUTCOME_NAME} if traces else None
+    return {"data": traces, "x": "", "y": OUTCOME_NAME, "zero": True} if traces else None
+
+
+def _bars(spread: pd.Series[float]) -> dict[str, Any]:
+    """Error bars; none where there is one seed."""
+    return {"type": "data", "array": spread.fillna(0).round(4).tolist(), "visible": bool(spread.notna().all())}
 
 
 def _tip(row: Mapping[Any, Any]) -> str:
@@ -210,7 +261,8 @@ def _tip(row: Mapping[Any, Any]) -> str:
 def granularity(good: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
     """What is found again against the number of clusters, a point per setting."""
     fields = record["fields"]
-    means = good.groupby("setting")[["clusters", "noise", "largest", OUTCOME]].mean().dropna()
+    by_setting = good.groupby("setting")[["clusters", "noise", "largest", OUTCOME]]
+    means = by_setting.mean().dropna().assign(spread=by_setting.std()[OUTCOME])
     first = good.drop_duplicates("setting").set_index("setting")
     base = first.loc[0] if 0 in first.index else None
     traces = []
@@ -222,7 +274,7 @@ def granularity(good: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]
         )
     if 0 in means.index:
         traces.append(_points(means.loc[[0]], first, None, fields, "default", "#d55e00", "star", 16))
-    return {"data": traces, "x": "clusters", "y": OUTCOME_NAME, "layout": {"showlegend": True}}
+    return {"data": traces, "x": "clusters", "y": OUTCOME_NAME, "zero": True, "layout": {"showlegend": True}}
 
 
 def _points(
@@ -240,5 +292,6 @@ def _points(
     return {
         "type": "scatter", "mode": "markers", "name": escape(name), "x": means["clusters"].round(2).tolist(),
         "y": means[OUTCOME].round(4).tolist(), "text": said, "hoverinfo": "x+y+text+name",
+        "error_y": {**_bars(means["spread"]), "thickness": 1, "width": 0},
         "marker": {"size": size, "color": color, "symbol": symbol, "opacity": 0.75},
     }  # fmt: skip

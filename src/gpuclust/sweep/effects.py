@@ -25,6 +25,7 @@ LEAST = 0.02  # share of the features: a smaller difference is none worth a sett
 # What is found again may be bought: one cluster of everything is found again to 100% and says nothing. With none above
 # a tenth, half of the features cannot be found again in fewer than five clusters.
 LARGEST = 0.1  # share of the features in the largest cluster, above which more found again answers nothing
+NOTHING = 0.2  # share of the features: where the best has less found again, nothing is stable
 SHARE, SIGNIFICANT = 0.1, 0.05  # an interaction matters above this share of the variance, below this p
 CLIFF, LEAST_CLUSTERS = 2.0, 5  # times as many clusters, and clusters more, after one step
 SHOWN = (

@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from gpuclust import schema
+from gpuclust import config_paths, schema
 from gpuclust.config import Config
 from gpuclust.engine import reuse
 from gpuclust.engine.pipeline import Pipeline
@@ -31,7 +31,7 @@ from gpuclust.hardware import process
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, checksums
 from gpuclust.storage.record import RECORD_VERSION, refuse_other_version, versions
-from gpuclust.storage.run_folder import Folder, claim, others, read_settings
+from gpuclust.storage.run_folder import Folder, claim, differences, others, read_settings
 from gpuclust.sweep.computation import Computation
 from gpuclust.sweep.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
 from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name
@@ -81,6 +81,7 @@ class Experiment:
             If the folder holds something else, or the activations of the base cannot be had. What goes wrong with other
             settings is in their rows.
         """
+        self._spell_paths()
         settings = expand(self.sweep, self.base)
         if self.reuse is not None:
             reuse.check(self.reuse, list(extractions_wanted(settings).values()), self.out)
@@ -115,10 +116,16 @@ class Experiment:
             "computed": vars(self.counts), "fields": self.sweep.fields, "default": settings[0].values,
             "prompts": len(first.prompts), "d_sae": first.d_sae, "attributes": first.attributes,
             "checksums": checksums.of_files(self.out, [name for name in RESULTS if (self.out / name).exists()]),
+            "base": {key: value for key, _, value in differences(Config().resolved(), self.base) if _is_setting(key)},
             "questions": {name: [grid.vary for grid in grids] for name, grids in self.sweep.questions.items()},
         }  # fmt: skip
         checksums.write_json(self.out / RECORD, record)
         return table
+
+    def _spell_paths(self) -> None:
+        """Keep the relative paths of a sweep that an earlier version began here: files are named by them."""
+        with contextlib.suppress(StoreError):  # nothing is there, or it is damaged, which is said later
+            self.base = config_paths.as_recorded(self.base, read_settings(self.out / SWEEP).get("base"))
 
     def _begin_folder(self) -> None:
         """A folder of a sweep goes on, also with a changed sweep: files are named by what they depend on."""
@@ -171,7 +178,7 @@ class Experiment:
 
     def _extraction(self, config: Config) -> Extraction:
         path = self.out / EXTRACTIONS / extraction_name(config)
-        if not path.exists() and self.reuse is not None and _same(self.reuse, config):
+        if not path.exists() and self.reuse is not None and reuse.same(config, Run(self.reuse)):
             reuse.link(self.reuse, path)
         folder = Folder(path, config)
         with contextlib.ExitStack() as stack:
@@ -244,9 +251,9 @@ def _differ_in(a: Setting, b: Setting) -> list[str]:
     return [key for key in a.values if a.values[key] != b.values[key]]
 
 
-def _same(run: Path, config: Config) -> bool:
-    """Whether a run has the activations that are needed."""
-    return reuse.texts(Run(run).config) == reuse.texts(config)
+def _is_setting(key: str) -> bool:
+    """Whether a field says how to cluster, and not of what or on which machine."""
+    return key.split(".")[0] not in ("model", "sae", "prompts", "n_prompts", "store", "scheduler", "device", "plan")
 
 
 def _once(make: Callable[[], Scheduler]) -> Callable[[], Scheduler]:

@@ -2,7 +2,7 @@
 
 A sweep's file is YAML::
 
-    base: configs/local.yaml        # a configuration file, a mapping, or nothing: the embedded demo
+    base: local.yaml                # a configuration file, a mapping, or nothing: the embedded demo
     fixed: {consensus.members: 1}   # on top of the base
     seeds: 3                        # values of umap.random_state, from the base's on
     vary:                           # any field of the configuration: values
@@ -12,10 +12,13 @@ A sweep's file is YAML::
 or, for several grids that share what they can, `questions`: a name and one or more grids each. Two names beside the
 fields vary which prompts are used: ``source`` (values of the prompts' source, see `source_pattern`) and ``length``
 (lists of a smallest and a largest number of tokens).
+
+Relative paths in it, `base` among them, are next to the file, or, where nothing is there, in the working directory.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +30,7 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from gpuclust import configfile
+from gpuclust import config_paths, configfile
 from gpuclust.config import Config
 from gpuclust.errors import ConfigError
 from gpuclust.places import place
@@ -177,15 +180,30 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
     for grids in sweep.questions.values():
         for grid in grids:
             _check_lengths(grid.vary.get(LENGTH, []), str(path))
+    folder = place(path).parent
+    for grid in (grid for grids in sweep.questions.values() for grid in grids):
+        grid.vary.update({key: [_lead(key, value, folder) for value in grid.vary[key]] for key in grid.vary})
     if isinstance(sweep.base, str):
-        base = configfile.load(sweep.base).resolved()
+        base = configfile.load(config_paths.lead("base", sweep.base, folder)).resolved()
     else:
-        base = configfile.validate(dict(sweep.base or {}), where=f"{path}, base").resolved()
+        given = copy.deepcopy(dict(sweep.base or {}))
+        config_paths.lead_all(given, folder)
+        base = configfile.validate(given, where=f"{path}, base").resolved()
     for key, value in sweep.fixed.items():
-        configfile.assign(base, key, value)
+        configfile.assign(base, key, _lead(key, value, folder))
     for override in overrides:
         configfile.override(base, override)
+    config_paths.lead_all(base)
     return sweep, configfile.validate(base, where=f"{path}, base").resolved()
+
+
+def _lead(key: str, value: Any, folder: Path) -> Any:
+    """A value with its paths, as those of the file; a section is one of several values."""
+    if config_paths.is_path(key):
+        return config_paths.lead(key, value, folder)
+    section = {key: copy.deepcopy(value)}
+    config_paths.lead_all(section, folder)
+    return section[key]
 
 
 def _check_field(key: str, where: str) -> None:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from gpuclust.storage import atomic, checksums
 from gpuclust.sweep import answers_page
-from gpuclust.sweep.answers import answers
+from gpuclust.sweep.answers import about_base, answers
 from gpuclust.sweep.experiment import PAIR_TABLE, RECORD, SETTING_TABLE
 
 PAGE, MARKDOWN = "sweep.html", "sweep.md"
@@ -32,13 +32,14 @@ def report(out: Path, markdown: Path | None, console: Console, quiet: bool) -> N
     table, pairs = pd.read_parquet(out / SETTING_TABLE), pd.read_parquet(out / PAIR_TABLE)
     record = checksums.read_json(out / RECORD)
     found = answers(table, pairs, record)
-    written = answers_page.markdown(found, record)
+    written = answers_page.markdown(found, table, record)
     for path in filter(None, (out / MARKDOWN, markdown)):
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, written)
     atomic.write_text(out / PAGE, answers_page.html(found, table, record))
     if quiet:
         return
+    console.print(f"\n{escape(about_base(table, record))}")
     for answer in found:
         console.print(f"\n[bold]{escape(answer.title)}[/bold] {answer.verdict}")
         for line in (*answer.sentences, *answer.notes):

@@ -1,0 +1,103 @@
+"""How long a run would take, as far as an earlier run's record says; nothing is guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gpuclust import stage_table
+from gpuclust.config import Config
+from gpuclust.errors import GpuclustError
+from gpuclust.results.run import Run
+
+UNKNOWN = "time is not estimated: "
+# What seconds a token depend on, beside the machine
+RATED = ("model", "sae", "max_tokens", "extract.aggregate", "extract.batch_tokens")
+
+
+def estimate(config: Config, earlier: Path | None, extracted: bool = False) -> str:
+    """Say in a line what an earlier run's record says of the time of this one.
+
+    The extraction grows with the tokens: the rate there times the tokens here, of prompts as long as there. Other
+    stages are told as they were, where settings and number of prompts are the same, and else not at all.
+
+    Parameters
+    ----------
+    config : Config
+    earlier : Path, optional
+        Folder of the run.
+    extracted : bool
+        The activations are there, so that their time does not count.
+    """
+    if earlier is None:
+        return (
+            f"{UNKNOWN}give --out or --reuse of a run of this model and SAE, made on this machine, to take rates from"
+        )
+    try:
+        run = Run(earlier)
+        there, stages = run.config, run.record["stages"]
+    except GpuclustError:  # none yet, or one that cannot be read: the run itself says so
+        return f"{UNKNOWN}{earlier} holds no run to take rates from"
+    parts = [] if extracted else [_extraction(config, there, stages, earlier)]
+    if config.n_prompts == there.n_prompts:
+        same = [
+            name for name in stage_table.NAMES if name in stages and name != "extract" and _same(name, config, there)
+        ]
+        same = [name for name in same if not (extracted and name in stage_table.ACTIVATIONS)]
+        if same:
+            seconds = sum(stages[name].get("seconds", 0.0) for name in same)
+            parts.append(f"{duration(seconds)} for {', '.join(same)}, which took as long there")
+    left = [name for name in stage_table.NAMES if name in stages and name not in stage_table.ACTIVATIONS]
+    if left and config.n_prompts != there.n_prompts:
+        seconds = sum(stages[name].get("seconds", 0.0) for name in left)
+        parts.append(
+            f"what follows is not estimated: it took {duration(seconds)} there, with {there.n_prompts:,} prompts"
+        )
+    elif others := [name for name in left if not _same(name, config, there)]:
+        parts.append(f"not estimated, because set otherwise there or not done: {', '.join(others)}")
+    return (
+        f"time, by {earlier} on the machine that made it: {'; '.join(parts)}"
+        if parts
+        else f"{UNKNOWN}{earlier} has none"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write a time with its unit.
+
+    Examples
+    --------
+    >>> duration(0.44), duration(75), duration(5400), duration(180_000)
+    ('0.4 s', '75 s', '90 min', '50 h')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _extraction(config: Config, there: Config, stages: dict[str, Any], earlier: Path) -> str:
+    """Seconds of the extraction, from what was computed by its last command."""
+    entry = stages.get("extract", {})
+    tokens, seconds = entry.get("computed", {}).get("tokens", 0), entry.get("seconds", 0.0)
+    if not tokens or not seconds or not entry.get("rows"):
+        return "the extraction is not estimated: nothing was extracted there"
+    if differ := [name for name in RATED if _value(config, name) != _value(there, name)]:
+        return f"the extraction is not estimated: {', '.join(differ)} differ there"
+    rate = tokens / seconds
+    needed = entry["tokens"] / entry["rows"] * config.n_prompts
+    return f"{duration(needed / rate)} to extract {config.n_prompts:,} prompts, at {rate:,.0f} tokens a second"
+
+
+def _same(name: str, config: Config, there: Config) -> bool:
+    """Whether a stage is set as it was there."""
+    stage = stage_table.get(name)
+    return stage_table.values(stage, config) == stage_table.values(stage, there)
+
+
+def _value(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,86 @@
+"""The time of a plan: from what a run has recorded, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gpuclust
+from gpuclust import cli, schema, stage_table
+from gpuclust.configfile import validate
+from gpuclust.engine.plan_time import UNKNOWN, estimate
+from gpuclust.storage.record import read_record, write_record
+
+
+@pytest.fixture
+def earlier(small_run: Path, tmp_path: Path) -> Path:
+    """A run of 60 prompts whose extraction did 30 tokens a second, and every other stage took 2 seconds."""
+    folder = tmp_path / "earlier"
+    folder.mkdir()
+    for name in (schema.CONFIG, schema.RECORD):
+        shutil.copy(small_run / name, folder / name)
+    record = read_record(folder / schema.RECORD)
+    for entry in record["stages"].values():
+        entry["seconds"] = 2.0
+    record["stages"]["extract"] |= {"tokens": 600, "rows": 60, "seconds": 10.0, "computed": {"tokens": 300}}
+    write_record(folder / schema.RECORD, record)
+    return folder
+
+
+def settings(run: Path, **changed: Any) -> gpuclust.Config:
+    return validate(gpuclust.open_run(run).config.resolved() | changed)
+
+
+def test_the_same_run_takes_as_long(earlier: Path) -> None:
+    said = estimate(settings(earlier), earlier)
+    assert "20 s to extract 60 prompts, at 30 tokens a second" in said
+    others = ", ".join(name for name in stage_table.NAMES if name != "extract")
+    assert f"18 s for {others}, which took as long there" in said
+    assert "not estimated" not in said
+    said = estimate(settings(earlier), earlier, extracted=True)
+    assert "extract" not in said
+    assert "16 s for reduce, " in said
+
+
+def test_more_prompts_take_longer_to_extract_and_the_rest_is_not_guessed(earlier: Path) -> None:
+    said = estimate(settings(earlier, n_prompts=60_000), earlier)
+    assert "333 min" not in said
+    assert "6 h to extract 60,000 prompts, at 30 tokens a second" in said
+    assert "what follows is not estimated: it took 16 s there, with 60 prompts" in said
+    assert "as long there" not in said
+
+
+def test_what_is_set_otherwise_is_not_estimated(earlier: Path) -> None:
+    umap = gpuclust.open_run(earlier).config.resolved()["umap"] | {"random_state": 1}
+    said = estimate(settings(earlier, max_tokens=20, umap=umap), earlier)
+    assert "the extraction is not estimated: max_tokens differ there" in said
+    assert "not estimated, because set otherwise there or not done: embed" in said
+    assert " for reduce, select, neighbors, cluster, " in said
+
+
+def test_no_run_is_no_estimate(earlier: Path, tmp_path: Path) -> None:
+    config = settings(earlier)
+    assert estimate(config, None).startswith(f"{UNKNOWN}give --out or --reuse")
+    assert estimate(config, tmp_path / "none") == f"{UNKNOWN}{tmp_path / 'none'} holds no run to take rates from"
+    (earlier / schema.RECORD).write_text("{")
+    assert estimate(config, earlier).startswith(UNKNOWN)
+
+
+def test_a_plan_says_the_time(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [
+        "run",
+        "--plan",
+        "--scheduler",
+        "local",
+        "--config",
+        str(earlier / schema.CONFIG),
+        "--set",
+        "device.memory=6GB",
+    ]
+    assert cli.main([*given, "--out", str(earlier)]) == 0
+    assert "20 s to extract 60 prompts" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(given) == 0
+    assert UNKNOWN in " ".join(capsys.readouterr().out.split())
