@@ -15,6 +15,7 @@ import yaml
 import gpuclust
 from gpuclust import cli, schema
 from gpuclust.config import Config
+from gpuclust.config_sections import PromptSource
 from gpuclust.configfile import load
 from gpuclust.sweep import grid
 from tests import scripts
@@ -146,11 +147,13 @@ def pages() -> dict[str, str]:
 
 
 def test_the_reference_holds_every_setting_command_and_column(pages: dict[str, str]) -> None:
-    for section, field in Config.model_fields.items():
-        names = getattr(field.annotation, "model_fields", {section: field})
-        for name, inner in names.items():
-            row = next(line for line in pages["configuration"].splitlines() if line.startswith(f"| `{name}` |"))
-            assert (inner.description or "").split("|")[0].split("  ")[0][:30] in row
+    settings = dict(Config.model_fields)
+    for section in (PromptSource, *(field.annotation for field in settings.values())):
+        for name, field in getattr(section, "model_fields", {}).items():
+            assert f"| `{name}` |" in pages["configuration"]
+            assert (field.description or "").replace("|", "\\|") in pages["configuration"]
+    assert [name for name in settings if f"## {name}\n" not in pages["configuration"] and f"| `{name}` |" not in
+            pages["configuration"]] == []  # fmt: skip
     for name in cli.COMMANDS:
         assert f"## gpuclust {name}\n" in pages["commands"]
     assert "`--reuse RUN`" in pages["commands"]
