@@ -140,6 +140,14 @@ def test_what_a_page_names_in_the_package_is_there() -> None:
             assert list(ROOT.glob(path.rstrip("/"))), f"{page.name}: {path}"
 
 
+def test_a_superseded_decision_names_what_took_its_place() -> None:
+    text = (ROOT / "docs/decisions.md").read_text()
+    titles = " ".join(re.findall(r"^## .*$", text, re.MULTILINE) + re.findall(r"\*\*(.*?)\*\*", text))
+    named = re.findall(r"^\*Superseded: .*?“(.*?)(?: …)?”", text, re.MULTILINE)
+    assert len(named) >= 8
+    assert [name for name in named if name not in titles] == []
+
+
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
     found: dict[str, str] = scripts.load("reference_pages").pages()
