@@ -45,7 +45,7 @@ def test_nulls_are_weighed_before_stability() -> None:
     [
         (0, 0, None),
         (2, 10, None),
-        (1, 10, "1 of 10 clusters are found again in two halves of the 60 prompts, clustered apart: the others cannot"),
+        (1, 10, "1 of 10 clusters is found again in two halves of the 60 prompts, clustered apart: the others cannot"),
         (0, 44, "0 of 44 clusters are found again in two halves of the 60 prompts, clustered apart: nothing here can"),
     ],
 )
@@ -61,6 +61,7 @@ def test_the_headline_counts_what_is_found_again() -> None:
     assert verdicts.headline(counts, 18, measured=False) == (
         "18 clusters, 3 of them no better than random; whether halves of the prompts find them again was not measured"
     )
+    assert verdicts.headline({"stable": 1}, 7) == "1 of 7 clusters is found again in halves of the prompts"
     assert verdicts.headline({"stable": 1}, 1) == "1 of 1 cluster is found again in halves of the prompts"
 
 

@@ -141,7 +141,8 @@ def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
 
 
 def _of(n_found: int, n_clusters: int) -> str:
-    return f"{n_found:,} of {n_clusters:,} {'cluster is' if n_clusters == 1 else 'clusters are'}"
+    verb = "is" if 1 in (n_found, n_clusters) else "are"
+    return f"{n_found:,} of {n_clusters:,} cluster{'' if n_clusters == 1 else 's'} {verb}"
 
 
 def _apart(value: float, other: float, digits: int) -> tuple[str, str]:
