@@ -100,6 +100,11 @@ def safe_console(**options: Any) -> Console:
     from rich.text import Text
 
     class Safe(Console):
+        def on_broken_pipe(self) -> None:
+            """Go on in silence where the reader went away (``| head``): work that is begun is worth its end."""
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end, too
+
         def render_str(self, text: str, **kwargs: Any) -> Text:  # before lines are broken
             return super().render_str(visible(text), **kwargs)
 

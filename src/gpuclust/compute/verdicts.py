@@ -136,7 +136,7 @@ def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
     return (
         f"{_of(n_found, n_clusters)} found again in two halves of the {n_prompts:,} prompts, clustered apart: "
         f"{'the others cannot' if n_found else 'nothing here can'} be told from chance. Take more "
-        "prompts, or fewer, larger clusters (communities.resolution, hdbscan.min_cluster_size)"
+        "prompts, or fewer, larger clusters (a lower communities.resolution, a higher hdbscan.min_cluster_size)"
     )
 
 

@@ -197,7 +197,7 @@ function clusterCard(c) {
 function welcome() {
   const large = clusters().sort((x, y) => doubtful(x.cluster) - doubtful(y.cluster) || y.size - x.size).slice(0, 12);
   return [h('h2', null, 'Cards'), h('p', {class: 'quiet'}, 'Click a point on the map or a cluster to see it here.'),
-    large.length ? [h('h3', null, 'Largest clusters'), h('table', null, large.map(row =>
+    large.length ? [h('h3', null, 'Clusters to begin with'), h('table', null, large.map(row =>
       h('tr', null, h('td', null, clusterLink(row.cluster)), h('td', {class: 'n'}, count(row.size)))))]
       : h('p', null, 'There are no clusters: every kept feature is noise.')];
 }
