@@ -437,3 +437,11 @@ def test_a_folder_with_activations_of_its_own_is_left_alone(
     other = shutil.copytree(finished, tmp_path / "own")
     assert command.main(["--reuse", str(finished), "--out", str(other), "--scheduler", "threads"]) == 2
     assert "not on the activations of --reuse" in " ".join(capsys.readouterr().err.split())
+
+
+def test_of_two_sources_of_prompts_only_what_differs_is_named() -> None:
+    here = {"prompts": [{"path": "a", "column": "text"}, {"path": "b", "column": "text"}], "seed": 0}
+    there = {"prompts": ({"path": "a", "column": "text"}, {"path": "c", "column": "text"}), "seed": 0}
+    assert run_folder.differences(here, there) == [("prompts.1.path", "b", "c")]
+    one = {"prompts": here["prompts"][:1], "seed": 0}
+    assert run_folder.differences(here, one) == [("prompts", here["prompts"], one["prompts"])]

@@ -290,7 +290,7 @@ def _within(key: str, sections: Sequence[str]) -> bool:
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """List (key, value in a, value in b) wherever two nested configurations differ.
+    """List (key, value in a, value in b) wherever two nested configurations differ; items of lists as long by number.
 
     Parameters
     ----------
@@ -303,4 +303,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
         for key in [*a, *(key for key in b if key not in a)]:
             found += differences(a.get(key), b.get(key), f"{prefix}{key}.")
         return found
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        here, there = ({str(number): item for number, item in enumerate(one)} for one in (a, b))
+        return differences(here, there, prefix)
     return [] if a == b else [(prefix.removesuffix("."), a, b)]
