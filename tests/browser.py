@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+
+from gpuclust import schema
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run",
@@ -46,6 +49,28 @@ def reported(request: pytest.FixtureRequest) -> Path:
     elsewhere = os.environ.get("GPUCLUST_BROWSER_RUN")
     run: Path = Path(elsewhere).resolve() if elsewhere else request.getfixturevalue("small_run")
     return run
+
+
+@pytest.fixture(scope="module")
+def opened(chromium: Any, reported: Path) -> Any:
+    chromium.get("about:blank")
+    chromium.get_log("performance")  # what the browser's own first page asked for
+    chromium.get((reported / schema.REPORT).as_uri())
+    until(chromium, "document.documentElement.dataset.ready === 'true'")
+    return chromium
+
+
+@pytest.fixture
+def page(opened: Any) -> Any:
+    opened.execute_script(
+        "history.replaceState(null, '', location.pathname); dispatchEvent(new PopStateEvent('popstate'))"
+    )
+    return opened
+
+
+@pytest.fixture(scope="module")
+def features(reported: Path) -> pd.DataFrame:
+    return pd.read_parquet(reported / schema.FEATURES)
 
 
 def until(page: Any, condition: str | Callable[[Any], Any]) -> Any:

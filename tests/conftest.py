@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from gpuclust.hardware.backend import cuda_status
-from tests.browser import chromium, reported  # noqa: F401  fixtures
+from tests.browser import chromium, features, opened, page, reported  # noqa: F401  fixtures
 
 settings.register_profile("gpuclust", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("gpuclust")

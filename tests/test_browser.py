@@ -21,28 +21,6 @@ from tests.browser import card, send, until
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def opened(chromium: Any, reported: Path) -> Any:
-    chromium.get("about:blank")
-    chromium.get_log("performance")  # what the browser's own first page asked for
-    chromium.get((reported / schema.REPORT).as_uri())
-    until(chromium, "document.documentElement.dataset.ready === 'true'")
-    return chromium
-
-
-@pytest.fixture
-def page(opened: Any) -> Any:
-    opened.execute_script(
-        "history.replaceState(null, '', location.pathname); dispatchEvent(new PopStateEvent('popstate'))"
-    )
-    return opened
-
-
-@pytest.fixture(scope="module")
-def features(reported: Path) -> pd.DataFrame:
-    return pd.read_parquet(reported / schema.FEATURES)
-
-
 def test_the_card_of_noise_says_why(
     chromium: Any, reported: Path, features: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

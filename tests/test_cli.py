@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -154,3 +155,38 @@ def test_a_full_disk_behind_the_output_is_told() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1, done.stderr
     assert "cannot write the standard output or a file: No space left on device" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "made"),
+    [
+        (["compare", "RUN", "OTHER", "--out", "OUT"], "OUT/compare.html"),
+        (["show", "RUN"], None),
+        (["verify", "RUN"], None),
+        (["report", "RUN"], "RUN/report.html"),
+        (["export", "RUN", "OUT.zarr"], "OUT.zarr"),
+        (["run", "--reuse", "RUN", "--out", "OUT", "--scheduler", "threads"], "OUT/report.html"),
+        (["run", "--reuse", "RUN", "--out", "OUT", "--scheduler", "threads", "--quiet"], "OUT/report.html"),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[6:]) if isinstance(value, list) else "",
+)
+def test_a_reader_that_goes_away_ends_no_command(
+    small_run: Path, tmp_path: Path, command: list[str], made: str | None
+) -> None:
+    """gpuclust … | head: what was asked for is there, and nothing is said of it."""
+    for name in ("RUN", "OTHER"):
+        shutil.copytree(small_run, tmp_path / name)
+    if made is not None:
+        (tmp_path / made).unlink(missing_ok=True)
+    names = {"RUN", "OTHER", "OUT", "OUT.zarr"}
+    words = [str(tmp_path / word) if word in names else word for word in command]
+    with subprocess.Popen(
+        [sys.executable, "-m", "gpuclust.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as done:
+        assert done.stdout is not None
+        assert done.stderr is not None
+        done.stdout.close()
+        said = done.stderr.read().decode()
+    assert done.returncode == 0, said
+    assert "Error" not in said
+    assert made is None or (tmp_path / made).exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +72,6 @@ def test_csv(tmp_path: Path) -> None:
     assert compare.main([str(a), str(b), "--out", str(tmp_path / "out"), "--csv"]) == 0
     assert len(pd.read_csv(tmp_path / "out" / "pairs.csv")) == 1
     assert (tmp_path / "out" / "features.csv").exists()
-
-
-def test_a_reader_that_goes_away_costs_no_table(tmp_path: Path) -> None:
-    folders = [str(finished(tmp_path / name, [0, 0, 1], {})) for name in ("a", "b")]
-    command = [sys.executable, "-m", "gpuclust.compare", *folders, "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
-        assert done.stdout is not None
-        assert done.stderr is not None
-        done.stdout.close()  # gpuclust compare … | head -0
-        said = done.stderr.read()
-    assert (done.returncode, said) == (0, b"")
-    assert (tmp_path / "out" / comparison.PAGE).exists()
 
 
 def test_other_saes_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,27 +16,6 @@ from tests.browser import card, send, until
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def opened(chromium: Any, reported: Path) -> Any:
-    chromium.get("about:blank")
-    chromium.get((reported / schema.REPORT).as_uri())
-    until(chromium, "document.documentElement.dataset.ready === 'true'")
-    return chromium
-
-
-@pytest.fixture
-def page(opened: Any) -> Any:
-    opened.execute_script(
-        "history.replaceState(null, '', location.pathname); dispatchEvent(new PopStateEvent('popstate'))"
-    )
-    return opened
-
-
-@pytest.fixture(scope="module")
-def features(reported: Path) -> pd.DataFrame:
-    return pd.read_parquet(reported / schema.FEATURES)
-
-
 NAMES = "[...document.querySelectorAll('#names span')]"
 BOXES = (
     f"return {NAMES}.map(e => {{ const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; }})"

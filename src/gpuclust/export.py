@@ -24,7 +24,7 @@ def work(args: argparse.Namespace) -> None:
     from gpuclust.storage.export import export
 
     export(args.run, args.target, args.codec)
-    print(f"wrote {terminal.visible(str(args.target))}")
+    terminal.say(f"wrote {args.target}")
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ def work(args: argparse.Namespace) -> None:
         atomic.remove_leftovers(args.run, schema.REPORT)
         size = write(args.run)
         record_anew(args.run, "report", [schema.REPORT])
-    print(f"wrote {terminal.visible(str(args.run / schema.REPORT))} ({size / 1e6:.1f} MB)")
+    terminal.say(f"wrote {args.run / schema.REPORT} ({size / 1e6:.1f} MB)")
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ def work(args: argparse.Namespace) -> None:
             imported=args.reuse is not None,
         )  # fmt: skip
     if args.quiet:
-        print(terminal.visible(str(out)), flush=True)
+        terminal.say(str(out))
 
 
 def main(given: Sequence[str] | None = None) -> int:

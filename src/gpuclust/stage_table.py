@@ -148,13 +148,14 @@ def after(name: str) -> tuple[str, ...]:
 
 def values(stage: Stage, config: Config) -> dict[str, Any]:
     """Return what of the configuration a stage's key depends on, as plain data by the names of `Stage.fields`."""
-    return {name: _plain(config, name) for name in stage.fields}
+    return {name: value(config, name) for name in stage.fields}
 
 
-def _plain(config: Config, name: str) -> Any:
-    value: Any = config
+def value(config: Config, name: str) -> Any:
+    """Return a field, a section or what follows from them, such as ``umap.n_components``, as plain data."""
+    found: Any = config
     for part in name.split("."):
-        value = getattr(value, part)
-    if isinstance(value, tuple):
-        return [item.model_dump(mode="json") for item in value]
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+        found = getattr(found, part)
+    if isinstance(found, tuple):
+        return [item.model_dump(mode="json") for item in found]
+    return found.model_dump(mode="json") if hasattr(found, "model_dump") else found

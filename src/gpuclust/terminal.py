@@ -89,6 +89,11 @@ def console(quiet: bool) -> Console:
     return result
 
 
+def say(line: str) -> None:
+    """Print a line as it is on stdout, whole however long it is; that nobody reads it costs nothing."""
+    safe_console().print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
 def safe_console(**options: Any) -> Console:
     """Return a Rich console on which texts are data: what a terminal would act on is written as escapes.
 
@@ -103,7 +108,7 @@ def safe_console(**options: Any) -> Console:
         def on_broken_pipe(self) -> None:
             """Go on in silence where the reader went away (``| head``): work that is begun is worth its end."""
             self.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end, too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # what Python flushes at its end, too
 
         def render_str(self, text: str, **kwargs: Any) -> Text:  # before lines are broken
             return super().render_str(visible(text), **kwargs)

@@ -83,7 +83,7 @@ def _extraction(config: Config, there: Config, stages: dict[str, Any], earlier: 
     tokens, seconds = entry.get("computed", {}).get("tokens", 0), entry.get("seconds", 0.0)
     if not tokens or not seconds or not entry.get("rows"):
         return "the extraction is not estimated: nothing was extracted there"
-    if differ := [name for name in RATED if _value(config, name) != _value(there, name)]:
+    if differ := [name for name in RATED if stage_table.value(config, name) != stage_table.value(there, name)]:
         return f"the extraction is not estimated: {', '.join(differ)} differ there"
     rate = tokens / seconds
     needed = entry["tokens"] / entry["rows"] * config.n_prompts
@@ -94,10 +94,3 @@ def _same(name: str, config: Config, there: Config) -> bool:
     """Whether a stage is set as it was there."""
     stage = stage_table.get(name)
     return stage_table.values(stage, config) == stage_table.values(stage, there)
-
-
-def _value(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

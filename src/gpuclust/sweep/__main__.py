@@ -40,7 +40,7 @@ def work(args: argparse.Namespace) -> None:
     Experiment(sweep, base, out, args.scheduler, console, args.quiet, args.reuse).run()
     report(out, args.markdown, console, args.quiet)
     if args.quiet:
-        print(terminal.visible(str(out)), flush=True)
+        terminal.say(str(out))
 
 
 def main(given: Sequence[str] | None = None) -> int:
