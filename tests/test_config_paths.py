@@ -193,3 +193,27 @@ def test_a_sweep_of_an_earlier_version_goes_on(
     assert record["computed"]["trials"] == 0
     assert record["base"]["umap.n_neighbors"] == 6  # where the base is no default of gpuclust
     assert not {"model.name", "sae.path", "prompts", "n_prompts"} & set(record["base"])
+
+
+def test_a_runs_own_model_is_what_it_was(folders: tuple[Path, Path]) -> None:
+    """An id of the hub in a record becomes no folder that happens to be here."""
+    beside, working = folders
+    (working / "gpt2").mkdir()
+    (working / "gpt2/config.json").touch()
+    (beside / schema.RECORD).touch()
+    (beside / "config.yaml").write_text("model: {name: gpt2}")
+    assert configfile.load(beside / "config.yaml").model.name == "gpt2"
+    assert configfile.load(beside / "config.yaml", ["seed=3"]).model.name == "gpt2"
+    assert configfile.load(beside / "config.yaml", ["model.name=./gpt2"]).model.name == str(working / "gpt2")
+    (working / "sweep.yaml").write_text(f"base: {beside / 'config.yaml'}\nvary: {{seed: [1, 2]}}\n")
+    assert grid.load(working / "sweep.yaml")[1]["model"]["name"] == "gpt2"
+
+
+def test_another_spelling_of_the_same_place_is_the_same_run(folders: tuple[Path, Path]) -> None:
+    beside, _ = folders
+    (beside / "sae").mkdir()
+    (beside.parent / "link").symlink_to(beside)
+    known = {"sae": {"path": str(beside / "sae")}}
+    here = {"sae": {"path": str(beside.parent / "link" / "sae")}}
+    assert config_paths.as_recorded(here, known) == known
+    assert config_paths.as_recorded({"sae": {"path": str(beside / "other")}}, known) != known

@@ -53,12 +53,37 @@ def test_more_prompts_take_longer_to_extract_and_the_rest_is_not_guessed(earlier
     assert "as long there" not in said
 
 
-def test_what_is_set_otherwise_is_not_estimated(earlier: Path) -> None:
+def test_what_is_set_otherwise_is_not_estimated_nor_what_reads_it(earlier: Path) -> None:
     umap = gpuclust.open_run(earlier).config.resolved()["umap"] | {"random_state": 1}
-    said = estimate(settings(earlier, max_tokens=20, umap=umap), earlier)
+    said = estimate(settings(earlier, umap=umap), earlier)
+    assert "8.0 s for prompts, reduce, select, neighbors, which took as long there" in said
+    assert said.endswith("set otherwise there or not done: embed, cluster, quality, analyse, report")
+    said = estimate(settings(earlier, max_tokens=20), earlier)
     assert "the extraction is not estimated: max_tokens differ there" in said
-    assert "not estimated, because set otherwise there or not done: embed" in said
-    assert " for reduce, select, neighbors, cluster, " in said
+    assert "as long there" not in said
+
+
+def test_the_last_few_shards_give_no_rate(earlier: Path) -> None:
+    record = read_record(earlier / schema.RECORD)
+    record["stages"]["extract"]["computed"] = {"tokens": 12}  # of 600, in seconds that are those of loading
+    write_record(earlier / schema.RECORD, record)
+    assert "the extraction is not estimated: the last command there did 2% of it" in estimate(
+        settings(earlier), earlier
+    )
+
+
+def test_other_workers_give_no_rate(earlier: Path) -> None:
+    said = estimate(settings(earlier), earlier, device="cuda")
+    assert said == f"{UNKNOWN}{earlier} was computed by workers of cpu, and this would be by those of cuda"
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": "x"}, {"seconds": None}, {"computed": 3}, {"tokens": None}])
+def test_an_edited_record_is_no_estimate(earlier: Path, wrong: dict[str, Any]) -> None:
+    record = read_record(earlier / schema.RECORD)
+    for name in ("extract", "reduce"):
+        record["stages"][name] |= wrong
+    write_record(earlier / schema.RECORD, record)
+    assert UNKNOWN in estimate(settings(earlier), earlier) or "not estimated" in estimate(settings(earlier), earlier)
 
 
 def test_no_run_is_no_estimate(earlier: Path, tmp_path: Path) -> None:

@@ -232,7 +232,16 @@ def test_addresses_open_cards_those_of_older_reports_too(page: Any, address: str
 
 @pytest.mark.parametrize(
     ("asked", "address"),
-    [("17", "f17"), ("f17", "f17"), ("feature 17", "f17"), ("F 17", "f17"), ("c1", "c1"), ("Cluster 1", "c1")],
+    [
+        ("17", "f17"),
+        ("f17", "f17"),
+        ("feature 17", "f17"),
+        ("F 17", "f17"),
+        ("c1", "c1"),
+        ("Cluster 1", "c1"),
+        ("#c1", "c1"),
+        ("#f17", "f17"),
+    ],
 )
 def test_numbers_are_searched_for(page: Any, asked: str, address: str) -> None:
     send(page, "#query", asked)
@@ -277,5 +286,16 @@ def test_what_is_not_there_is_said(page: Any) -> None:
     assert until(page, "document.querySelector('#message').textContent") == 'Nothing matches "<b>qqq".'
     top = page.execute_script("return document.querySelector('#message').getBoundingClientRect().top")
     assert 0 < top < 300  # in sight wherever the page is scrolled to
+    send(page, "#query", "c1 c1")  # words: a cluster's number is none
+    until(page, "document.querySelector('#message').textContent === 'Nothing matches \"c1 c1\".'")
     send(page, "#query", "c99999")
     until(page, "document.querySelector('#message').textContent.startsWith('There is no cluster 99999; there are ')")
+
+
+def test_an_address_of_nothing_shows_no_other_card(page: Any) -> None:
+    page.execute_script("location.hash = 'c1'")
+    until(page, "document.querySelector('#card').innerText.startsWith('Cluster 1')")
+    page.execute_script("location.hash = 'f999999'")
+    until(page, "document.querySelector('#message').textContent === 'There is no feature 999999.'")
+    assert card(page).startswith("Cards")
+    assert page.execute_script("return document.getElementById('map').data[2].x.length") == 0

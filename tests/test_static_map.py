@@ -62,6 +62,34 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     assert len(first) > 1000
 
 
+def test_nobodys_matplotlibrc_makes_another_picture(tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    features, clusters = tables([(0, 0), (5, 5)], ["stable", "stable"])
+    static_map.write(features, clusters, tmp_path / "a.png")
+    with mpl.rc_context({"text.usetex": True, "savefig.dpi": 20, "savefig.bbox": "tight", "axes.grid": True}):
+        static_map.write(features, clusters, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_what_the_font_has_not_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    features, clusters = tables([(0, 0), (5, 5)], ["stable", "stable"])
+    static_map.write(features, clusters.assign(name=["中国", "日本", None]), tmp_path / "map.png")
+    assert [record.message for record in caplog.records if "lacks characters" in record.message] == [
+        record.message for record in caplog.records
+    ]
+    assert len(caplog.records) == 1
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_a_folder_is_no_figure(tmp_path: Path) -> None:
+    (tmp_path / "map.svg").mkdir()
+    with pytest.raises(InputError, match=r"map\.svg is a folder"):
+        static_map.check(tmp_path / "map.svg")
+
+
 def test_nothing_but_noise_is_drawn_without_names(tmp_path: Path) -> None:
     features, clusters = tables([], [])
     assert static_map.write(features, clusters, tmp_path / "map.png") == []
@@ -73,6 +101,9 @@ def test_another_kind_of_file_is_refused(small_run: Path, tmp_path: Path) -> Non
 
 
 def test_the_command_writes_it(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(small_run), "--figure", str(tmp_path / "map.svg"), "--dark"]) == 0
-    assert "clusters are named" in capsys.readouterr().out
-    assert static_map.GROUND[True] in (tmp_path / "map.svg").read_text()
+    target = tmp_path / "a[red]b.svg"
+    assert main([str(small_run), "--figure", str(target), "--dark"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{target}: ")  # a path is no markup
+    assert "clusters are named" in said
+    assert static_map.GROUND[True] in target.read_text()

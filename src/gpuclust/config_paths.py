@@ -45,18 +45,20 @@ def lead(key: str, value: Any, folder: Path | None = None) -> Any:
         As given; what is no path at all is returned as it is, and refused where the configuration is validated.
     folder : Path, optional
         Of the file. Without it, and for the record of a run, whose relative paths are of earlier versions, the working
-        directory alone counts.
+        directory alone counts; a model's name in a record is what it was, an id of the hub or such a path.
     """
     if not isinstance(value, str) or value == "demo":
         return value
+    if folder is not None and (folder / schema.RECORD).exists():
+        if key == MODEL:
+            return value
+        folder = None
     try:
         given = place(value)
     except StoreError:
         return value
     if given.is_absolute():
         return value
-    if folder is not None and (folder / schema.RECORD).exists():
-        folder = None
     tried = [absolute(given)] if folder is None else [absolute(folder / given), absolute(given)]
     for path in tried:
         if os.path.exists(path / "config.json" if key == MODEL else path):
@@ -69,16 +71,20 @@ def absolute(path: Path) -> Path:
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
-def lead_all(data: Any, folder: Path | None = None) -> None:
+def lead_all(data: Any, folder: Path | None = None, known: Any = None) -> None:
     """Do to all paths of a configuration, in place, what `lead` does to one.
 
     Parameters
     ----------
     data : plain data
     folder : Path, optional
+    known : plain data, optional
+        Whose paths were led already: those that are the same here are left.
     """
+    done = {key: holder[name] for key, holder, name in _places(known)}
     for key, holder, name in _places(data):
-        holder[name] = lead(key, holder[name], folder)
+        if key not in done or done[key] != holder[name]:
+            holder[name] = lead(key, holder[name], folder)
 
 
 def as_recorded(data: dict[str, Any], record: Any) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def as_recorded(data: dict[str, Any], record: Any) -> dict[str, Any]:
     recorded = {key: holder[name] for key, holder, name in _places(record)}
     for key, holder, name in _places(data):
         there, here = recorded.get(key), holder[name]
-        if isinstance(there, str) and isinstance(here, str) and there != here and str(absolute(Path(there))) == here:
+        if isinstance(there, str) and isinstance(here, str) and os.path.realpath(there) == os.path.realpath(here):
             holder[name] = there
     return data
 

@@ -79,7 +79,7 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
     where, in_file, overrides = str(path) if path else "configuration", copy.deepcopy(data), list(overrides)
     for assignment in overrides:
         override(data, assignment)
-    config_paths.lead_all(data)
+    config_paths.lead_all(data, known=in_file)
     try:
         return validate(data, where)
     except ConfigError as error:

@@ -35,7 +35,7 @@ def work(args: argparse.Namespace) -> None:
         console.print(run.feature(number))
     if args.figure:
         named = run.write_map(args.figure, dark=args.dark)
-        console.print(f"{args.figure}: {len(named)} of {len(run.clusters) - 1} clusters are named")
+        terminal.say(f"{args.figure}: {len(named)} of {len(run.clusters) - 1} clusters are named")
     if not (args.cluster or args.feature or args.figure):
         if "analyse" not in run.record["stages"]:
             raise StoreError(

@@ -8,18 +8,21 @@ from typing import Any
 from gpuclust import stage_table
 from gpuclust.config import Config
 from gpuclust.errors import GpuclustError
+from gpuclust.formatting import percent
 from gpuclust.results.run import Run
 
 UNKNOWN = "time is not estimated: "
 # What seconds a token depend on, beside the machine
+LEAST = 0.5  # share of the tokens that has to be computed at once: of fewer, seconds are those of loading
 RATED = ("model", "sae", "max_tokens", "extract.aggregate", "extract.batch_tokens")
 
 
-def estimate(config: Config, earlier: Path | None, extracted: bool = False) -> str:
+def estimate(config: Config, earlier: Path | None, extracted: bool = False, device: str = "cpu") -> str:
     """Say in a line what an earlier run's record says of the time of this one.
 
     The extraction grows with the tokens: the rate there times the tokens here, of prompts as long as there. Other
-    stages are told as they were, where settings and number of prompts are the same, and else not at all.
+    stages are told as they were, where settings, their own and those of what they read, and the number of prompts are
+    the same, and else not at all.
 
     Parameters
     ----------
@@ -28,6 +31,8 @@ def estimate(config: Config, earlier: Path | None, extracted: bool = False) -> s
         Folder of the run.
     extracted : bool
         The activations are there, so that their time does not count.
+    device : {"cpu", "cuda"}
+        That this run's workers have.
     """
     if earlier is None:
         return (
@@ -35,9 +40,15 @@ def estimate(config: Config, earlier: Path | None, extracted: bool = False) -> s
         )
     try:
         run = Run(earlier)
-        there, stages = run.config, run.record["stages"]
-    except GpuclustError:  # none yet, or one that cannot be read: the run itself says so
+        if (other := run.record.get("device")) != device:
+            return f"{UNKNOWN}{earlier} was computed by workers of {other}, and this would be by those of {device}"
+        return _told(config, run.config, run.record["stages"], earlier, extracted)
+    # None yet, or a record that is damaged or edited: the run itself says so
+    except (GpuclustError, KeyError, TypeError, ValueError, AttributeError):
         return f"{UNKNOWN}{earlier} holds no run to take rates from"
+
+
+def _told(config: Config, there: Config, stages: dict[str, Any], earlier: Path, extracted: bool) -> str:
     parts = [] if extracted else [_extraction(config, there, stages, earlier)]
     if config.n_prompts == there.n_prompts:
         same = [
@@ -83,6 +94,8 @@ def _extraction(config: Config, there: Config, stages: dict[str, Any], earlier: 
     tokens, seconds = entry.get("computed", {}).get("tokens", 0), entry.get("seconds", 0.0)
     if not tokens or not seconds or not entry.get("rows"):
         return "the extraction is not estimated: nothing was extracted there"
+    if tokens < LEAST * entry["tokens"]:
+        return f"the extraction is not estimated: the last command there did {percent(tokens / entry['tokens'])} of it"
     if differ := [name for name in RATED if stage_table.value(config, name) != stage_table.value(there, name)]:
         return f"the extraction is not estimated: {', '.join(differ)} differ there"
     rate = tokens / seconds
@@ -91,6 +104,7 @@ def _extraction(config: Config, there: Config, stages: dict[str, Any], earlier: 
 
 
 def _same(name: str, config: Config, there: Config) -> bool:
-    """Whether a stage is set as it was there."""
+    """Whether a stage, and all that it reads, is set as it was there."""
     stage = stage_table.get(name)
-    return stage_table.values(stage, config) == stage_table.values(stage, there)
+    own = stage_table.values(stage, config) == stage_table.values(stage, there)
+    return own and all(_same(read, config, there) for read in stage.reads)

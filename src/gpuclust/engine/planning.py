@@ -63,7 +63,8 @@ def show_plan(
     if on_device is not None:
         bounds += f" of the host, {gigabytes(on_device)} of its GPU"
     console.print(
-        f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['source']}), {bounds}"
+        f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['source']}), {bounds}",
+        markup=False,
     )
     console.print(
         f"blocks of {plan.rows:,} prompts, Gram tiles of {plan.tile:,} features, {plan.tiles_per_pass} a pass"
@@ -78,7 +79,7 @@ def show_plan(
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
-    console.print(plan_time.estimate(config, earlier, extracted), markup=False)
+    console.print(plan_time.estimate(config, earlier, extracted, device), markup=False)
     model = gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
     bounds = "all features kept, as many clusters as hdbscan.min_cluster_size allows"
     console.print(f"[dim]upper bounds: {bounds}; {model}[/dim]")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ from gpuclust.types import Array
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+log = logging.getLogger("gpuclust")
+
 SUFFIXES = (".svg", ".pdf", ".png")
 INCHES, DPI = (8.0, 5.0), 160
 GROUND, INK = {False: "#ffffff", True: "#16171a"}, {False: "#1b1b1f", True: "#ececf0"}
@@ -29,7 +33,9 @@ FADED = 0.2  # opacity of clusters that are not found again, or no better than r
 
 
 def check(path: Path) -> None:
-    """Refuse a file that is no picture by its name: InputError."""
+    """Refuse a file that is no picture by its name, or is a folder: InputError."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file in it, such as {path / 'map.svg'}")
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: a figure is written as {', '.join(SUFFIXES)}")
 
@@ -56,13 +62,15 @@ def write(features: pd.DataFrame, clusters: pd.DataFrame, path: Path, dark: bool
     InputError
         For another kind of file.
     """
-    from matplotlib import rc_context
+    from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     check(path)
-    style: Any = {"svg.hashsalt": "gpuclust", "font.family": "sans-serif", "font.size": 8, "text.parse_math": False}
-    with rc_context(style):
+    wanted: Any = {"svg.hashsalt": "gpuclust", "font.family": "sans-serif", "font.size": 8, "text.parse_math": False}
+    # The default beneath it, so that nobody's matplotlibrc makes it another picture
+    with style.context(["default", wanted]), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         figure = Figure(INCHES, DPI, facecolor=GROUND[dark], layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -73,6 +81,12 @@ def write(features: pd.DataFrame, clusters: pd.DataFrame, path: Path, dark: bool
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
         with atomic.replacing(path) as partial:
             figure.savefig(partial, format=path.suffix[1:].lower(), metadata=metadata)
+    for warning in said:
+        if "Glyph" not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if any("Glyph" in str(warning.message) for warning in said):
+        log.warning("figure: matplotlib's font lacks characters of some names, which are drawn as boxes: set "
+                    "analyse.labeller to give names that it has")  # fmt: skip
     return named
 
 

@@ -191,9 +191,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, 
         base = configfile.validate(given, where=f"{path}, base").resolved()
     for key, value in sweep.fixed.items():
         configfile.assign(base, key, _lead(key, value, folder))
+    known = copy.deepcopy(base)
     for override in overrides:
         configfile.override(base, override)
-    config_paths.lead_all(base)
+    config_paths.lead_all(base, known=known)
     return sweep, configfile.validate(base, where=f"{path}, base").resolved()
 
 

@@ -35,12 +35,11 @@ function open() {
   const {kind, id} = addressed(), exists = kind === 'feature' ? id < a.kept.length : kind === 'cluster' && clusterOf.has(id);
   for (const row of document.querySelectorAll('#cluster-table tr.chosen')) row.classList.remove('chosen');
   say('');
-  if (!kind) {
+  if (!exists) {
     fill($('card'), welcome());
     choose([]);
-    return;
+    return kind && say(`There is no ${kind} ${id}.`);
   }
-  if (!exists) return say(`There is no ${kind} ${id}.`);
   show(kind === 'feature' ? featureCard(id) : clusterCard(id));
   choose(kind === 'feature' ? [id] : members[id] || []);
   if (kind === 'cluster') document.querySelector(`#cluster-table tr[data-key="${id}"]`)?.classList.add('chosen');

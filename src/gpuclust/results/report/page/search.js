@@ -1,7 +1,7 @@
 // Search: a feature or cluster by its number, or words in clusters and at the peaks of features.
 
 function search(text) {
-  const wanted = text.trim(), [, kind, digits] = wanted.match(/^(c|cluster|f|feature)?\s*#?(\d+)$/i) || [];
+  const wanted = text.trim(), [, kind, digits] = wanted.match(/^#?(c|cluster|f|feature)?\s*#?(\d+)$/i) || [];
   if (!wanted) return;
   if (!digits) return showFound(wanted);
   const n = Number(digits);
@@ -15,7 +15,7 @@ function search(text) {
 
 function showFound(wanted) {
   const parts = wanted.toLowerCase().split(/\s+/);
-  const found = clusters().filter(row => parts.every(part => wordsOf(row).includes(part)));
+  const found = clusters().filter(row => parts.every(part => spoken(row).includes(part)));
   const peaks = timed('search', () => peaksAt(wanted.toLowerCase())), features = [...peaks.keys()].sort((f, g) => peaks.get(g) - peaks.get(f) || f - g);
   if (!found.length && !features.length) return say(`Nothing matches "${wanted}".`);
   say('');
@@ -29,17 +29,18 @@ function showFound(wanted) {
   );
 }
 
-/** What is looked through of a cluster. */
-const wordsOf = row => `${row.cluster} c${row.cluster} ${row.name || ''} ${(row.tokens || []).join(' ')} ${(row.keywords || []).join(' ')}`.toLowerCase();
+/** The words of a cluster, and what the table's filter looks through, its number too. */
+const spoken = row => [row.name || '', ...(row.tokens || []), ...(row.keywords || [])].join(' ').toLowerCase();
+const wordsOf = row => `${row.cluster} c${row.cluster} ${spoken(row)}`;
 
 /** In how many of its stored prompts each feature peaks within the words: found once a text, as many features share it. */
 function peaksAt(wanted) {
   const found = new Map();
   if (!a.ctx_first) return found;
-  const places = run.pieces.map(text => occurrences(text, wanted));
+  const places = run.pieces.map(text => occurrences(text, wanted)), length = Array.from(wanted).length;
   for (let f = 0; f < a.kept.length; f++) {
     for (let i = a.ctx_first[f]; i < a.ctx_first[f + 1]; i++) {
-      if (places[a.ctx_piece[i]].some(at => at < a.ctx_stop[i] && a.ctx_start[i] < at + wanted.length)) found.set(f, (found.get(f) || 0) + 1);
+      if (places[a.ctx_piece[i]].some(at => at < a.ctx_stop[i] && a.ctx_start[i] < at + length)) found.set(f, (found.get(f) || 0) + 1);
     }
   }
   return found;
@@ -47,7 +48,8 @@ function peaksAt(wanted) {
 
 /** Where words begin in a text, in code points. */
 function occurrences(text, wanted) {
-  const lower = text.toLowerCase(), same = lower.length === text.length ? lower : text, found = []; // places must stay
+  const lower = text.toLowerCase(), found = [];
+  const same = lower.length === text.length ? lower : Array.from(text, c => c.toLowerCase().length === c.length ? c.toLowerCase() : c).join(''); // places must stay
   const wide = /[\ud800-\udfff]/.test(text);
   for (let at = same.indexOf(wanted); at >= 0; at = same.indexOf(wanted, at + 1)) found.push(wide ? Array.from(same.slice(0, at)).length : at);
   return found;
