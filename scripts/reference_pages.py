@@ -55,6 +55,7 @@ TABLES: dict[str, Mapping[str, tuple[str, str]]] = {
     schema.CLUSTERS: schema.CLUSTER_COLUMNS,
     schema.QUALITY: schema.QUALITY_COLUMNS,
     schema.CLUSTER_SIMILARITY: schema.SIMILARITY_COLUMNS,
+    schema.THEMES: schema.THEME_COLUMNS,
 }
 
 

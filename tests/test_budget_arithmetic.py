@@ -153,7 +153,7 @@ def test_quality_is_at_least_its_clusterings() -> None:
 def test_analyse() -> None:
     settings = ONE | {"extract": {"top_examples": 7}, "analyse": {"promoted_tokens": 0}}
     examples = F * 7 * 320
-    assert peaks(settings)["analyse"] == BASE + ROWS + 100 * 8 * (6 * N + 4 * 100) + examples + SAE
+    assert peaks(settings)["analyse"] == BASE + ROWS + 100 * 8 * (6 * N + 8 * 100) + examples + SAE
     many = replace(SHAPES, n_prompts=10_000)
     assert peaks(settings, many)["analyse"] == (
         peaks(settings)["analyse"] + 100 * 8 * 6 * (4096 - N) + (many_rows(many) - BLOCK) * (ROWS // BLOCK)
@@ -162,7 +162,7 @@ def test_analyse() -> None:
     whole = replace(SHAPES, whole_bytes=3 * MODEL)
     assert peaks(settings, whole)["analyse"] - peaks(settings)["analyse"] == 3 * (3 * MODEL - MODEL) // 2
     unknown = replace(SHAPES, n_clusters=0)  # as many as their smallest size allows
-    tables = K // 10 * 8 * (6 * N + 4 * (K // 10)) - 100 * 8 * (6 * N + 4 * 100)
+    tables = K // 10 * 8 * (6 * N + 8 * (K // 10)) - 100 * 8 * (6 * N + 8 * 100)
     assert peaks(settings, unknown)["analyse"] - peaks(settings)["analyse"] == tables
 
 

@@ -27,6 +27,7 @@ from tests.test_folder import go
 READERS = {
     schema.FEATURES: "features", schema.CLUSTERS: "clusters", schema.PROMPTS: "prompts", schema.EXAMPLES: "examples",
     schema.EXAMPLE_SPANS: "example_spans", schema.CLUSTER_SIMILARITY: "cluster_similarity",
+    schema.THEMES: "themes",
     f"{schema.NEIGHBORS}/indices/c/0/0": "neighbors", f"{schema.EMBEDDING}/embedding/c/0/0": "embedding",
     f"{schema.CLUSTER_ACTIVATIONS}/activation/c/0/0": "cluster_activations",
     f"{schema.ACTIVATIONS}/feature/c/0": "activations",

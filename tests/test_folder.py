@@ -30,7 +30,7 @@ from tests.planted import planted
 
 TABLES = (
     schema.PROMPTS, schema.EXAMPLES, schema.SELECTED, schema.FEATURES, schema.CONDENSED_TREE, schema.QUALITY,
-    schema.CLUSTERS, schema.CLUSTER_SIMILARITY, schema.EXAMPLE_SPANS,
+    schema.CLUSTERS, schema.CLUSTER_SIMILARITY, schema.THEMES, schema.EXAMPLE_SPANS,
 )  # fmt: skip
 
 

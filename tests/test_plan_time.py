@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import gpuclust
 from gpuclust import cli, schema, stage_table
@@ -109,3 +110,20 @@ def test_a_plan_says_the_time(earlier: Path, capsys: pytest.CaptureFixture[str])
     assert "20 s to extract 60 prompts" in " ".join(capsys.readouterr().out.split())
     assert cli.main(given) == 0
     assert UNKNOWN in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_plan_on_a_runs_activations_is_of_its_prompts(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of as many as its configuration asked for."""
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    record = read_record(run / schema.RECORD)
+    asked = record["config"] | {"n_prompts": 600}
+    write_record(run / schema.RECORD, record | {"config": asked})
+    (run / schema.CONFIG).write_text(yaml.safe_dump(asked))
+    given = ["run", "--plan", "--scheduler", "local", "--set", "device.memory=6GB"]
+    assert cli.main([*given, "--reuse", str(run)]) == 0
+    assert capsys.readouterr().out.startswith("60 prompts × ")
+    assert cli.main([*given, "--config", str(run / schema.CONFIG)]) == 0
+    assert capsys.readouterr().out.startswith("600 prompts × ")

@@ -67,3 +67,23 @@ def test_distinctive_prompts_are_not_just_the_long_ones() -> None:
     assert got.marking.tolist() == [[2, 3]]
     alone = profiles.profile(lambda: [activations[:, :1]], 1, 1, 1)
     assert alone.marking.tolist() == [[0]]
+
+
+@given(st.integers(4, 60), st.integers(2, 5), st.integers(1, 50), st.integers(0, 99))
+def test_halves_have_correlations_of_their_own_and_change_no_other(
+    n: int, n_clusters: int, rows: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    whole = rng.random((n, n_clusters))
+    half = rng.integers(2, size=n)
+    got = profiles.profile(lambda: cut(whole, rows), n_clusters, 4, 3, half)
+    without = profiles.profile(lambda: cut(whole, rows), n_clusters, 4, 3)
+    assert without.half_correlations == ()
+    np.testing.assert_array_equal(got.top, without.top)
+    np.testing.assert_allclose(got.correlation, without.correlation, atol=1e-9)
+    for number, found in enumerate(got.half_correlations):
+        own = whole[half == number]
+        if len(own) > 1:
+            np.testing.assert_allclose(found, np.corrcoef(own.T), atol=1e-9)
+        else:
+            assert np.isnan(found).all()

@@ -201,8 +201,10 @@ def test_older_runs_lack_what_the_report_can_do_without(small_run: Path, tmp_pat
         "decoder_cosine",
         "tree_node",
         "similarity_rank",
+        "theme",
         "name",
     ]
+    (out / schema.THEMES).unlink()
     clusters.drop(columns=later).to_parquet(out / schema.CLUSTERS)
     pd.read_parquet(out / schema.FEATURES).drop(columns="noise_reason").to_parquet(out / schema.FEATURES)
     without_checksums(out)

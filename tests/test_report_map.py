@@ -16,10 +16,9 @@ from tests.browser import card, send, until
 pytestmark = pytest.mark.browser
 
 
-NAMES = "[...document.querySelectorAll('#names span')]"
-BOXES = (
-    f"return {NAMES}.map(e => {{ const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; }})"
-)
+ALL = "[...document.querySelectorAll('#names span')]"
+NAMES = "[...document.querySelectorAll('#names span[data-cluster]')]"
+BOXES = f"return {ALL}.map(e => {{ const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; }})"
 
 
 AFTERWARDS = """map.once('plotly_afterplot', () => requestAnimationFrame(() => requestAnimationFrame(

@@ -95,7 +95,8 @@ def test_every_file_of_the_contract_is_there(finished: Path) -> None:
     [
         (schema.PROMPTS, schema.PROMPT_COLUMNS), (schema.FEATURES, schema.FEATURE_COLUMNS),
         (schema.EXAMPLES, schema.EXAMPLE_COLUMNS), (schema.CLUSTERS, schema.CLUSTER_COLUMNS),
-        (schema.CLUSTER_SIMILARITY, schema.SIMILARITY_COLUMNS), (schema.EXAMPLE_SPANS, schema.SPAN_COLUMNS),
+        (schema.CLUSTER_SIMILARITY, schema.SIMILARITY_COLUMNS), (schema.THEMES, schema.THEME_COLUMNS),
+        (schema.EXAMPLE_SPANS, schema.SPAN_COLUMNS),
     ],
 )  # fmt: skip
 def test_tables_have_their_columns(finished: Path, file: str, columns: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from gpuclust import schema
+from gpuclust.results.run import open_run
 from gpuclust.show import main
 from gpuclust.storage import reading
 
@@ -68,6 +69,39 @@ def test_verdicts_are_in_the_summary_where_they_were_measured(
     monkeypatch.setattr(reading.Files, "table", _without_verdicts(reading.Files.table))
     main([str(small_run)])
     assert "verdict " not in capsys.readouterr().out
+
+
+def test_all_clusters_are_listed_the_doubtful_last(
+    small_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    clusters = pd.read_parquet(small_run / schema.CLUSTERS)
+    assert main([str(small_run), "--clusters"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["cluster", "size", "stability"]
+    assert sorted(int(line.split()[0]) for line in lines) == sorted(set(clusters["cluster"]) - {schema.NOISE})
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_the_summary_says_the_resolution_and_the_themes(
+    small_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(reading.Files, "table", _with_themes(reading.Files.table))
+    main([str(small_run)])
+    said = capsys.readouterr().out
+    resolution = open_run(small_run).record["stages"]["cluster"]["resolution"]
+    assert f"noise; resolution {resolution:.3g}" in said
+    assert "themes, clusters that rise and fall together: a0 · b0; a1 · b1; " in said
+    assert "a5 · b5; and 2 more" in said
+
+
+def _with_themes(table: Any) -> Any:
+    def read(self: reading.Files, name: str, *given: Any) -> pd.DataFrame:
+        made = pd.DataFrame({"theme": range(8), "words": [[f"a{n}", f"b{n}", "c"] for n in range(8)]})
+        return made if name == schema.THEMES else table(self, name, *given)
+
+    return read
 
 
 def _without_verdicts(table: Any) -> Any:

@@ -52,6 +52,25 @@ def test_a_name_is_one_line_that_can_be_drawn(tmp_path: Path, given: str | None,
     assert static_map.write(features, clusters, tmp_path / "map.svg") == [0]  # a prompt's dollar begins no formula
 
 
+def test_a_name_keeps_whole_words() -> None:
+    assert static_map._joined(["neutrality", "neutral", "proclamation", "d"]) == "neutrality · neutral"
+    assert static_map._joined(["a" * 40]) == "a" * 27 + "…"
+    assert static_map._joined(["a", "b", "c", "d"]) == "a · b · c"
+
+
+def test_themes_come_before_clusters_and_a_caption_says_of_what(tmp_path: Path) -> None:
+    features, clusters = tables([(0, 0), (5, 5), (-5, 5)], ["stable", "stable", "not found again"])
+    themes = pd.DataFrame(
+        {"words": [["above", "all"], ["nothing"]], "clusters": [[0], [2]], "doubtful": [0, 1], "theme": [0, 1]}
+    )
+    named = static_map.write(features, clusters, tmp_path / "a.svg", themes=themes, caption="a <model>")
+    assert named == [1]  # the theme stands where cluster 0 would
+    text = static_map._caption("a <model>", clusters)
+    assert text.startswith("a <model>\nA point is a feature; ")
+    assert "faded" in text
+    assert "faded" not in static_map._caption("", clusters[clusters["verdict"] == "stable"])
+
+
 @pytest.mark.parametrize("suffix", static_map.SUFFIXES)
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     features, clusters = tables([(0, 0), (5, 5)], ["stable", "stable"])

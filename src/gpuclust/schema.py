@@ -27,6 +27,7 @@ CLUSTERS: Final = "clusters.parquet"
 CONDENSED_TREE: Final = "condensed_tree.parquet"
 CLUSTER_ACTIVATIONS: Final = "cluster_activations.zarr"
 CLUSTER_SIMILARITY: Final = "cluster_similarity.parquet"
+THEMES: Final = "themes.parquet"
 REPORT: Final = "report.html"
 SHARDS: Final = "shards"  # states and markers of the extraction
 # What one stage hands to the next
@@ -153,7 +154,15 @@ CLUSTER_COLUMNS: Final = {
     "decoder_cosine_p": ("float64", "share of random sets that reach the cluster's, the cluster itself counted"),
     "tree_node": ("Int64", "the cluster's node in the condensed tree, null for noise"),
     "similarity_rank": ("Int64", "place in an order that puts correlated clusters side by side, null for noise"),
+    "theme": ("Int64", "clusters that rise and fall together over the prompts; null for noise, and with few clusters"),
     "name": ("string", "from analyse.labeller, null without"),
+}
+THEME_COLUMNS: Final = {
+    "theme": ("int64", "from 0 by features, the largest first"),
+    "words": ("list<string>", "a word or name of each of the clusters that go with the others most"),
+    "size": ("int64", "features of its clusters"),
+    "clusters": ("list<int64>", "those found again first, and of them those that go with the others most"),
+    "doubtful": ("int64", "clusters that are not found again or no better than random"),
 }
 QUALITY_COLUMNS: Final = {
     "cluster": ("int64", ""),

@@ -121,8 +121,9 @@ STAGES = (
     ),
     Stage(
         "analyse", "cluster tables", ("prompts", "extract", "reduce", "select", "cluster", "quality"),
-        _files(schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.EXAMPLE_SPANS),
-        ("analyse", "seed"), version=2, planned=True,
+        _files(schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.THEMES,
+               schema.EXAMPLE_SPANS),
+        ("analyse", "seed"), version=3, planned=True,
     ),
     Stage(
         "report", "report.html",

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
+from gpuclust.compute import halves, themes, verdicts
 from gpuclust.config import Config
 from gpuclust.hardware import budget
 from gpuclust.storage import atomic, store
@@ -31,7 +32,7 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     out, config, rows : as in `prompts_task` and `reduce_task`
     """
     from gpuclust.extraction import encoders
-    from gpuclust.tables import cluster_table, keywords, labeller, profiles, prompt_text
+    from gpuclust.tables import cluster_table, keywords, labeller, profiles, prompt_text, theme_table
 
     features = pd.read_parquet(out / schema.FEATURES)
     prompts = pd.read_parquet(out / schema.PROMPTS)
@@ -62,11 +63,18 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
         features, prompts, profile, np.load(out / schema.PERSISTENCE), config.analyse, marks, more
     )
     atomic.write_table(out / schema.CLUSTER_SIMILARITY, cluster_table.similarity(profile.correlation))
+    real = clusters["cluster"] != schema.NOISE
     if config.analyse.labeller is not None:
-        real = clusters["cluster"] != schema.NOISE
         clusters.loc[real, "name"] = labeller.apply(config.analyse.labeller, clusters[real].reset_index(drop=True))
+    sizes = clusters.loc[real, "size"].to_numpy(np.int64)
+    theme = themes.find(profile.correlation, sizes)
+    doubtful = clusters.loc[real, "verdict"].isin(verdicts.DOUBTFUL).to_numpy(bool)
+    found = theme_table.theme_table(theme, clusters[real].reset_index(drop=True), profile.correlation, doubtful)
+    clusters.loc[real, "theme"] = theme if len(found) else pd.NA
+    atomic.write_table(out / schema.THEMES, found)
     atomic.write_table(out / schema.CLUSTERS, clusters)
-    return {"rows": len(profile.correlation), "notes": notes}
+    facts = {"themes": len(found), "themes_ari_halves": themes.agreement(profile.half_correlations, sizes)}
+    return {"rows": len(profile.correlation), "notes": notes, **facts}
 
 
 def cluster_profile(out: Path, clusters: ByCluster, rows: int, config: Config, prompts: pd.DataFrame) -> Profile:
@@ -98,7 +106,8 @@ def cluster_profile(out: Path, clusters: ByCluster, rows: int, config: Config, p
         yield from (stored[first : first + activation.rows] for first in range(0, len(prompts), activation.rows))
 
     n_marking = max(profiles.N_MARKING, config.analyse.top_prompts)
-    return profiles.profile(again, n_clusters, config.analyse.top_prompts, n_marking)
+    half = halves.half_of(len(prompts), config.seed)
+    return profiles.profile(again, n_clusters, config.analyse.top_prompts, n_marking, half)
 
 
 def decoder_columns(

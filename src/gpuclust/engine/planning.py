@@ -17,6 +17,7 @@ from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import cuda_status
 from gpuclust.hardware.device import free_bytes
+from gpuclust.results.run import Run
 from gpuclust.storage import disk
 
 
@@ -49,8 +50,9 @@ def show_plan(
                 "--plan for GPU workers needs a budget where there is no GPU: --set device.memory=6GB, say"
             )
         on_device = free_bytes()
+    n_prompts = Run(earlier).record["stages"]["prompts"]["rows"] if extracted and earlier else config.n_prompts
     whole = budget.Shapes(
-        config.n_prompts,
+        n_prompts,
         facts["d_sae"],
         facts["d_sae"],
         facts["d_in"],
@@ -63,7 +65,7 @@ def show_plan(
     if on_device is not None:
         bounds += f" of the host, {gigabytes(on_device)} of its GPU"
     console.print(
-        f"{config.n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['source']}), {bounds}",
+        f"{n_prompts:,} prompts × {facts['d_sae']:,} features ({facts['model']}, {facts['source']}), {bounds}",
         markup=False,
     )
     console.print(

@@ -339,10 +339,10 @@ def _quality(config: Config, shapes: Shapes, rows: int, base: int, host: dict[st
 
 
 def _tables(config: Config, shapes: Shapes) -> int:
-    """A block of clusters over prompts, with temporaries; their correlations; examples with their words and places."""
+    """A block of clusters over prompts, with temporaries; correlations, also of halves; examples and places."""
     clusters = _clusters(config, shapes)
     examples = shapes.n_features * config.extract.top_examples * 320
-    return clusters * 8 * (6 * min(PROFILE_ROWS, shapes.n_prompts) + 4 * clusters) + examples
+    return clusters * 8 * (6 * min(PROFILE_ROWS, shapes.n_prompts) + 8 * clusters) + examples
 
 
 def _clusters(config: Config, shapes: Shapes) -> int:

@@ -127,6 +127,11 @@ class Run:
         return self._files.table(schema.CLUSTER_SIMILARITY)
 
     @cached_property
+    def themes(self) -> pd.DataFrame:
+        """A row per theme, clusters that rise and fall together; columns of ``schema.THEME_COLUMNS``."""
+        return self._files.table(schema.THEMES)
+
+    @cached_property
     def neighbors(self) -> xr.Dataset:
         """``indices`` and ``distances``, (feature, k), in the SAE's feature numbers; of copies only the first."""
         return self._dataset(schema.NEIGHBORS)
@@ -164,7 +169,12 @@ class Run:
         from gpuclust.results import static_map
 
         static_map.check(place(path))  # before tables are read
-        return static_map.write(self.features, self.clusters, place(path), dark)
+        themes = self.themes if schema.THEMES in self._files else None
+        what = self.attributes
+        about = " · ".join(Path(str(what[name])).name for name in ("model", "sae") if what.get(name))
+        told = self.record["stages"].get("quality", {}).get("headline", "")
+        caption = f"{about} · {what.get('hook_name', '')}: {told}." if about and told else about
+        return static_map.write(self.features, self.clusters, place(path), dark, themes, caption)
 
     def entropy_plot(self, x: str = "entropy", y: str = "varentropy") -> Figure:
         """Plot two of entropy, varentropy and sparsity by quadrant; see `figures.entropy_plot`."""

@@ -40,7 +40,14 @@ def check(path: Path) -> None:
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: a figure is written as {', '.join(SUFFIXES)}")
 
 
-def write(features: pd.DataFrame, clusters: pd.DataFrame, path: Path, dark: bool = False) -> list[int]:
+def write(
+    features: pd.DataFrame,
+    clusters: pd.DataFrame,
+    path: Path,
+    dark: bool = False,
+    themes: pd.DataFrame | None = None,
+    caption: str = "",
+) -> list[int]:
     """Write the map of a run as a picture.
 
     Parameters
@@ -51,11 +58,15 @@ def write(features: pd.DataFrame, clusters: pd.DataFrame, path: Path, dark: bool
         Ends in .svg, .pdf or .png.
     dark : bool
         On dark ground.
+    themes : DataFrame, optional
+        Columns of ``schema.THEME_COLUMNS``: their words are written first, and larger.
+    caption : str
+        Of what, beneath the map; what the colours mean is added.
 
     Returns
     -------
     list of int
-        Clusters whose names found room: those found again first, then the largest.
+        Clusters whose names found room, after the themes: those found again first, then the largest.
 
     Raises
     ------
@@ -76,7 +87,8 @@ def write(features: pd.DataFrame, clusters: pd.DataFrame, path: Path, dark: bool
         axes = figure.add_subplot()
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
-        named = _draw(axes, features[features["kept"]], clusters, dark)
+        figure.supxlabel(_caption(caption, clusters), x=0.01, ha="left", fontsize=7, color=palette.QUIET)
+        named = _draw(axes, features[features["kept"]], clusters, dark, themes)
         # No date: the same run gives the same bytes
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
         with atomic.replacing(path) as partial:
@@ -90,7 +102,15 @@ def write(features: pd.DataFrame, clusters: pd.DataFrame, path: Path, dark: bool
     return named
 
 
-def _draw(axes: Axes, kept: pd.DataFrame, clusters: pd.DataFrame, dark: bool) -> list[int]:
+def _caption(about: str, clusters: pd.DataFrame) -> str:
+    """What is seen, on one line or two."""
+    faded = "verdict" in clusters and clusters["verdict"].isin(verdicts.DOUBTFUL).any()
+    legend = "A point is a feature; colours and marks, which repeat, are clusters; grey is noise"
+    legend += ", faded what is not found again or no better than random." if faded else "."
+    return f"{about}\n{legend}" if about else legend
+
+
+def _draw(axes: Axes, kept: pd.DataFrame, clusters: pd.DataFrame, dark: bool, themes: pd.DataFrame | None) -> list[int]:
     hues = palette.HUES_DARK if dark else palette.HUES
     label = kept["label"].to_numpy(np.int64)
     places = kept[["x", "y"]].to_numpy(np.float64)
@@ -108,36 +128,57 @@ def _draw(axes: Axes, kept: pd.DataFrame, clusters: pd.DataFrame, dark: bool) ->
     sure = real[~doubtful]
     stable = sure["verdict"] == verdicts.STABLE if "verdict" in sure else pd.Series(True, sure.index)
     order = sure.assign(stable=stable).sort_values(["stable", "size"], ascending=False, kind="stable")
-    return _name(axes, order, places, label, dark)
+    taken: list[Any] = []
+    if themes is not None and len(themes):
+        above = themes[themes["doubtful"] < themes["clusters"].map(len)]
+        wide = [(_joined(list(row["words"])), row["clusters"]) for row in above.to_dict("records")]
+        _name(axes, wide, places, label, dark, taken, size=10, weight="bold")
+    fine = [(_title(row), [int(row["cluster"])]) for row in order.to_dict("records")]
+    return [clusters[0] for clusters in _name(axes, fine, places, label, dark, taken)]
 
 
-def _name(axes: Axes, order: pd.DataFrame, places: Array, label: Array, dark: bool) -> list[int]:
-    """Write names in the order given, each at the median place of its features, where none is in the way."""
+def _name(
+    axes: Axes, names: list[tuple[str, list[int]]], places: Array, label: Array, dark: bool, taken: list[Any],
+    **font: Any,
+) -> list[list[int]]:  # fmt: skip
+    """Write names in the order given, each at the median place of its clusters, where none is in the way.
+
+    Returns the clusters of those that found room, whose boxes are added to `taken`.
+    """
     from matplotlib.patheffects import withStroke
 
-    taken: list[Any] = []
     named = []
-    for row in order.to_dict("records"):
-        if not (words := _title(row)):
+    for words, clusters in names:
+        if not words:
             continue
-        x, y = np.median(places[label == row["cluster"]], axis=0).tolist()
+        x, y = np.median(places[np.isin(label, clusters)], axis=0).tolist()
         halo = withStroke(linewidth=2.5, foreground=GROUND[dark])
-        text = axes.text(x, y, words, color=INK[dark], ha="center", va="center", path_effects=[halo])
+        text = axes.text(x, y, words, color=INK[dark], ha="center", va="center", path_effects=[halo], **font)
         box = text.get_window_extent().padded(ROOM)
         inside = axes.figure.bbox
         if any(box.overlaps(other) for other in taken) or not inside.containsx(box.x0) or not inside.containsx(box.x1):
             text.remove()
             continue
         taken.append(box)
-        named.append(int(row["cluster"]))
+        named.append(clusters)
     return named
 
 
 def _title(row: dict[Any, Any]) -> str:
     """The given name, or the first words, on one line, cut."""
     name, tokens = row.get("name"), row.get("tokens")
-    text = name if isinstance(name, str) and name else ""
-    if not text and isinstance(tokens, list | np.ndarray):
-        text = " · ".join(list(tokens)[:WORDS])
+    if isinstance(name, str) and name:
+        return _cut(name)
+    return _joined(list(tokens)) if isinstance(tokens, list | np.ndarray) else ""
+
+
+def _joined(words: list[str]) -> str:
+    """The first words, as many as have room whole."""
+    while len(words) > 1 and (len(words) > WORDS or len(" · ".join(words)) > CHARACTERS):
+        words = words[:-1]
+    return _cut(" · ".join(words))
+
+
+def _cut(text: str) -> str:
     text = "".join(c for c in " ".join(text.split()) if unicodedata.category(c)[0] != "C")
     return text if len(text) <= CHARACTERS else text[: CHARACTERS - 1].rstrip() + "…"

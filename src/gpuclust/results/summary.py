@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,11 @@ from gpuclust.formatting import gigabytes, plain
 from gpuclust.schema import NOISE
 from gpuclust.storage import reading
 
+if TYPE_CHECKING:
+    from gpuclust.results.run import Run
+
 SHOWN = 12  # clusters
+THEMES = 6
 
 
 def show(out: Path, record: dict[str, Any], console: Console) -> None:
@@ -58,10 +62,13 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     real = _in_order(clusters[clusters["cluster"] != NOISE])
     noise = clusters.loc[clusters["cluster"] == NOISE, "size"].sum()
     share = noise / max(int(clusters["size"].sum()), 1)
-    chosen = stages["cluster"].get("eps")
-    eps = "" if chosen is None else f"; dbscan.eps {chosen:.4g} on the {stages['cluster']['on']}"
+    chosen, how = stages["cluster"].get("eps"), ""
+    if chosen is not None:
+        how = f"; dbscan.eps {chosen:.4g} on the {stages['cluster']['on']}"
+    elif resolution := stages["cluster"].get("resolution"):
+        how = f"; resolution {resolution:.3g}"
     found = f"[bold]{len(real)} cluster{'' if len(real) == 1 else 's'}[/bold]"
-    console.print(f"{found}, {int(noise):,} features ({share:.0%}) are noise{eps}")
+    console.print(f"{found}, {int(noise):,} features ({share:.0%}) are noise{how}")
     if reasons := stages["cluster"].get("noise_reasons"):
         console.print(f"[dim]noise: {', '.join(f'{count:,} {name}' for name, count in reasons.items())}[/dim]")
     copies = stages["cluster"].get("duplicates")
@@ -72,7 +79,8 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     if len(real):
         console.print(_cluster_table(real.head(SHOWN), console.width))
         if len(real) > SHOWN:
-            console.print(f"[dim]… and {len(real) - SHOWN} more in {schema.CLUSTERS}[/dim]")
+            console.print(f"[dim]… and {len(real) - SHOWN} more: `gpuclust show {escape(str(out))} --clusters`[/dim]")
+        _themes(run, console)
         _top_prompts(real.head(3), console)
         _similar(run, console)
     said = {f"quality: {warning}" for warning in quality.get("warnings", [])}
@@ -167,6 +175,20 @@ def _cluster_table(clusters: pd.DataFrame, width: int) -> Table:
             escape(_name(row) + " · ".join(listed)),
         )
     return table
+
+
+def clusters_of(run: Run, width: int) -> Table:
+    """All clusters of a run, a line each, as wide as the terminal."""
+    return _cluster_table(_in_order(run.clusters[run.clusters["cluster"] != NOISE]), width)
+
+
+def _themes(run: reading.Files, console: Console) -> None:
+    """The words of the largest themes, on one line."""
+    if schema.THEMES not in run or not len(table := run.table(schema.THEMES)):
+        return
+    named = [" · ".join(map(plain, list(words)[:2])) for words in table["words"] if len(words)]
+    more = f"; and {len(named) - THEMES} more" if len(named) > THEMES else ""
+    console.print(f"\nthemes, clusters that rise and fall together: {escape('; '.join(named[:THEMES]))}{more}")
 
 
 def _top_prompts(clusters: pd.DataFrame, console: Console) -> None:

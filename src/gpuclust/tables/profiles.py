@@ -81,6 +81,8 @@ class Profile:
         Their activations.
     correlation : array, (cluster, cluster), float64
         Pearson's, over prompts; NaN for a cluster that does not vary.
+    half_correlations : tuple of array, (cluster, cluster), float64
+        The same over each half of the prompts; empty without halves.
     """
 
     top: Array
@@ -88,9 +90,48 @@ class Profile:
     marking: Array
     marking_strength: Array
     correlation: Array
+    half_correlations: tuple[Array, ...] = ()
 
 
-def profile(blocks: Blocks, n_clusters: int, n_top: int, n_marking: int = N_MARKING) -> Profile:
+class _Products:
+    """Means and products of deviations, which merge by the pairwise update of Chan, Golub and LeVeque (1979)."""
+
+    def __init__(self, n_clusters: int) -> None:
+        self.n, self.mean, self.products = 0, np.zeros(n_clusters), np.zeros((n_clusters, n_clusters))
+
+    def add(self, block: Array) -> None:
+        if not len(block):
+            return
+        mean = block.mean(axis=0)
+        deviation = block - mean
+        self._merge(len(block), mean, deviation.T @ deviation)
+
+    def merge(self, other: _Products) -> None:
+        if other.n:
+            self._merge(other.n, other.mean, other.products)
+
+    def _merge(self, n: int, mean: Array, products: Array) -> None:
+        shift, total = mean - self.mean, self.n + n
+        self.products += products + np.outer(shift, shift) * (self.n * n / total)
+        self.mean = self.mean + shift * (n / total)
+        self.n = total
+
+    def spread(self) -> Array:
+        """Standard deviations, 0 where they are no more than rounding."""
+        spread = np.sqrt(np.diag(self.products) / max(self.n, 1))
+        found: Array = np.where(spread > 1e-12 * np.abs(self.mean), spread, 0)
+        return found
+
+    def correlation(self) -> Array:
+        spread = self.spread()
+        norm = np.where(spread > 0, spread * np.sqrt(max(self.n, 1)), np.nan)
+        found: Array = self.products / norm[:, None] / norm[None, :]
+        return found
+
+
+def profile(
+    blocks: Blocks, n_clusters: int, n_top: int, n_marking: int = N_MARKING, half: Array | None = None
+) -> Profile:
     """Reduce activations of clusters to their strongest and most distinctive prompts and their correlations.
 
     A prompt is distinctive of a cluster by its z-score over prompts, less its mean over clusters: a long prompt is
@@ -101,6 +142,8 @@ def profile(blocks: Blocks, n_clusters: int, n_top: int, n_marking: int = N_MARK
     blocks : callable
         Returns all blocks of (prompt, cluster), float64, in order; called twice.
     n_clusters, n_top, n_marking : int
+    half : array, (prompt,), int, optional
+        0 or 1: of which half each prompt is, where correlations over halves are wanted.
 
     Returns
     -------
@@ -108,29 +151,24 @@ def profile(blocks: Blocks, n_clusters: int, n_top: int, n_marking: int = N_MARK
 
     Notes
     -----
-    Means and products of deviations merge by the pairwise update of Chan, Golub and LeVeque (1979). Memory:
-    ``cluster² * 24`` bytes, and a few times a block.
+    Memory: ``cluster² * 24`` bytes, with halves ``cluster² * 48``, and a few times a block.
     """
-    n, mean, products = 0, np.zeros(n_clusters), np.zeros((n_clusters, n_clusters))
-    top = _Best(n_clusters, n_top)
+    sums = [_Products(n_clusters) for _ in range(1 if half is None else 2)]
+    top, first = _Best(n_clusters, n_top), 0
     for block in blocks():
-        top.add(block, block, n)
-        block_mean = block.mean(axis=0)
-        deviation = block - block_mean
-        shift = block_mean - mean
-        total = n + len(block)
-        products += deviation.T @ deviation + np.outer(shift, shift) * (n * len(block) / total)
-        mean = mean + shift * (len(block) / total)
-        n = total
-    spread = np.sqrt(np.diag(products) / max(n, 1))
-    spread = np.where(spread > 1e-12 * np.abs(mean), spread, 0)  # less is rounding
-    marking, first = _Best(n_clusters, n_marking), 0
-    for block in blocks():
-        marking.add(_relative_strength(block, mean, spread), block, first)
+        top.add(block, block, first)
+        for number, part in enumerate(sums):
+            part.add(block if half is None else block[half[first : first + len(block)] == number])
         first += len(block)
-    norm = np.where(spread > 0, spread * np.sqrt(max(n, 1)), np.nan)
-    correlation = products / norm[:, None] / norm[None, :]
-    return Profile(top.prompts, top.strength, marking.prompts, marking.strength, correlation)
+    correlations = tuple(part.correlation() for part in sums[: 0 if half is None else 2])
+    whole = sums[0]
+    for part in sums[1:]:
+        whole.merge(part)
+    marking, first, spread = _Best(n_clusters, n_marking), 0, whole.spread()
+    for block in blocks():
+        marking.add(_relative_strength(block, whole.mean, spread), block, first)
+        first += len(block)
+    return Profile(top.prompts, top.strength, marking.prompts, marking.strength, whole.correlation(), correlations)
 
 
 def _relative_strength(block: Array, mean: Array, spread: Array) -> Array:

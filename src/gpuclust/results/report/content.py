@@ -22,11 +22,12 @@ PAIRS_LISTED = 200  # of correlated clusters listed
 PROMPT_CHARACTERS = 6_000_000  # of the clusters' prompts, in all
 FLOATS = ("entropy", "varentropy", "sparsity", "mean", "std", "max", "probability", "outlier_score", "x", "y")
 SHOWN_SOURCES = 8
+COLOURED_SOURCES = 8  # of the map
 # Columns of the cluster table that the page has a place for; other numbers and words are listed in the cluster's card.
 PLACED = {
     "cluster", "size", "ratio", "persistence", "mean_activation", "max_activation", "std_activation", "sparsity",
     "top_prompts", "distinctive_prompts", "keywords", "tokens", "sources", "promoted_tokens", "decoder_cosine",
-    "decoder_cosine_random", "decoder_cosine_p", "tree_node", "similarity_rank", "name",
+    "decoder_cosine_random", "decoder_cosine_p", "tree_node", "similarity_rank", "theme", "name",
 }  # fmt: skip
 
 
@@ -53,6 +54,8 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
     arrays |= _features(features) | _neighbors(run, features) | _tree(run, clusters)
     sources = pd.Categorical(prompts["source"])
     arrays["prompt_source"] = sources.codes.astype(np.int32)
+    coloured, shares = _sources(run, arrays["prompt_source"], len(features))
+    arrays |= shares
     attributes = record["stages"]["prompts"].get("attributes", {})
     data = {
         **{name: str(attributes.get(name) or "unknown") for name in ("model", "hook_name", "sae", "loader")},
@@ -62,8 +65,11 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
         "n_prompts": len(prompts),
         "n_sources": len(sources.categories),
         "sources": [str(name) for name in sources.categories],
+        "coloured_sources": coloured,
         "medians": _medians(features),
         "clusters": _clusters(clusters),
+        "themes": _themes(run),
+        "themes_agree": record["stages"]["analyse"].get("themes_ari_halves"),
         "pieces": pieces,
         **similarity,
         "hues": {"light": palette.HUES, "dark": palette.HUES_DARK},
@@ -92,6 +98,34 @@ def _features(features: pd.DataFrame) -> dict[str, Array]:
         arrays["noise_reason"] = features["noise_reason"].map(numbers).fillna(255).to_numpy(np.uint8)
     arrays["quadrant"] = features["quadrant"].map(palette.QUADRANTS).fillna(255).to_numpy(np.uint8)
     return arrays
+
+
+def _sources(run: reading.Files, source: Array, n_features: int) -> tuple[list[int], dict[str, Array]]:
+    """Of which sources the examples of each feature are: the sources most often the first, and the shares of those.
+
+    Arrays are ``source_first``, (feature,), int32, the source of most examples, -1 without any, and ``source_shares``,
+    (feature, source), float32.
+    """
+    n_sources = int(source.max(initial=-1)) + 1
+    if n_sources < 2 or schema.EXAMPLES not in run:
+        return [], {}
+    examples = run.table(schema.EXAMPLES, ["feature", "prompt"])
+    feature, own = examples["feature"].to_numpy(), source[examples["prompt"].to_numpy()]
+    pairs, times = np.unique(feature * n_sources + own, return_counts=True)
+    of_feature, of_source = pairs // n_sources, pairs % n_sources
+    order = np.lexsort((of_source, -times, of_feature))
+    firsts, at = np.unique(of_feature[order], return_index=True)
+    first = np.full(n_features, -1, np.int32)
+    first[firsts] = of_source[order][at]
+    often = np.bincount(first[first >= 0], minlength=n_sources)
+    coloured = np.argsort(-often, kind="stable")[:COLOURED_SOURCES]
+    place = np.full(n_sources, -1)
+    place[coloured] = np.arange(len(coloured))
+    shares = np.zeros((n_features, len(coloured)), np.float32)
+    there = place[of_source] >= 0
+    shares[of_feature[there], place[of_source[there]]] = times[there]
+    shares /= np.maximum(np.bincount(feature, minlength=n_features), 1)[:, None]
+    return coloured.tolist(), {"source_first": first, "source_shares": shares}
 
 
 def _medians(features: pd.DataFrame) -> dict[str, float]:
@@ -177,6 +211,12 @@ def _clusters(clusters: pd.DataFrame) -> list[dict[str, Any]]:
         row["sources"], row["more_sources"] = sources[:SHOWN_SOURCES], max(len(sources) - SHOWN_SOURCES, 0)
         placed = {name: value for name, value in row.items() if name in PLACED}
         rows.append({**placed, "more_sources": row["more_sources"], "more": more})
+    return rows
+
+
+def _themes(run: reading.Files) -> list[dict[str, Any]]:
+    """The table of themes as rows; none of a run by an earlier version."""
+    rows: list[Any] = run.table(schema.THEMES).to_dict("records") if schema.THEMES in run else []
     return rows
 
 

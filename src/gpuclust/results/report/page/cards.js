@@ -186,11 +186,33 @@ function clusterCard(c) {
     words('Features peak at', null, row.tokens),
     words('Words of its prompts', null, row.keywords),
     memberTable(c), quickList(c),
+    known(row.theme) && h('p', null, 'Its theme: ', themeLink(run.themes[row.theme])),
     promptList('Most distinctive prompts', 'Strongest relative to the other clusters; marked where its features peak.', row.distinctive_prompts),
     promptList('Strongest prompts', `By mean |a| of its features; long prompts come first.${again ? ` ${again} more ${again === 1 ? 'is' : 'are'} above.` : ''}`, strongest),
     correlated(c), sourceList(row), decoderText(row),
     promotes(row) && words('Output tokens promoted', 'By its mean decoder direction through the unembedding alone; in early layers this says little.',
       row.promoted_tokens?.filter(token => token.trim())),
+  ];
+}
+
+const themeLink = ({theme, words: list}) => h('button', {class: 'link', type: 'button', onclick: () => go(`t${theme}`)},
+  h('span', {class: 'chip'}, `t${theme}`), ` ${list.map(visible).join(' · ')}`);
+
+const ofTheme = theme => theme.clusters.map(c => h('tr', null, h('td', null, clusterLink(c)),
+  h('td', {class: 'n'}, count(clusterOf.get(c).size)), h('td', {class: 'quiet verdict'}, clusterOf.get(c).more.verdict || '')));
+
+/** How far the themes can be trusted. */
+const themesTrusted = () => known(run.themes_agree) ? ` Themes drawn from either half of the prompts agree to an adjusted Rand index of ${
+  number(run.themes_agree, 2)} (1: the same, 0: chance).` : '';
+
+function themeCard(t) {
+  const theme = run.themes[t], n = run.themes.length;
+  return [
+    heading(`Theme ${t}`, () => go(`t${t ? t - 1 : n - 1}`), () => go(`t${(t + 1) % n}`)),
+    h('p', null, h('b', null, theme.words.map(visible).join(' · '))),
+    h('p', {class: 'quiet'}, `Clusters that rise and fall together over the prompts.${themesTrusted()}`),
+    stats([['clusters', count(theme.clusters.length)], ['features', count(theme.size)]]),
+    h('table', null, h('tbody', null, ofTheme(theme))),
   ];
 }
 

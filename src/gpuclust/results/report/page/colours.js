@@ -8,15 +8,32 @@ const scale = () => SCALE[dark() ? 'dark' : 'light'];
 
 function colourings() {
   const verdicts = Object.keys(run.verdicts), judged = clusters().some(row => known(row.more.verdict));
+  const {themes} = run, ofTheme = f => clusterOf.get(a.label[f])?.theme ?? -1;
   const reasons = run.noise_reasons.map(text => text.split(':')[0]);
   return {
     cluster: byLabel('cluster', a.label, f => a.label[f] < 0 ? 0.45 : doubtful(a.label[f]) ? 0.2 : 0.85, null),
     ...(a.hdbscan_label && {hdbscan: byLabel('cluster of one UMAP and HDBSCAN', a.hdbscan_label, f => a.hdbscan_label[f] < 0 ? 0.3 : 0.85, f => clusterNumber(a.hdbscan_label[f]))}),
     ...(judged && {verdict: byCategory('verdict of the cluster', verdicts, f => verdicts.indexOf(clusterOf.get(a.label[f])?.more.verdict), 'noise')}),
+    ...(themes.length && {theme: byCategory('theme', themes.map(themeName), ofTheme, 'noise')}),
     ...(a.noise_reason && {noise: byCategory('why it is noise', reasons, f => a.noise_reason[f], 'in a cluster')}),
-    entropy: byNumber('entropy', a.entropy),
-    sparsity: byNumber('sparsity', a.sparsity, true),
+    entropy: byNumber('entropy', f => a.entropy[f]),
+    sparsity: byNumber('sparsity', f => a.sparsity[f], true),
     quadrant: byCategory('quadrant', quadrantNames(), f => a.quadrant[f], 'none'),
+    ...sourceColourings(),
+  };
+}
+
+/** By the sources of the strongest prompts of a feature: the source of most, and the share of each where they are few. */
+function sourceColourings() {
+  const shares = a.source_shares, n = run.coloured_sources.length;
+  if (!shares) return {};
+  const names = run.coloured_sources.map(s => run.sources[s]), place = new Map(run.coloured_sources.map((s, i) => [s, i]));
+  const of = i => f => shares[f * n + i];
+  return {
+    source: {...byCategory('source of most of its strongest prompts', names, f => place.get(a.source_first[f]) ?? -1, 'other sources'),
+      told: f => run.sources[a.source_first[f]] ?? 'none'},
+    ...(run.n_sources === n && Object.fromEntries(names.map((name, i) =>
+      [`source${i}`, {...byNumber(`share of its strongest prompts from ${name}`, of(i)), told: f => share(of(i)(f))}]))),
   };
 }
 
@@ -57,14 +74,14 @@ function byCategory(name, names, of, rest) {
 }
 
 /** Numbers on a scale between those below and above which 2% of the features lie. */
-function byNumber(name, values, log = false) {
-  const place = f => log ? Math.log10(Math.max(values[f], 1e-9)) : values[f];
+function byNumber(name, value, log = false) {
+  const place = f => log ? Math.log10(Math.max(value(f), 1e-9)) : value(f);
   const ends = () => {
     const sorted = Float64Array.from(keptFeatures, place).sort();
     return [0.02, 0.98].map(share => sorted[Math.floor(share * (sorted.length - 1))]);
   };
   return {
-    name: log ? `${name} (log scale)` : name, told: f => number(values[f]),
+    name: log ? `${name} (log scale)` : name, told: f => number(value(f)),
     marker(features) {
       const [cmin, cmax] = ends();
       return {color: features.map(place), cmin, cmax, colorscale: scale().map((colour, i, all) => [i / (all.length - 1), colour]), opacity: 0.85};

@@ -17,10 +17,10 @@ function close() {
   open();
 }
 
-/** What the address names: #f17 or #c9; #feature=17 and #cluster=9 are those of older reports. */
+/** What the address names: #f17, #c9 or #t2; #feature=17 and #cluster=9 are those of older reports. */
 function addressed() {
-  const [, name, digits] = location.hash.match(/^#(f|feature=|c|cluster=)(\d+)$/) || [];
-  return {kind: name && (name[0] === 'f' ? 'feature' : 'cluster'), id: Number(digits)};
+  const [, name, digits] = location.hash.match(/^#(f|feature=|c|cluster=|t)(\d+)$/) || [];
+  return {kind: name && {f: 'feature', c: 'cluster', t: 'theme'}[name[0]], id: Number(digits)};
 }
 
 /** Shows a card that no address names. */
@@ -32,7 +32,7 @@ function show(...card) {
 
 /** Shows what the address names. */
 function open() {
-  const {kind, id} = addressed(), exists = kind === 'feature' ? id < a.kept.length : kind === 'cluster' && clusterOf.has(id);
+  const {kind, id} = addressed(), exists = {feature: () => id < a.kept.length, cluster: () => clusterOf.has(id), theme: () => id < run.themes.length}[kind]?.();
   for (const row of document.querySelectorAll('#cluster-table tr.chosen')) row.classList.remove('chosen');
   say('');
   if (!exists) {
@@ -40,8 +40,8 @@ function open() {
     choose([]);
     return kind && say(`There is no ${kind} ${id}.`);
   }
-  show(kind === 'feature' ? featureCard(id) : clusterCard(id));
-  choose(kind === 'feature' ? [id] : members[id] || []);
+  show({feature: featureCard, cluster: clusterCard, theme: themeCard}[kind](id));
+  choose({feature: () => [id], cluster: () => members[id] || [], theme: () => run.themes[id].clusters.flatMap(c => members[c])}[kind]());
   if (kind === 'cluster') document.querySelector(`#cluster-table tr[data-key="${id}"]`)?.classList.add('chosen');
 }
 
@@ -81,7 +81,7 @@ async function start() {
   const begun = performance.now();
   await unpack();
   performance.measure('unpack', {start: begun});
-  timed('tables', () => { drawRun(); drawClusters(); drawMomentTables(); drawPairs(); drawAxes(); });
+  timed('tables', () => { drawRun(); drawClusters(); drawThemes(); drawMomentTables(); drawPairs(); drawAxes(); });
   drawColourings();
   drawn.map = drawMap;
   drawMap();

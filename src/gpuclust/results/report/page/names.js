@@ -1,7 +1,8 @@
-// Names of clusters over the map: placed on boxes of the screen, most trusted first; zooming in shows more.
+// Names over the map: placed on boxes of the screen, most trusted first; zooming in shows more. Far out themes come first.
 
 const LINE = 17; // pixels: height of a name
-let named = null; // {cluster, text, faint, x, y, width} of each cluster, the first to be placed first
+const FAR = 1.7; // zoom below which themes are named
+let named = null; // {text, kind, x, y, width} of each theme and cluster, the first to be placed first
 let awaited = false;
 
 /** The name of a cluster on the map: its given name, or the first words at which its features peak. */
@@ -22,12 +23,24 @@ function middle(features) {
 
 function collectNames() {
   const pen = document.createElement('canvas').getContext('2d');
+  const width = (text, font) => { pen.font = `${font} ${FONT}`; return pen.measureText(text).width + 6; };
   const foundAgain = row => row.size * (row.more.stability ?? 1);
-  return clusters().filter(row => members[row.cluster]).map(row => {
+  const fine = clusters().filter(row => members[row.cluster]).map(row => {
     const text = shortName(row), faint = doubtful(row.cluster), f = middle(members[row.cluster]);
-    pen.font = `${faint ? 400 : 600} 12px ${FONT}`;
-    return {cluster: row.cluster, text, faint, rank: foundAgain(row), x: a.x[f], y: a.y[f], width: pen.measureText(text).width + 6};
-  }).sort((p, q) => p.faint - q.faint || q.rank - p.rank);
+    return {cluster: row.cluster, text, kind: faint ? 'faint' : null, rank: foundAgain(row), x: a.x[f], y: a.y[f],
+      width: width(text, `${faint ? 400 : 600} 12px`)};
+  }).sort((p, q) => Boolean(p.kind) - Boolean(q.kind) || q.rank - p.rank);
+  const coarse = run.themes.filter(theme => theme.doubtful < theme.clusters.length).map(theme => {
+    const text = themeName(theme), f = middle(theme.clusters.flatMap(c => members[c]));
+    return {theme: theme.theme, text, kind: 'theme', x: a.x[f], y: a.y[f], width: width(text, '700 15px')};
+  });
+  return {coarse, fine};
+}
+
+/** The words of a theme, as many as are short enough for the map. */
+function themeName({theme, words}) {
+  const short = words.map(visible).reduce((text, word) => !text ? word : text.length + word.length < 24 ? `${text} · ${word}` : text, '');
+  return short ? head(short, 28) : `theme ${theme}`;
 }
 
 /**
@@ -51,13 +64,14 @@ function placeNames() {
   awaited = false;
   named ||= collectNames();
   const {xaxis, yaxis} = $('map')._fullLayout, [x0, x1] = xaxis.range, [y0, y1] = yaxis.range;
+  const far = (named.whole ||= x1 - x0) / (x1 - x0) < FAR; // whole: what was in sight at first
   const perX = xaxis._length / (x1 - x0), perY = yaxis._length / (y1 - y0);
   const frame = $('names').getBoundingClientRect(), buttons = $('map').querySelector('.modebar').getBoundingClientRect();
   const free = ({name, left, top}) => left >= 0 && top >= 0 && left + name.width <= xaxis._length && top + LINE <= yaxis._length
     && (left + xaxis._offset + name.width < buttons.left - frame.left || top + yaxis._offset > buttons.bottom - frame.top);
-  const boxes = room(named, perX, perY).map(box => ({...box, left: box.left - x0 * perX, top: box.top + y1 * perY})).filter(free);
+  const boxes = room(far ? [...named.coarse, ...named.fine] : named.fine, perX, perY).map(box => ({...box, left: box.left - x0 * perX, top: box.top + y1 * perY})).filter(free);
   boxes.forEach(({name, left, top}) => {
-    name.element ||= h('span', {class: name.faint ? 'faint' : null, 'data-cluster': name.cluster}, name.text);
+    name.element ||= h('span', {class: name.kind, 'data-cluster': name.cluster, 'data-theme': name.theme}, name.text);
     name.element.style.transform = `translate(${(left + xaxis._offset).toFixed(1)}px, ${(top + yaxis._offset).toFixed(1)}px)`;
   });
   fill($('names'), boxes.map(({name}) => name.element));

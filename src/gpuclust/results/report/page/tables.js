@@ -76,6 +76,15 @@ function drawClusters() {
   $('filter').addEventListener('input', event => clusterTable.filter(event.target.value));
 }
 
+function drawThemes() {
+  if (!run.themes.length) return $('themes').remove();
+  $('themes-title').textContent = `${run.themes.length} themes: clusters that rise and fall together over the prompts`;
+  fill($('themes-list'), h('p', {class: 'quiet'}, `For orientation.${themesTrusted()}`), run.themes.map(theme => h('details', null,
+    h('summary', null, h('b', null, theme.words.map(visible).join(' · ') || `theme ${theme.theme}`),
+      h('span', {class: 'quiet'}, ` ${count(theme.clusters.length)} clusters, ${count(theme.size)} features`)),
+    h('table', null, h('tbody', null, ofTheme(theme))))));
+}
+
 const judged = value => typeof value === 'number' ? number(value) : known(value) ? String(value) : '–';
 
 function drawPairs() {
@@ -94,9 +103,11 @@ function drawPairs() {
 function drawRun() {
   const {record, settings} = run, stages = record.stages;
   const kept = a.kept.reduce((sum, x) => sum + x, 0), noise = clusterOf.get(-1)?.size || 0;
+  const judged = Object.entries(record.stages.quality?.verdicts || {}).filter(([, n]) => n).map(([name, n]) => [count(n), `${n === 1 ? 'cluster' : 'clusters'} ${name}`]);
   const tiles = [
-    [count(run.n_prompts), 'prompts'], [count(a.kept.length), 'features'], [count(kept), 'kept by filter'],
-    [count(run.n_clusters), 'clusters'], [share(noise / Math.max(kept, 1)), 'noise'],
+    [count(run.n_prompts), 'prompts'], [count(kept), `of ${count(a.kept.length)} features kept`],
+    ...(judged.length > 1 ? judged : [[count(run.n_clusters), judged.length && run.n_clusters > 1 ? judged[0][1].replace(' ', ', all ') : 'clusters']]),
+    [share(noise / Math.max(kept, 1)), 'noise'],
   ];
   fill($('tiles'), tiles.map(([value, name]) => h('div', {class: 'tile'}, h('b', null, value), h('span', null, name))));
   $('headline').textContent = run.headline ? `${run.headline[0].toUpperCase()}${run.headline.slice(1)}.` : '';
