@@ -118,7 +118,7 @@ def encode_csr(indptr: ArrayLike, indices: ArrayLike, values: ArrayLike, shape: 
 
     data = np.asarray(values)
     dtype = _check_dtype(data.dtype)
-    positions = _positions(np.asarray(indptr), np.asarray(indices), data.shape, shape)
+    positions = codec_packed.positions_of_csr(np.asarray(indptr), np.asarray(indices), data.shape, shape)
     packed = np.require(data, dtype, ["C", "A"]).view(f"<u{dtype.itemsize}")
     if not packed.all():
         positions, packed = positions[packed != 0], packed[packed != 0]
@@ -274,23 +274,6 @@ def _checked(chunk: NDArray[np.uint8], count: int, itemsize: int) -> tuple[NDArr
         raise _corrupt(f"its bitmap marks {marked} elements, not {nonzero} among the first {count}")
     words.flags.writeable = False
     return words, packed, False
-
-
-def _positions(indptr: Any, indices: Any, entries: tuple[int, ...], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """The places in C order of the entries of compressed sparse rows; refuses what are none."""
-    rows, columns = shape
-    sizes = indptr.shape, indices.shape, entries
-    if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
-        raise ConfigError(f"indptr is {indptr.dtype} and indices {indices.dtype}: pass integers.")
-    if sizes[0] != (rows + 1,) or sizes[1] != entries or len(entries) != 1 or indptr[0] or indptr[-1] != entries[0]:
-        raise ConfigError(f"indptr, indices and values have shapes {sizes}: these are not {rows} sparse rows.")
-    lengths = np.diff(indptr.astype(np.int64))
-    if (lengths < 0).any() or (entries[0] and not 0 <= int(indices.min()) <= int(indices.max()) < columns):
-        raise ConfigError(f"indptr descends, or an index is not of {columns} columns: these are not sparse rows.")
-    positions: NDArray[np.int64] = np.repeat(np.arange(rows) * columns, lengths) + indices.astype(np.int64)
-    if not (positions[1:] > positions[:-1]).all():
-        raise ConfigError("columns do not ascend within a row: sum_duplicates() of a csr_array sorts and joins them.")
-    return positions
 
 
 def _in_buckets(positions: NDArray[np.int64], packed: NDArray[Any], count: int) -> NDArray[np.uint8]:

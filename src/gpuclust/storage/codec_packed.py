@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuclust.errors import ConfigError
+
 LOWS: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2")}  # by the bytes of a low part
 Positions = NDArray[np.int64]
 
@@ -98,6 +100,46 @@ def read(places: NDArray[np.uint8], count: int, nonzero: int, low: int) -> Posit
     kernels.unpack(buckets, lows, positions)
     if nonzero and (int(positions[-1]) >= count or not (positions[1:] > positions[:-1]).all()):
         return f"the places of its elements do not ascend to below {count}"
+    return positions
+
+
+def positions_of_csr(
+    indptr: NDArray[Any], indices: NDArray[Any], entries: tuple[int, ...], shape: tuple[int, int]
+) -> Positions:
+    """Return the places in C order of the entries of compressed sparse rows.
+
+    Parameters
+    ----------
+    indptr : array, (row + 1,), integer
+    indices : array, (entry,), integer
+    entries : tuple of int
+        Shape of the values.
+    shape : (int, int)
+        Rows and columns.
+
+    Returns
+    -------
+    array, (entry,), int64
+        Strictly ascending.
+
+    Raises
+    ------
+    ConfigError
+        If they are none: they do not fit together, or columns do not ascend within a row or are out of range.
+    """
+    rows, columns = shape
+    sizes = indptr.shape, indices.shape, entries
+    if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
+        raise ConfigError(f"indptr is {indptr.dtype} and indices {indices.dtype}: pass integers.")
+    if sizes[0] != (rows + 1,) or sizes[1] != entries or len(entries) != 1 or indptr[0] or indptr[-1] != entries[0]:
+        raise ConfigError(f"indptr, indices and values have shapes {sizes}: these are not {rows} sparse rows.")
+    starts = indptr.astype(np.int64)
+    lengths = starts[1:] - starts[:-1]
+    if (lengths < 0).any() or (entries[0] and not 0 <= int(indices.min()) <= int(indices.max()) < columns):
+        raise ConfigError(f"indptr descends, or an index is not of {columns} columns: these are not sparse rows.")
+    positions: Positions = np.repeat(np.arange(rows) * columns, lengths) + indices.astype(np.int64)
+    if not (positions[1:] > positions[:-1]).all():
+        raise ConfigError("columns do not ascend within a row: sum_duplicates() of a csr_array sorts and joins them.")
     return positions
 
 
