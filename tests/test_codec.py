@@ -56,17 +56,38 @@ def sparse(draw: st.DrawFn, max_side: int = 40) -> Array:
 
 
 def reference(array: Array) -> bytes:
-    """Encode an array slowly, from the description of the format."""
+    """Encode an array slowly, from the description of the format: the smallest layout."""
+    return min((as_bitmap(array), in_buckets(array, 1), in_buckets(array, 2)), key=len)
+
+
+def as_bitmap(array: Array) -> bytes:
+    """Encode as version 1 of the format does, however few elements are not zero."""
     flat = bits(array).reshape(-1)
     bitmap = np.packbits(flat != 0, bitorder="little").tobytes()
     values = flat[flat != 0].tobytes()
-    body = bitmap + bytes(-len(bitmap) % 8) + values + bytes(-len(values) % 8)
-    return sealed(b"GCBM", 1, array.dtype.itemsize, flat.size, np.count_nonzero(flat), body)
+    return sealed(b"GCBM", 1, array.dtype.itemsize, flat.size, np.count_nonzero(flat), padded(bitmap) + padded(values))
 
 
-def sealed(magic: bytes, version: int, itemsize: int, count: int, nonzero: int, body: bytes) -> bytes:
+def in_buckets(array: Array, low: int) -> bytes:
+    """Encode as version 2 of the format does, however many elements are not zero."""
+    flat = bits(array).reshape(-1)
+    ones, lows = "", b""
+    for start in range(0, flat.size, 256**low):
+        places = np.flatnonzero(flat[start : start + 256**low])
+        ones += "1" * len(places) + "0"
+        lows += b"".join(int(place).to_bytes(low, "little") for place in places)
+    buckets = np.packbits(np.array(list(ones), np.uint8), bitorder="little").tobytes() if ones else b""
+    body = padded(buckets) + padded(lows) + padded(flat[flat != 0].tobytes())
+    return sealed(b"GCBM", 2, array.dtype.itemsize, flat.size, np.count_nonzero(flat), body, low)
+
+
+def padded(part: bytes) -> bytes:
+    return part + bytes(-len(part) % 8)
+
+
+def sealed(magic: bytes, version: int, itemsize: int, count: int, nonzero: int, body: bytes, low: int = 0) -> bytes:
     """Put a header with a right checksum before a body."""
-    head = struct.pack(HEADER, magic, version, itemsize, 0, count, nonzero, 0, 0)[:-4]
+    head = struct.pack(HEADER, magic, version, itemsize, low, count, nonzero, 0, 0)[:-4]
     return head + struct.pack("<I", google_crc32c.value(head + body)) + body
 
 

@@ -3,7 +3,9 @@
     store              the template, whole shards with their markers, blocks of rows; datasets and tables
     shards             shards of the bitmap codec, read and written as they lie
     row_blocks         blocks of rows where they are computed on, on the host or a GPU
-    codec              the bitmap codec; codec_kernels and codec_cuda are its loops
+    sparse_rows        blocks of rows as compressed sparse rows, and shards written from them
+    codec              the bitmap codec; codec_packed is its layout of very sparse chunks; codec_kernels,
+                       codec_packed_kernels and codec_cuda are its loops
     run_folder         the configuration and record of a run, and which stages are done
     keys               what results depend on, as digests
     markers            states and done-markers beside the store; reading: a run's files, compared before they are used

@@ -1,19 +1,25 @@
-"""The store's codec: a bitmap of the non-zero elements, then their values, packed.
+"""The store's codec: which elements are not zero, and then their values, packed.
 
 Most activations of a sparse autoencoder are zero, and the rest is noise to a general compressor: a bit an element and
-the values as they are take no more room than zstd, and decode near the speed of memory. zarr finds `BitmapCodec` as
-``gpuclust.bitmap``, its entry point, in any process that has gpuclust installed, imported or not.
+the values as they are take no more room than zstd, and decode near the speed of memory. Where fewer than a ninth are
+not zero, as of tokens, their places take less room than the bits. zarr finds `BitmapCodec` as ``gpuclust.bitmap``, its
+entry point, in any process that has gpuclust installed, imported or not.
 
 A chunk of `n` elements of `b` bytes, `k` of them non-zero, every integer little-endian:
 
-- 32 bytes, the header: magic ``GCBM``, version 1 (uint8), `b` (uint8), 2 zero bytes, `n` and `k` (uint64), 4 zero
+- 32 bytes, the header: magic ``GCBM``, version (uint8), `b`, `l` (uint8), a zero byte, `n` and `k` (uint64), 4 zero
   bytes, CRC-32C (uint32) of every other byte of the chunk;
-- ``8 * ceil(n / 64)`` bytes, the bitmap: bit ``i % 8`` of byte ``i // 8`` is element `i` in C order; zeros past `n`;
-- ``8 * ceil(k * b / 8)`` bytes, the non-zero elements in order; zeros past `k`.
+- where they are: of version 1, the bitmap (`l` is 0), ``8 * ceil(n / 64)`` bytes: bit ``i % 8`` of byte ``i // 8`` is
+  element `i` in C order; zeros past `n`. Of version 2, buckets of ``256 ** l`` elements (`l` is 1 or 2):
+  ``8 * ceil((k + ceil(n / 256 ** l)) / 64)`` bytes of bits, for each bucket in turn a one for every non-zero element in
+  it and then a zero; then the elements' numbers within their buckets, ``8 * ceil(k * l / 8)`` bytes (see
+  `codec_packed`);
+- ``8 * ceil(k * b / 8)`` bytes, the non-zero elements in order. All padding is zeros.
 
-An element is non-zero when its bit pattern is: -0.0 and every NaN come back bit for bit. Each part is a multiple of 8
-bytes, so that chunks stay aligned within a shard. The checksum is the format's own, not zarr's ``crc32c`` behind this
-codec: a chunk is safe whoever composes the codecs, a flipped bit is a `CorruptDataError`, and no copy is made.
+`encode` writes what is smallest, of those version 1 rather than 2, and `l` 1 rather than 2. An element is non-zero when
+its bit pattern is: -0.0 and every NaN come back bit for bit. Each part is a multiple of 8 bytes, so that chunks stay
+aligned within a shard. The checksum is the format's own, not zarr's ``crc32c`` behind this codec: a chunk is safe
+whoever composes the codecs, a flipped bit is a `CorruptDataError`, and no copy is made.
 """
 
 from __future__ import annotations
@@ -33,14 +39,16 @@ from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON, parse_named_configuration
 
 from gpuclust.errors import ConfigError, CorruptDataError
+from gpuclust.storage import codec_packed
 
-NAME, _MAGIC, _VERSION = "gpuclust.bitmap", b"GCBM", 1
-_HEADER = struct.Struct("<4sBB2xQQ4xI")
+NAME, _MAGIC, _BITMAP, _BUCKETS = "gpuclust.bitmap", b"GCBM", 1, 2
+_HEADER = struct.Struct("<4sBBBxQQ4xI")
 Encoded = bytes | bytearray | memoryview | NDArray[np.uint8]
+Sparse = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]
 
 
 def encode(array: ArrayLike) -> NDArray[np.uint8]:
-    """Pack an array into a bitmap of its non-zero elements and their values.
+    """Pack an array into which of its elements are not zero, and their values, in the layout that is smaller.
 
     Parameters
     ----------
@@ -50,8 +58,9 @@ def encode(array: ArrayLike) -> NDArray[np.uint8]:
 
     Returns
     -------
-    array, (``32 + 8 * ceil(n / 64) + 8 * ceil(k * itemsize / 8)``,), uint8
-        The same bytes for the same array. Beside them, encoding allocates a byte an element.
+    array, (bytes,), uint8
+        The same bytes for the same array: ``32 + 8 * ceil(n / 64) + 8 * ceil(k * itemsize / 8)`` of them, or fewer.
+        Beside them, encoding allocates a bit an element, and 16 bytes a non-zero element where they are few.
 
     Raises
     ------
@@ -64,24 +73,67 @@ def encode(array: ArrayLike) -> NDArray[np.uint8]:
     >>> chunk.size, decode(chunk, (4,), np.float16)
     (48, array([ 0. ,  1.5, -0. ,  0. ], dtype=float16))
     """
-    from gpuclust.storage import codec_kernels
+    from gpuclust.storage import codec_kernels, codec_packed_kernels
 
     dtype = _check_dtype(np.asarray(array).dtype)
     values = np.require(array, dtype, ["C", "A"]).reshape(-1).view(f"<u{dtype.itemsize}")
     values.flags.writeable = False  # of this view: one type for numba, whatever comes in
-    nonzero = int(np.count_nonzero(values))
+    words = codec_kernels.bitmap(values)
+    nonzero = int(np.bitwise_count(words).sum())
+    if nonzero <= codec_packed.most(values.size):
+        positions = np.empty(nonzero, np.int64)
+        codec_packed_kernels.marked(words, positions)
+        return _in_buckets(positions, values[positions], values.size)
     start, end, size = _layout(values.size, nonzero, dtype.itemsize)
     chunk = np.zeros(size, np.uint8)
-    bits = np.packbits(values != 0, bitorder="little")
-    chunk[_HEADER.size : _HEADER.size + bits.size] = bits
-    codec_kernels.gather(values, chunk[_HEADER.size : start].view("<u8"), chunk[start:end].view(values.dtype))
-    _HEADER.pack_into(chunk.data, 0, _MAGIC, _VERSION, dtype.itemsize, values.size, nonzero, 0)
-    struct.pack_into("<I", chunk.data, _HEADER.size - 4, _crc(chunk))
-    return chunk
+    chunk[_HEADER.size : start] = words.view(np.uint8)
+    codec_kernels.gather(values, words, chunk[start:end].view(values.dtype))
+    return _sealed(chunk, (_BITMAP, dtype.itemsize, 0, values.size, nonzero))
+
+
+def encode_csr(indptr: ArrayLike, indices: ArrayLike, values: ArrayLike, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pack a matrix of compressed sparse rows, without making it dense.
+
+    Parameters
+    ----------
+    indptr : array, (row + 1,), integer
+        Where each row begins among `indices` and `values`; its last number is where the last one ends.
+    indices : array, (entry,), integer
+        Columns, strictly ascending within a row.
+    values : array, (entry,), float16 or float32
+    shape : (int, int)
+        Rows and columns.
+
+    Returns
+    -------
+    array, (bytes,), uint8
+        The bytes that `encode` returns for the dense matrix. Entries that are 0.0 are left out.
+
+    Raises
+    ------
+    ConfigError
+        These are not compressed sparse rows of that shape, or the dtype is neither float16 nor float32.
+    """
+    from gpuclust.storage import codec_packed_kernels as kernels
+
+    data = np.asarray(values)
+    dtype = _check_dtype(data.dtype)
+    positions = codec_packed.positions_of_csr(np.asarray(indptr), np.asarray(indices), data.shape, shape)
+    packed = np.require(data, dtype, ["C", "A"]).view(f"<u{dtype.itemsize}")
+    if not packed.all():
+        positions, packed = positions[packed != 0], packed[packed != 0]
+    count, nonzero = math.prod(shape), len(packed)
+    if nonzero <= codec_packed.most(count):
+        return _in_buckets(positions, packed, count)
+    start, end, size = _layout(count, nonzero, dtype.itemsize)
+    chunk = np.zeros(size, np.uint8)
+    kernels.mark(positions, chunk[_HEADER.size : start].view("<u8"))
+    chunk[start:end].view(packed.dtype)[:] = packed
+    return _sealed(chunk, (_BITMAP, dtype.itemsize, 0, count, nonzero))
 
 
 def decode(buffer: Encoded, shape: tuple[int, ...], dtype: DTypeLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Unpack an encoded chunk.
+    """Unpack an encoded chunk, of either layout.
 
     Parameters
     ----------
@@ -106,15 +158,58 @@ def decode(buffer: Encoded, shape: tuple[int, ...], dtype: DTypeLike, out: NDArr
     CorruptDataError
         The chunk is of another format, itemsize or number of elements, truncated, too long, or fails its checksum.
     """
-    from gpuclust.storage import codec_kernels
+    from gpuclust.storage import codec_kernels, codec_packed_kernels
 
     stored = _check_dtype(np.dtype(dtype))
     target = np.empty(shape, stored) if out is None else out
     if target.shape != shape or target.dtype != stored or not target.flags.c_contiguous:
         raise ConfigError(f"out is {target.dtype} {target.shape}: pass a C-contiguous array, {stored} {shape}.")
-    words, packed = sections(np.frombuffer(buffer, np.uint8), math.prod(shape), stored.itemsize)
-    codec_kernels.scatter(words, packed, target.reshape(-1).view(packed.dtype))
+    where, packed, in_buckets = _checked(np.frombuffer(buffer, np.uint8), math.prod(shape), stored.itemsize)
+    fill = codec_packed_kernels.place if in_buckets else codec_kernels.scatter
+    fill(where, packed, target.reshape(-1).view(packed.dtype))
     return target.astype(dtype, copy=False)
+
+
+def decode_csr(buffer: Encoded, shape: tuple[int, int], dtype: DTypeLike) -> Sparse:
+    """Unpack an encoded chunk, of either layout, into compressed sparse rows. Nothing dense is made of it.
+
+    Parameters
+    ----------
+    buffer : bytes-like, or array, (bytes,), uint8
+        What `encode` or `encode_csr` returned.
+    shape : (int, int)
+        Rows and columns of the matrix that was encoded; fewer than 2,147,483,648 columns.
+    dtype : dtype
+        float16 or float32; its itemsize must be the chunk's.
+
+    Returns
+    -------
+    indptr : array, (row + 1,), int64
+        Where each row begins among the entries; the last number is how many there are.
+    indices : array, (entry,), int32
+        Columns, ascending within a row.
+    values : array, (entry,), `dtype`
+        Elements whose bit pattern is not 0.0's. A read-only view of `buffer` where that lies at a multiple of 8 bytes.
+
+    Raises
+    ------
+    ConfigError, CorruptDataError
+        As of `decode`.
+    """
+    from gpuclust.storage import codec_packed_kernels as kernels
+
+    stored = _check_dtype(np.dtype(dtype))
+    rows, columns = shape
+    if columns > np.iinfo(np.int32).max:
+        raise ConfigError(f"a chunk of {columns:,} columns has no int32 indices: make chunks of fewer features.")
+    positions, packed, in_buckets = _checked(np.frombuffer(buffer, np.uint8), rows * columns, stored.itemsize)
+    if not in_buckets:
+        words, positions = positions, np.empty(len(packed), np.int64)
+        kernels.marked(words, positions)
+    starts = np.arange(rows + 1) * columns
+    indptr = np.searchsorted(positions, starts)
+    indices = (positions - np.repeat(starts[:-1], np.diff(indptr))).astype(np.int32)
+    return indptr, indices, packed.view(stored).astype(dtype, copy=False)
 
 
 def sections(chunk: NDArray[np.uint8], count: int, itemsize: int) -> tuple[NDArray[np.uint64], NDArray[Any]]:
@@ -123,7 +218,7 @@ def sections(chunk: NDArray[np.uint8], count: int, itemsize: int) -> tuple[NDArr
     Parameters
     ----------
     chunk : array, (byte,), uint8
-        An encoded chunk.
+        An encoded chunk, of either layout: of the one without a bitmap, one is made.
     count, itemsize : int
         Elements of the chunk, and bytes of one.
 
@@ -131,37 +226,78 @@ def sections(chunk: NDArray[np.uint8], count: int, itemsize: int) -> tuple[NDArr
     -------
     array, (ceil(count / 64),), uint64
     array, (non-zero,), uint16 or uint32
-        Bits of the values. Both are read-only views of `chunk`.
+        Bits of the values. Both are read-only; but for a bitmap that was made, they are views of `chunk`.
 
     Raises
     ------
     CorruptDataError
         If the bytes are not what `encode` writes.
     """
+    from gpuclust.storage import codec_packed_kernels as kernels
+
+    where, packed, in_buckets = _checked(chunk, count, itemsize)
+    if not in_buckets:
+        return where, packed
+    words = np.zeros(-(-count // 64), "<u8")
+    kernels.mark(where, words)
+    words.flags.writeable = False
+    return words, packed
+
+
+def _checked(chunk: NDArray[np.uint8], count: int, itemsize: int) -> tuple[NDArray[Any], NDArray[Any], bool]:
+    """Return a checked chunk's bitmap, or the places of its elements; their bits; and which of the two it was."""
     if chunk.size < _HEADER.size:
         raise _corrupt(f"it has {chunk.size} bytes, fewer than the {_HEADER.size} of a header")
-    *kind, nonzero, crc = _HEADER.unpack_from(chunk.data)
-    if kind != (wanted := [_MAGIC, _VERSION, itemsize, count]):
+    count = int(count)  # not of 64 bits: a damaged header says any number
+    magic, version, size, low, number, nonzero, crc = _HEADER.unpack_from(chunk.data)
+    kind, wanted = [magic, version, size, number], [_MAGIC, _BITMAP, itemsize, count]
+    in_buckets = version == _BUCKETS and low in (1, 2)
+    if kind != [_MAGIC, _BUCKETS if in_buckets else _BITMAP, itemsize, count] or (low and not in_buckets):
         raise _corrupt(f"its magic, version, itemsize and number of elements are {kind}, not {wanted}")
-    start, end, size = _layout(count, nonzero, itemsize)
-    if nonzero > count or chunk.size != size:
-        raise _corrupt(f"it has {chunk.size} bytes, not the {size} of {nonzero} non-zero elements among {count}")
+    start, end, whole = _layout(count, nonzero, itemsize, low if in_buckets else 0)
+    if nonzero > count or chunk.size != whole:
+        raise _corrupt(f"it has {chunk.size} bytes, not the {whole} of {nonzero} non-zero elements among {count}")
     if _crc(chunk) != crc:
         raise _corrupt(f"its CRC-32C is {_crc(chunk):#010x}, not {crc:#010x} as stored")
+    packed = np.require(chunk[start:end].view(f"<u{itemsize}"), requirements="A")
+    packed.flags.writeable = False
+    if in_buckets:
+        if chunk[7] or chunk[24:28].any() or chunk[end:].any() or not packed.all():
+            raise _corrupt("its padding is not zeros, or a value is")
+        positions = codec_packed.read(chunk[_HEADER.size : start], count, nonzero, low)
+        if isinstance(positions, str):
+            raise _corrupt(positions)
+        return positions, packed, True
     words = np.require(chunk[_HEADER.size : start].view("<u8"), requirements="A")
     marked = int(np.bitwise_count(words).sum())
     if marked != nonzero or (count % 64 and int(words[-1]) >> count % 64):
         raise _corrupt(f"its bitmap marks {marked} elements, not {nonzero} among the first {count}")
-    packed = np.require(chunk[start:end].view(f"<u{itemsize}"), requirements="A")
-    words.flags.writeable = packed.flags.writeable = False
-    return words, packed
+    words.flags.writeable = False
+    return words, packed, False
 
 
-def _layout(count: int, nonzero: int, itemsize: int) -> tuple[int, int, int]:
+def _in_buckets(positions: NDArray[np.int64], packed: NDArray[Any], count: int) -> NDArray[np.uint8]:
+    """Encode values and their places without a bitmap."""
+    low = codec_packed.best_low(count, len(packed))
+    start, end, size = _layout(count, len(packed), packed.itemsize, low)
+    chunk = np.zeros(size, np.uint8)
+    codec_packed.write(positions, low, chunk[_HEADER.size : start])
+    chunk[start:end].view(packed.dtype)[:] = packed
+    return _sealed(chunk, (_BUCKETS, packed.itemsize, low, count, len(packed)))
+
+
+def _layout(count: int, nonzero: int, itemsize: int, low: int = 0) -> tuple[int, int, int]:
     """Return where the values start and end, and the chunk's size."""
-    start = _HEADER.size + 8 * -(-count // 64)
+    start = _HEADER.size + (codec_packed.size(count, nonzero, low) if low else 8 * -(-count // 64))
     end = start + nonzero * itemsize
     return start, end, -(-end // 8) * 8
+
+
+def _sealed(chunk: NDArray[np.uint8], kind: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Write a chunk's header."""
+    _HEADER.pack_into(chunk.data, 0, _MAGIC, *kind, 0)
+    struct.pack_into("<I", chunk.data, _HEADER.size - 4, _crc(chunk))
+    return chunk
 
 
 def _crc(chunk: NDArray[np.uint8]) -> int:

@@ -1,4 +1,4 @@
-"""The bitmap codec's loops, compiled by numba: gather the marked elements of a chunk, or scatter them back.
+"""The bitmap codec's loops, compiled by numba: mark a chunk's elements, gather those marked, or scatter them back.
 
 Element `i` is marked by bit ``i % 64`` of word ``i // 64``. No kernel checks bounds, and none starts threads: zarr and
 Dask decode on several, from which numba's default threading layer must not be entered. Import this module when a chunk
@@ -31,12 +31,48 @@ _compile: Any = numba.njit(nogil=True, cache=True)
 
 
 @_compile
-def _popcount(word: Any) -> Any:
+def popcount(word: Any) -> Any:
     """Count a word's bits; LLVM makes it one instruction."""
     word -= (word >> _ONE) & np.uint64(0x5555555555555555)
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
     word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+def bitmap(values: NDArray[Any]) -> Words:
+    """Mark the elements that are not zero.
+
+    Parameters
+    ----------
+    values : array, (n,), uint16 or uint32
+
+    Returns
+    -------
+    array, (ceil(n / 64),), uint64
+        No bit is set past `n`.
+    """
+    words = np.zeros(-(-values.size // 64), "<u8")
+    whole = values.size // 64
+    blocks = np.require(values[: whole * 64].view("<u8"), requirements="A").reshape(whole, 8 * values.itemsize)
+    blocks.flags.writeable = False
+    _mark_blocks(values[: whole * 64].reshape(whole, 64), blocks, words)
+    rest = np.packbits(values[whole * 64 :] != 0, bitorder="little")
+    words[whole:].view(np.uint8)[: rest.size] = rest
+    return words
+
+
+@_compile
+def _mark_blocks(values: Any, blocks: Any, words: Words) -> None:
+    """Mark 64 values at a time; `blocks` are the same bytes. Those that are all zero are skipped."""
+    for i in range(values.shape[0]):
+        some = np.uint64(0)
+        for j in range(blocks.shape[1]):
+            some |= blocks[i, j]
+        word = np.uint64(0)
+        if some != 0:
+            for j in range(64):
+                word |= np.uint64(values[i, j] != 0) << np.uint64(j)
+        words[i] = word
 
 
 @_compile
@@ -54,11 +90,11 @@ def gather(values: NDArray[Any], words: Words, packed: NDArray[Any]) -> None:
     k = 0
     for i in range(words.size):
         word = words[i]
-        end = k + _popcount(word)
+        end = k + popcount(word)
         step = 8 if end + 7 <= packed.size else 1
         while k < end:
             for j in range(step):
-                packed[k + j] = values[i * 64 + _popcount(~word & (word - _ONE))]
+                packed[k + j] = values[i * 64 + popcount(~word & (word - _ONE))]
                 word &= word - _ONE
             k += step
         k = end
@@ -80,11 +116,11 @@ def scatter_plain(words: Words, packed: NDArray[Any], out: NDArray[Any]) -> None
         for j in range(min(64, out.size - i * 64)):
             out[i * 64 + j] = 0
         word = words[i]
-        end = k + _popcount(word)
+        end = k + popcount(word)
         step = 8 if end + 7 <= packed.size else 1
         while k < end:
             for j in range(step):
-                out[i * 64 + _popcount(~word & (word - _ONE))] = packed[k + j]
+                out[i * 64 + popcount(~word & (word - _ONE))] = packed[k + j]
                 word &= word - _ONE
             k += step
         k = end
@@ -134,7 +170,7 @@ def _scatter_shuffled(words: Words, packed: Any, out: Any, order: Any, counts: A
     mask = np.uint64((1 << lanes) - 1)
     i, k = 0, 0
     # Every shuffle reads a whole vector of `packed`: the last few elements are left to the plain loop.
-    while i < out.size // 64 and k + _popcount(words[i]) + lanes <= packed.size:
+    while i < out.size // 64 and k + popcount(words[i]) + lanes <= packed.size:
         word = words[i]
         for j in range(64 // lanes):
             pattern = np.int64(word & mask)

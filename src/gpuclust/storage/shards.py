@@ -14,8 +14,8 @@ writes one for a shard of zeros too (zarr may leave it out, whatever it is told)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuclust.errors import CorruptDataError
-from gpuclust.storage import atomic, codec
+from gpuclust.storage import atomic, codec, codec_packed
 
 MISSING = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -85,17 +85,61 @@ def write(shards: Shards, index: int, data: NDArray[Any]) -> None:
     data : array, (prompt, feature), of the array's dtype
         All of its rows that the array has.
     """
+
+    def chunk(top: int, left: int) -> NDArray[np.uint8]:
+        part = data[top : top + shards.chunk[0], left : left + shards.chunk[1]]
+        if part.shape != shards.chunk:
+            part = np.pad(part, [(0, full - n) for full, n in zip(shards.chunk, part.shape, strict=True)])
+        return codec.encode(part)
+
+    _write(shards, index, len(data), chunk)
+
+
+def write_csr(shards: Shards, index: int, indptr: NDArray[Any], indices: NDArray[Any], values: NDArray[Any]) -> None:
+    """Write one whole shard from compressed sparse rows: the file that `write` makes of the dense ones.
+
+    Parameters
+    ----------
+    shards : Shards
+    index : int
+        Number of the shard.
+    indptr : array, (prompt + 1,), integer
+        Where each row begins among the entries; all rows of the shard that the array has.
+    indices : array, (entry,), integer
+        Features, ascending within a row.
+    values : array, (entry,), of the array's dtype
+
+    Raises
+    ------
+    ConfigError
+        If these are not compressed sparse rows.
+    """
+    height, width = shards.chunk
+    rows = len(indptr) - 1
+    codec_packed.positions_of_csr(indptr, indices, values.shape, (rows, shards.shape[1]))  # refuses what they are not
+    column = indices // width
+
+    def chunk(top: int, left: int) -> NDArray[np.uint8]:
+        bounds = indptr[top : top + height + 1]
+        own = slice(bounds[0], bounds[-1])
+        inside = column[own] == left // width
+        starts = np.concatenate([[0], np.cumsum(inside)])[bounds - bounds[0]]
+        starts = np.pad(starts, (0, height + 1 - len(starts)), mode="edge")
+        return codec.encode_csr(starts, indices[own][inside] - left, values[own][inside], shards.chunk)
+
+    _write(shards, index, rows, chunk)
+
+
+def _write(shards: Shards, index: int, rows: int, chunk: Callable[[int, int], NDArray[np.uint8]]) -> None:
+    """Write a shard's file of encoded chunks, of which each is asked for by its first row and column."""
     at = np.full((*shards.grid, 2), MISSING)
     end = 0
     with atomic.replacing(shards.file(index)) as partial, partial.open("wb") as out:
         for row, column in np.ndindex(*shards.grid):
             top, left = row * shards.chunk[0], column * shards.chunk[1]
-            part = data[top : top + shards.chunk[0], left : left + shards.chunk[1]]
-            if not part.size:
+            if top >= rows or left >= shards.shape[1]:
                 continue  # past the array's end
-            if part.shape != shards.chunk:
-                part = np.pad(part, [(0, full - n) for full, n in zip(shards.chunk, part.shape, strict=True)])
-            encoded = codec.encode(part)
+            encoded = chunk(top, left)
             out.write(encoded.data)
             at[row, column] = end, encoded.size
             end += encoded.size
@@ -211,34 +255,84 @@ def read(shards: Shards, first: int, stop: int, pool: ThreadPoolExecutor) -> NDA
     Memory: the result, and per thread a chunk as stored and (unless it spans all features) decoded.
     """
     out = np.empty((stop - first, shards.shape[1]), shards.dtype)
+
+    def decode(piece: Piece) -> None:
+        target = out[piece.at, piece.left : piece.left + shards.chunk[1]]
+        encoded = stored_chunk(shards, piece.shard, piece.place)
+        if encoded is None:
+            target[...] = 0
+        elif target.shape == shards.chunk and target.flags.c_contiguous:
+            codec.decode(encoded, shards.chunk, shards.dtype, out=target)
+        else:
+            target[...] = codec.decode(encoded, shards.chunk, shards.dtype)[piece.rows, : target.shape[1]]
+
+    in_threads(pool, decode, pieces(shards, first, stop))
+    return out
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A chunk's rows within a range of prompts: number of its shard, its place there, and where they belong.
+
+    Attributes
+    ----------
+    shard : int
+    place : array, (2,), uint64
+    rows, at : slice
+        Rows of the chunk, and rows of the range.
+    left : int
+        First feature.
+    """
+
+    shard: int
+    place: NDArray[np.uint64]
+    rows: slice
+    at: slice
+    left: int
+
+
+def pieces(shards: Shards, first: int, stop: int) -> Iterator[Piece]:
+    """Yield the pieces of a range of prompts, by rows, and within those by features.
+
+    Parameters
+    ----------
+    shards : Shards
+    first, stop : int
+        Prompts.
+
+    Raises
+    ------
+    CorruptDataError
+        If a file is missing, or its index fails its checksum.
+    """
     height, width = shards.chunk
-    tasks = []
     for index in range(first // shards.shard[0], -(-stop // shards.shard[0]) if stop > first else 0):
         at = places(shards, index)
         for row, column in np.ndindex(*shards.grid):
             top, left = index * shards.shard[0] + row * height, column * width
             if top < stop and top + height > first and left < shards.shape[1]:
                 rows = slice(max(first - top, 0), min(stop - top, height))
-                target = out[top + rows.start - first : top + rows.stop - first, left : left + width]
-                tasks.append(pool.submit(_decode, shards, index, at[row, column], rows, target))
+                yield Piece(
+                    index, at[row, column], rows, slice(top + rows.start - first, top + rows.stop - first), left
+                )
+
+
+def in_threads(pool: ThreadPoolExecutor, function: Callable[[Piece], Any], items: Iterable[Piece]) -> list[Any]:
+    """Return what a function makes of each piece, in order; after an error no more are begun.
+
+    Parameters
+    ----------
+    pool : ThreadPoolExecutor
+    function : callable
+    items : iterable of Piece
+    """
+    tasks: list[Future[Any]] = []
     try:
-        for task in tasks:
-            task.result()
+        tasks.extend(pool.submit(function, item) for item in items)
+        return [task.result() for task in tasks]
     finally:
         for task in tasks:
             task.cancel()
-    return out
-
-
-def _decode(shards: Shards, index: int, place: NDArray[np.uint64], rows: slice, target: NDArray[Any]) -> None:
-    """Decode the wanted rows of one chunk into their place."""
-    encoded = stored_chunk(shards, index, place)
-    if encoded is None:
-        target[...] = 0
-    elif target.shape == shards.chunk and target.flags.c_contiguous:
-        codec.decode(encoded, shards.chunk, shards.dtype, out=target)
-    else:
-        target[...] = codec.decode(encoded, shards.chunk, shards.dtype)[rows, : target.shape[1]]
 
 
 def packed_bands(shards: Shards, first: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, Any, Any]]]]:
@@ -257,7 +351,8 @@ def packed_bands(shards: Shards, first: int, stop: int) -> Iterator[tuple[int, i
     rows : int
         Its prompts.
     chunks : list of (first column, words, packed)
-        The chunks that hold something, as of `codec.sections`; the rest of the band is zero.
+        The chunks that hold something, as of `codec.sections`, which makes a bitmap for those without; the rest of the
+        band is zero.
 
     Raises
     ------
