@@ -81,6 +81,9 @@ CASES = [
     Case("max_tokens", 30, "prompts", "extraction"),
     Case("seed", 1, "prompts neighbors quality analyse", "extraction neighbors"),
     Case("deduplicate", False, "prompts", "extraction"),
+    Case("extract.rows", "token", "extract neighbors", "extraction"),  # a sweep is of prompts, and refuses it
+    Case("extract.window", 8),
+    Case("extract.window", 8, "neighbors", "", {"extract.rows": "window"}),
     Case("extract.aggregate", "mean", "extract", "extraction"),
     Case("extract.prepend_bos", False, "prompts extract", "extraction"),
     Case("extract.exclude_special_tokens", False, "extract", "extraction"),

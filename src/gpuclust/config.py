@@ -111,9 +111,34 @@ class Config(Section):
             raise ValueError(f"cluster.method={dense} needs exact distances: set neighbors.method=exact or auto")
         if self.neighbors.method == "sketch" and self.metric in CORRELATIONS:
             raise ValueError(f"neighbors.method=sketch has no {self.metric}: set the metric to cosine, or method=exact")
+        if self.keeps_tokens and self.store.codec != "bitmap":
+            raise ValueError(
+                f"extract.rows={self.extract.rows} needs store.codec=bitmap, not {self.store.codec}: what fires on "
+                "every token is written as sparse rows"
+            )
+        if self.keeps_tokens and self.neighbors.method == "sketch":
+            raise ValueError(
+                f"neighbors.method=sketch is of prompts, and extract.rows is {self.extract.rows}: set one of the two "
+                "otherwise"
+            )
+        if self.keeps_tokens and self.metric == "partial_correlation":
+            raise ValueError(
+                f"partial_correlation takes out the length of prompts, and extract.rows is {self.extract.rows}: set "
+                "neighbors.metric=correlation, or cosine"
+            )
         if self.device.memory is not None:
             parse_bytes(self.device.memory)
         return self
+
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether what fires on every token is kept beside the prompts' activations."""
+        return self.extract.rows != "prompt"
+
+    @property
+    def used_window(self) -> int | None:
+        """Tokens of a row; None where rows are prompts or tokens."""
+        return self.extract.window if self.extract.rows == "window" else None
 
     @property
     def n_members(self) -> int:
@@ -189,7 +214,8 @@ class Config(Section):
     def metric(self) -> str:
         """Metric between features."""
         plain = self.cluster.method == "distances" or self.neighbors.method == "sketch"
-        return self.neighbors.metric or self.umap.metric or ("cosine" if plain else "partial_correlation")
+        default = "cosine" if plain else "partial_correlation" if self.extract.rows == "prompt" else "correlation"
+        return self.neighbors.metric or self.umap.metric or default
 
     @property
     def tree_samples(self) -> int | None:

@@ -75,7 +75,14 @@ class PromptSource(Section):
 class ExtractConfig(Section):
     """From prompts to activations."""
 
-    aggregate: Literal["max", "mean", "sum", "last"] = Field("max", description="over the tokens of a prompt")
+    rows: Literal["prompt", "window", "token"] = Field(
+        "prompt",
+        description="what neighbours are computed over; windows and tokens keep what fires on every token, too",
+    )
+    window: int = Field(16, ge=1, description="tokens of a window; a prompt's last may have fewer")
+    aggregate: Literal["max", "mean", "sum", "last"] = Field(
+        "max", description="over the tokens of a prompt, and of a window"
+    )
     prepend_bos: bool = Field(True, description="begin every prompt with the tokenizer's BOS token")
     exclude_special_tokens: bool = Field(True, description="leave special tokens out of the aggregate")
     batch_tokens: int = Field(4096, ge=1, description="tokens of a forward batch, padding included")

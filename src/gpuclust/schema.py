@@ -16,6 +16,7 @@ RECORD: Final = "run.json"
 SWEEP: Final = "sweep.yaml"  # in the folder of a sweep
 LOCK: Final = ".lock"  # held by the process that computes in the folder
 ACTIVATIONS: Final = "activations.zarr"
+TOKENS: Final = "tokens.zarr"  # activations of every token, where rows are not prompts
 PROMPTS: Final = "prompts.parquet"
 FEATURES: Final = "features.parquet"
 EXAMPLES: Final = "examples.parquet"

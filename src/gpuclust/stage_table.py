@@ -65,6 +65,11 @@ def _near(config: Config, *views: str) -> tuple[str, ...]:
     return tuple(view_file(view, name) for view in views for name in names)
 
 
+def _extract(config: Config) -> tuple[str, ...]:
+    files = (schema.ACTIVATIONS, schema.SHARDS)
+    return (*files, schema.TOKENS) if config.keeps_tokens else files
+
+
 def _neighbors(config: Config) -> tuple[str, ...]:
     return _near(config, schema.WHOLE, *(schema.HALVES if config.halved else ()))
 
@@ -86,8 +91,8 @@ STAGES = (
         advice="take an earlier layer, or model.dtype=bfloat16",
     ),
     Stage(
-        "extract", "activations of every prompt", ("prompts",), _files(schema.ACTIVATIONS, schema.SHARDS),
-        ("model", "sae", "extract.aggregate", "extract.prepend_bos", "extract.exclude_special_tokens",
+        "extract", "activations of every prompt", ("prompts",), _extract,
+        ("model", "sae", "keeps_tokens", "extract.aggregate", "extract.prepend_bos", "extract.exclude_special_tokens",
          "extract.top_examples", "store"),
         advice="lower extract.batch_tokens or store.shard_prompts, or set model.dtype=bfloat16", planned=True,
     ),
@@ -102,7 +107,8 @@ STAGES = (
     ),
     Stage(
         "neighbors", "exact neighbours", ("extract", "select"), _neighbors,
-        ("neighbors.method", "neighbors.sketch_size", "n_neighbors", "metric", "tree_samples", "halved", "seed"),
+        ("neighbors.method", "neighbors.sketch_size", "n_neighbors", "metric", "tree_samples", "halved", "seed",
+         "extract.rows", "used_window"),
         advice="keep fewer features (select.*), or set neighbors.method=sketch", planned=True,
     ),
     Stage(

@@ -17,6 +17,7 @@ which a cosine distance can be off; rounding errors that do not all point one wa
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,7 @@ log = logging.getLogger("gpuclust")
 GEMM_ROWS = 512  # prompts of one product on a GPU
 EQUAL = 1e-12  # relative: prompts whose lengths spread less are equally long, but for rounding
 SUMS = 1 << 22  # elements of a chunk that are in float64 at a time on a GPU
-SPARSE_DENSITY = 0.015  # below this share of non-zero entries the sparse product is faster (benchmarks/gram.py)
+SPARSE_DENSITY = 0.1  # below this share of non-zero entries the sparse product is faster (benchmarks/gram.py)
 
 
 @dataclass
@@ -133,8 +134,8 @@ def accumulate(
 
     Parameters
     ----------
-    chunks : iterable of array, (prompt, feature), float16 or float32
-        The kept features only.
+    chunks : iterable of array, (prompt, feature), float16 or float32, or scipy.sparse.csr_array of float32
+        The kept features only. Rows may be windows or tokens: all that is said of prompts here is then of these.
     n_features, tile : int
     tiles : sequence of (int, int)
         The tiles of this pass.
@@ -155,8 +156,9 @@ def accumulate(
     """
     gram, first = _empty(n_features, tiles, tile, xp), 0
     for chunk in chunks:
-        _add(gram, chunk, xp, sparse, None if lengths is None else lengths[first : first + len(chunk)])
-        first += len(chunk)
+        n = chunk.shape[0]
+        _add(gram, chunk, xp, sparse, None if lengths is None else lengths[first : first + n])
+        first += n
     return gram
 
 
@@ -211,15 +213,17 @@ def accumulate_groups(
     grams = [_empty(n_features, tiles, tile, xp) for _ in range(n_groups)]
     first = 0
     for chunk in chunks:
-        own = layers[:, first : first + len(chunk)]
-        long = None if lengths is None else lengths[first : first + len(chunk)]
-        first += len(chunk)
-        if own.shape[1] < len(chunk):
+        n = chunk.shape[0]
+        own = layers[:, first : first + n]
+        long = None if lengths is None else lengths[first : first + n]
+        first += n
+        if own.shape[1] < n:
             break
         for codes in own:
             for group in np.unique(codes[codes >= 0]):
                 inside = codes == group
-                part = chunk if inside.all() else chunk[xp.asarray(np.flatnonzero(inside))]
+                where = np.flatnonzero(inside)
+                part = chunk if inside.all() else chunk[where if _is_sparse(chunk) else xp.asarray(where)]
                 _add(grams[group], part, xp, sparse, None if long is None else long[inside])
     if first != layers.shape[1]:
         raise InputError(f"groups are given for {layers.shape[1]} prompts, but the chunks hold at least {first}")
@@ -237,21 +241,39 @@ def _empty(n_features: int, tiles: Sequence[Tile], tile: int, xp: Any) -> Gram:
 
 def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None, lengths: Array | None) -> None:
     """Add one chunk in place."""
-    use_sparse = sparse
-    if use_sparse is None:
-        use_sparse = xp is np and np.count_nonzero(chunk) < SPARSE_DENSITY * chunk.size
-    route = "sparse" if use_sparse else "dense"
+    rows, route = _is_sparse(chunk), "dense"
+    if sparse or (sparse is None and xp is np and _entries(chunk) < SPARSE_DENSITY * math.prod(chunk.shape)):
+        route = "sparse"
     if route not in gram.routes:
-        log.debug("gram: %s product for a chunk of %d prompts", route, len(chunk))
+        log.debug("gram: %s product for a chunk of %d prompts", route, chunk.shape[0])
     gram.routes[route] = gram.routes.get(route, 0) + 1
+    gram.n_prompts += chunk.shape[0]
+    if route == "sparse":
+        wide = _sparse_rows(chunk)
+        _add_sparse_sums(gram, wide, lengths)
+        _add_sparse(gram, wide)
+        return
+    if rows:
+        chunk = xp.asarray(chunk.toarray())
     wide = chunk.astype(np.float64) if xp is np else xp.ascontiguousarray(chunk)
     _add_sums(gram, wide, xp, lengths)
-    gram.n_prompts += len(chunk)
-    if use_sparse:
-        _add_sparse(gram, wide)
-    else:
-        for (i, j), held in gram.tiles.items():
-            add_product(held, wide[:, gram.block(i)], wide[:, gram.block(j)], xp)
+    for (i, j), held in gram.tiles.items():
+        add_product(held, wide[:, gram.block(i)], wide[:, gram.block(j)], xp)
+
+
+def _is_sparse(chunk: Any) -> bool:
+    return hasattr(chunk, "tocsr")
+
+
+def _entries(chunk: Any) -> int:
+    return int(chunk.nnz if _is_sparse(chunk) else np.count_nonzero(chunk))
+
+
+def _sparse_rows(chunk: Any) -> Any:
+    """A chunk as compressed sparse rows, float64."""
+    from scipy import sparse
+
+    return (chunk if _is_sparse(chunk) else sparse.csr_array(chunk.astype(np.float32, copy=False))).astype(np.float64)
 
 
 def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
@@ -301,16 +323,27 @@ def _add_sums(gram: Gram, wide: AnyArray, xp: Any, lengths: Array | None) -> Non
         gram.squares += np.einsum("pf,pf->f", slab, slab) if xp is np else (slab * slab).sum(axis=0)
 
 
-def _add_sparse(gram: Gram, wide: AnyArray) -> None:
-    from scipy import sparse
+def _add_sparse_sums(gram: Gram, rows: Any, lengths: Array | None) -> None:
+    """Add the column sums of sparse rows."""
+    n = rows.shape[1]
+    gram.sums += np.bincount(rows.indices, rows.data, minlength=n)
+    gram.squares += np.bincount(rows.indices, rows.data**2, minlength=n)
+    if lengths is not None:
+        long = lengths.astype(np.float64)
+        gram.lengths += [long.sum(), long @ long]
+        gram.by_length += np.bincount(rows.indices, rows.data * np.repeat(long, np.diff(rows.indptr)), minlength=n)
 
-    columns = sparse.csc_array(wide)
-    blocks: dict[int, Any] = {}
-    for index in {index for pair in gram.tiles for index in pair}:
-        blocks[index] = columns[:, gram.block(index)]
+
+def _add_sparse(gram: Gram, rows: Any) -> None:
+    """Add sparse rows, float64, tile by tile."""
+    from gpuclust.compute import sparse_gram
+
+    columns = rows.tocsc()
+    wanted = {index for pair in gram.tiles for index in pair}
+    left = {index: columns[:, gram.block(index)] for index in wanted}
+    right = {index: left[index].tocsr() for index in {column for _, column in gram.tiles}}
     for (i, j), held in gram.tiles.items():
-        product = (blocks[i].T.tocsr() @ blocks[j].tocsr()).tocoo()
-        np.add.at(held, (product.row, product.col), product.data)
+        sparse_gram.add_product(held, left[i], right[j])
 
 
 def combine(grams: Sequence[Gram]) -> Gram:

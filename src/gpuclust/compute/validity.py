@@ -161,7 +161,7 @@ def sums(blocks: Iterable[Array], norms: Array, labels: Array, sets: Any = None)
 
     Parameters
     ----------
-    blocks : iterable of array, (prompt, feature)
+    blocks : iterable of array, (prompt, feature), or scipy.sparse.csr_array
         The clustered features only.
     norms : array, (feature,), float64
         |a|, √Σ a² over prompts; a feature of zeros counts as at right angles to all others.
@@ -169,6 +169,8 @@ def sums(blocks: Iterable[Array], norms: Array, labels: Array, sets: Any = None)
     sets : sparse array, (feature, set), optional
         Indicators of further sets.
     """
+    from scipy.sparse import diags_array
+
     inverse = 1 / np.where(norms > 0, norms, np.inf)
     n_clusters = int(labels.max(initial=NOISE)) + 1
     inside = (labels[:, None] == np.arange(n_clusters)).astype(np.float64)
@@ -176,12 +178,14 @@ def sums(blocks: Iterable[Array], norms: Array, labels: Array, sets: Any = None)
     cosine, total, squares = np.zeros((len(labels), n_clusters)), np.zeros(len(labels)), np.zeros(n_sets)
     n_prompts = 0
     for block in blocks:
-        unit = block.astype(np.float64) * inverse
+        sparse = hasattr(block, "tocsr")
+        unit = block.astype(np.float64) @ diags_array(inverse) if sparse else block.astype(np.float64) * inverse
         cosine += unit.T @ (unit @ inside)
         total += unit.sum(axis=0)
-        n_prompts += len(block)
+        n_prompts += block.shape[0]
         if n_sets:
-            squares += ((sets.T @ unit.T) ** 2).sum(axis=1)
+            inner = sets.T @ unit.T
+            squares += (inner.multiply(inner) if sparse else inner**2).sum(axis=1)
     own = (norms > 0).astype(np.float64)
     if n_sets:
         squares -= sets.T @ own

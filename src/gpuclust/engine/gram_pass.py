@@ -17,8 +17,10 @@ import numpy as np
 
 from gpuclust import schema
 from gpuclust.compute import gram, neighbors
+from gpuclust.engine import token_rows
 from gpuclust.engine.failures import submit
 from gpuclust.engine.prompt_rows import read_blocks
+from gpuclust.engine.token_rows import Rows
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve, to_host
 from gpuclust.stage_table import view_file
@@ -40,12 +42,15 @@ class PromptGroups:
         Seed: permute each feature's activations over the prompts of each block (`permuted`).
     lengths : array, (prompt,), int, optional
         Of all prompts of the store, for partial correlations (`prompt_lengths`).
+    rows : Rows, optional
+        What is added up where it is not prompts; a row belongs to the group of its prompt.
     """
 
     groups: Array
     n_groups: int
     permute: int | None = None
     lengths: Array | None = None
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +114,10 @@ def gram_task(
     """
     backend = resolve(device)
     own, n_groups = groups.groups[..., first:stop], groups.n_groups
-    if groups.permute is None:
+    if groups.rows is not None:
+        own = own[..., token_rows.prompts_of(out, groups.rows, first, stop) - first]
+        chunks = token_rows.blocks(out, kept, groups.rows, plan.rows, groups.permute, first, stop)
+    elif groups.permute is None:
         blocks = row_blocks.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
         chunks = (block for _, block in blocks)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.compute import agreement, consensus, measures, methods, neighbors, validity, verdicts
 from gpuclust.config import Config
-from gpuclust.engine import gram_pass, prompt_rows
+from gpuclust.engine import gram_pass, prompt_rows, token_rows
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget
 from gpuclust.storage import atomic
@@ -73,11 +74,21 @@ def quality_task(
     if (out / schema.MEMBERS).exists() and config.n_members > 1:
         unmoved, *rest = np.load(out / schema.MEMBERS)
         facts["members"] = float(np.mean([adjusted_rand_score(unmoved, other) for other in rest]))
-    # |a| of every feature: n (std² + mean²) = Σ a²
     n_prompts = len(pd.read_parquet(out / schema.PROMPTS, columns=["prompt"]))
-    norms = np.sqrt(n_prompts * (features["std"].to_numpy() ** 2 + features["mean"].to_numpy() ** 2))
-    sets = validity.matched_sets(labels, features["n_active"].to_numpy(), q.random_sets, config.seed)
-    found = validity.sums(prompt_rows.read_blocks(out, kept, plan), norms, labels, sets)
+    rows = token_rows.rows_of(config, out)
+    if rows is None:  # n (std² + mean²) = Σ a²
+        norms = np.sqrt(n_prompts * (features["std"].to_numpy() ** 2 + features["mean"].to_numpy() ** 2))
+        degree = features["n_active"].to_numpy()
+    else:
+        norms, degree = token_rows.norms(out, kept, rows, plan.rows)
+
+    def read(permute: int | None = None) -> Iterator[Any]:
+        if rows is not None:
+            return token_rows.blocks(out, kept, rows, plan.rows, permute)
+        return prompt_rows.read_blocks(out, kept, plan, permute=permute)
+
+    sets = validity.matched_sets(labels, degree, q.random_sets, config.seed)
+    found = validity.sums(read(), norms, labels, sets)
     table |= {
         "silhouette": validity.silhouette(found, labels),
         "cohesion": validity.cohesion(found, labels),
@@ -87,8 +98,7 @@ def quality_task(
         table["random_z"] = validity.matched_z(found, labels, q.random_sets)
     if schema.NULL in others:
         null = others[schema.NULL]
-        shuffled = prompt_rows.read_blocks(out, kept, plan, permute=config.seed)
-        reached = validity.permutation_z(validity.sums(shuffled, norms, null), null)
+        reached = validity.permutation_z(validity.sums(read(config.seed), norms, null), null)
         facts["null"] = {"clusters": int(null.max(initial=schema.NOISE)) + 1, "noise_share": float((null < 0).mean())}
         table["permutation_z_null"] = np.full(len(size), float(max(reached, default=0)))
     clustered = size / max(size.sum(), 1)

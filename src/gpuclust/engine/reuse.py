@@ -19,6 +19,8 @@ from gpuclust.storage.record import refuse_other_version, write_record
 from gpuclust.storage.run_folder import differences
 from gpuclust.types import Array
 
+KEEPS_TOKENS = "keeps_tokens"
+
 
 def link(source: Path, target: Path, config: Config | None = None) -> None:
     """Make a folder whose activations are those of another, and whose record says no more; the other is only read.
@@ -32,7 +34,9 @@ def link(source: Path, target: Path, config: Config | None = None) -> None:
     """
     with atomic.replacing(target) as folder:
         folder.mkdir()
-        for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS):
+        for name in (schema.ACTIVATIONS, schema.SHARDS, schema.PROMPTS, schema.TOKENS):
+            if name == schema.TOKENS and not (source / name).exists():
+                continue
             (folder / name).symlink_to((source / name).resolve())
         _record(source, folder, config, {})
 
@@ -46,7 +50,10 @@ def texts(config: Config) -> dict[str, Any]:
 def same(config: Config, run: Run) -> bool:
     """Whether a run has the activations that a configuration asks for, however it spells their paths."""
     known = texts(run.config)
-    return config_paths.as_recorded(texts(config), known) == known
+    wanted = config_paths.as_recorded(texts(config), known)
+    if known[KEEPS_TOKENS]:  # what is asked of prompts alone is there, too
+        wanted = wanted | {KEEPS_TOKENS: True}
+    return wanted == known
 
 
 def check(source: Path, wanted: Sequence[Config], target: Path | None = None) -> None:

@@ -21,7 +21,7 @@ from gpuclust.compute.dbscan import with_eps
 from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
 from gpuclust.config_sections import ClusterConfig
-from gpuclust.engine import analyse_task, failures, gram_pass, prompt_rows, quality_task, tasks
+from gpuclust.engine import analyse_task, failures, gram_pass, prompt_rows, quality_task, tasks, token_rows
 from gpuclust.engine.gram_pass import view_path
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.quality_task import HDBSCAN
@@ -29,7 +29,7 @@ from gpuclust.engine.scheduler import Scheduler
 from gpuclust.errors import StoreError
 from gpuclust.extraction import extract_shard
 from gpuclust.hardware import budget
-from gpuclust.storage import disk, markers, store
+from gpuclust.storage import disk, markers, store, token_store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -78,6 +78,11 @@ class Context:
     def n_prompts(self) -> int:
         """Prompts of the run."""
         return int(self.done["prompts"]["rows"])
+
+    def observed(self, view: str) -> int:
+        """Rows that the similarities of a view are over: its prompts, or their windows or tokens."""
+        rows: dict[str, int] = self.done["neighbors"]["observed"]
+        return rows[view]
 
     @property
     def n_clusters(self) -> int:
@@ -199,15 +204,17 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
         "extraction_key": x.key,
     }
     linked = _is_linked(path, shards, x.key)
-    template = (path, facts["rows"], facts["d_sae"], x.config.store, attributes)
+    tokens = pd.read_parquet(x.out / schema.PROMPTS, columns=["tokens"])["tokens"].tolist()
     if path.exists() and markers.begun_with(path, shards) not in (None, x.key):
         log.warning("extract: %s was begun with other settings, has no shards yet, and is made anew", path)
         shutil.rmtree(path)
-    if not path.exists():
-        store.create(*template)
-    elif not linked and (restored := store.restore(*template)):
-        log.warning("extract: %s of %s are not what is written now, and are put back", ", ".join(restored[:3]), path)
-    tokens = pd.read_parquet(x.out / schema.PROMPTS, columns=["tokens"])["tokens"].tolist()
+        shutil.rmtree(x.out / schema.TOKENS, ignore_errors=True)
+    for target, make in _templates(x, tokens, attributes):
+        if not target.exists():
+            make(target)
+        elif not linked and (restored := store.restore(target, make)):
+            log.warning("extract: %s of %s are not what is written now, and are put back", ", ".join(restored[:3]),
+                        target)  # fmt: skip
     items = []
     again: dict[str, int] = {}
     for index, (first, stop) in enumerate(store.shard_ranges(path)):
@@ -222,8 +229,8 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     left = sum(len(part) for _, _, part in items)
     disk.check(x.out, x.config, left, facts["d_sae"])
     computed = {index for index, *_ in items}
-    kept = [markers.shard_file(path, index) for index in range(n_shards) if index not in computed]
-    there, held = facts["rows"] - left, sum(file.stat().st_size for file in kept)
+    kept = [index for index in range(n_shards) if index not in computed]
+    there, held = facts["rows"] - left, sum(markers.stored_bytes(path, shards, index) for index in kept)
     total = {"prompts": 0, "tokens": 0, "bytes": 0}
     for done in x.each(extract_shard.run_shard, jobs, "shards", [index for index, *_ in items]):
         total = {name: total[name] + done[name] for name in total}
@@ -231,10 +238,30 @@ def extract_step(x: Context) -> tuple[Facts, budget.Plan | None]:
         if left > total["prompts"]:
             disk.check(x.out, x.config, left - total["prompts"], facts["d_sae"], held, there)
     stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    more: Facts = {}
+    if x.config.keeps_tokens:
+        more = x.submit(tasks.coordinates_task, x.out)
     return {
         "rows": facts["rows"], "tokens": facts["tokens"], "computed": total, "stored_bytes": stored,
-        "shards": n_shards, "shards_computed": len(items),
+        "shards": n_shards, "shards_computed": len(items), **more,
     }, plan  # fmt: skip
+
+
+def _templates(
+    x: Context, tokens: list[Array], attributes: Mapping[str, Any]
+) -> list[tuple[Path, Callable[[Path], None]]]:
+    """The stores that an extraction fills, and what makes an empty one: of prompts, and where asked of tokens."""
+    facts, config = x.done["prompts"], x.config.store
+    n, width = facts["rows"], facts["d_sae"]
+    stores: list[tuple[Path, Callable[[Path], None]]] = [
+        (x.out / schema.ACTIVATIONS, lambda path: store.create(path, n, width, config, attributes))
+    ]
+    if x.config.keeps_tokens:
+        step = store.layout(n, width, config)[1][0]
+        longest = [len(own) + 1 for own in tokens]  # with a BOS
+        rows = [sum(longest[first : first + step]) for first in range(0, n, step)]
+        stores.append((x.out / schema.TOKENS, lambda path: token_store.create(path, rows, width, config, attributes)))
+    return stores
 
 
 def _is_linked(path: Path, shards: Path, key: str) -> bool:
@@ -276,6 +303,7 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     log.info("neighbors: %d features kept, blocks of %d prompts, tiles of %d features, %s a pass",
              len(kept), plan.rows, plan.tile, plan.tiles_per_pass)  # fmt: skip
     method = "exact" if c.neighbors.method == "auto" else c.neighbors.method
+    half, seen = half_of(x.n_prompts, c.seed), token_rows.rows_of(c, x.out)
     if method == "sketch":
         if x.on == "cuda":
             log.info("neighbors: the sketch is computed on the host")
@@ -283,13 +311,15 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     else:
         lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
         if c.halved:
-            groups = gram_pass.PromptGroups(half_of(x.n_prompts, c.seed), 2, lengths=lengths)
+            groups = gram_pass.PromptGroups(half, 2, lengths=lengths, rows=seen)
             weights = dict(zip((schema.WHOLE, *schema.HALVES), ([1, 1], [1, 0], [0, 1]), strict=True))
         else:
-            groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, lengths=lengths)
+            groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, lengths=lengths, rows=seen)
             weights = {schema.WHOLE: [1]}
         facts = _exact(x, kept, plan, groups, weights)
-    return {"method": method, "metric": c.metric, **facts}, plan
+    sizes = np.bincount(half if seen is None else half[token_rows.prompts_of(x.out, seen)], minlength=2).tolist()
+    observed = {schema.WHOLE: sum(sizes), **dict(zip(schema.HALVES, sizes, strict=True))}
+    return {"method": method, "metric": c.metric, "observed": observed, **facts}, plan
 
 
 def _exact(
@@ -318,11 +348,11 @@ def cluster_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     plan, c = x.plan(x.done["prompts"], len(x.kept())), x.config
     found: Facts = {}
     if c.cluster.method == "communities":
-        resolution, shares = x.submit(tasks.resolution_task, x.out, c, x.n_prompts)
+        resolution, shares = x.submit(tasks.resolution_task, x.out, c, x.observed(schema.WHOLE))
         found = {"resolution": resolution, "resolutions": [list(tried) for tried in shares.items()]}
         c = _with_resolution(c, resolution)
     begin = 0 if c.cluster.method == "communities" else 1  # the embedding's clustering is the first of UMAP's
-    jobs = [(x.out, c, schema.WHOLE, x.n_prompts, number) for number in range(begin, c.n_members)]
+    jobs = [(x.out, c, schema.WHOLE, x.observed(schema.WHOLE), number) for number in range(begin, c.n_members)]
     return dict(x.submit(tasks.cluster_task, x.out, c, x.members(jobs), plan.budget, x.on)) | found, plan
 
 
@@ -339,12 +369,11 @@ def _with_resolution(c: Config, resolution: float | None) -> Config:
 
 
 def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
-    c, rows, kept = _as_clustered(x.config, x.done["cluster"]), x.n_prompts, x.kept()
+    c, rows, kept = _as_clustered(x.config, x.done["cluster"]), x.observed(schema.WHOLE), x.kept()
     views: list[tuple[str, Config, str, int]] = []
     skipped: list[str] = []
     if c.halved:
-        sizes = np.bincount(half_of(rows, c.seed), minlength=2)
-        halves = [(half, int(size)) for half, size in zip(schema.HALVES, sizes, strict=True)]
+        halves = [(half, x.observed(half)) for half in schema.HALVES]
         views += [(half, c, half, size) for half, size in halves]
         if c.quality.hdbscan and c.cluster.method != "umap":
             once = c.model_copy(update={"cluster": ClusterConfig(method="umap")})
@@ -352,7 +381,9 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     plan = x.plan(x.done["prompts"], len(kept))
     if c.permuted:
         lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
-        groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, permute=c.seed, lengths=lengths)
+        groups = gram_pass.PromptGroups(
+            np.zeros(x.n_prompts, np.int64), 1, permute=c.seed, lengths=lengths, rows=token_rows.rows_of(c, x.out)
+        )
         _exact(x, kept, plan, groups, {schema.NULL: [1]})
         views.append((schema.NULL, c, schema.NULL, rows))
     if c.tree_samples is None:

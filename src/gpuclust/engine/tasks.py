@@ -25,7 +25,7 @@ from gpuclust.engine.gram_pass import read_neighbors, view_path, write_neighbors
 from gpuclust.errors import GpuclustError, ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve
-from gpuclust.storage import atomic, markers, row_blocks, store
+from gpuclust.storage import atomic, markers, row_blocks, store, token_store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -112,6 +112,19 @@ def _refuse_other_prompts(out: Path, digest: str) -> None:
             f"{out} holds {shards} shards that were computed with other prompts, and its {schema.RECORD} is lost: "
             "restore the prompts, give another --out, or delete that folder; its prompts and shards were not changed"
         )
+
+
+def coordinates_task(out: Path) -> dict[str, Any]:
+    """Write which token each row of the store of tokens is; its rows, entries and bytes.
+
+    Parameters
+    ----------
+    out : as in `prompts_task`
+    """
+    path = out / schema.TOKENS
+    n = token_store.write_coordinates(path, out / schema.SHARDS)
+    stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return {"token_rows": n, "token_bytes": stored}
 
 
 def reduce_task(

@@ -8,7 +8,8 @@ then the slice of tokens that the SAE encodes at a time, and the shard goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy as np
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.config import Config
 from gpuclust.errors import ActivationError, ModelError
+from gpuclust.extraction.token_rows import TokenRows
 from gpuclust.hardware import device as gpu
 from gpuclust.hardware.backend import Backend, on_host, resolve
-from gpuclust.storage import markers, store
+from gpuclust.storage import markers, store, token_store
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -67,13 +69,18 @@ def run_shard(
     backend = resolve(device)
     encoder = encoders.load_encoder(config, device)
     _same_weights(encoder.commits, store.attributes(out / schema.ACTIVATIONS), config)
-    activations, positions = aggregate_prompts(encoder, tokens, config, f"shard {index}")
+    kept = TokenRows(config, first) if config.keeps_tokens else None
+    activations, positions = aggregate_prompts(encoder, tokens, config, f"shard {index}", kept)
     data = store.to_stored(activations, config.store.dtype, f"shard {index} (prompts {first} and on)")
     states = _states(data, positions, first, config, backend)
     states["negative"] = np.int64((activations < 0).sum())
     states["underflowed"] = np.int64(np.count_nonzero(activations) - np.count_nonzero(data))
+    if kept is not None:
+        found = kept.gather(len(tokens))
+        states |= found.states()
+        token_store.write_shard(out / schema.TOKENS, index, found)
     markers.write_shard(out / schema.ACTIVATIONS, out / schema.SHARDS, index, first, data, states, key)
-    stored = markers.shard_file(out / schema.ACTIVATIONS, index).stat().st_size
+    stored = markers.stored_bytes(out / schema.ACTIVATIONS, out / schema.SHARDS, index)
     return {"prompts": len(tokens), "tokens": sum(map(len, tokens)), "bytes": data.nbytes, "stored": stored}
 
 
@@ -89,7 +96,9 @@ def _same_weights(commits: Mapping[str, str | None], begun: Mapping[str, Any], c
             )
 
 
-def aggregate_prompts(encoder: Any, tokens: list[Array], config: Config, where: str = "extract") -> tuple[Array, Array]:
+def aggregate_prompts(
+    encoder: Any, tokens: list[Array], config: Config, where: str = "extract", kept: TokenRows | None = None
+) -> tuple[Array, Array]:
     """Run prompts through model and SAE and aggregate every feature over the tokens of its prompt.
 
     Parameters
@@ -100,6 +109,8 @@ def aggregate_prompts(encoder: Any, tokens: list[Array], config: Config, where: 
     config : Config
     where : str
         For messages.
+    kept : TokenRows, optional
+        What fires on each token is put there, too.
 
     Returns
     -------
@@ -127,7 +138,7 @@ def aggregate_prompts(encoder: Any, tokens: list[Array], config: Config, where: 
         while waiting:
             batch, failure = waiting.pop(0), ""
             try:
-                back.put(batch, *_run_batch(encoder, [tokens[i] for i in batch], batch, n_bos, step, config))
+                back.put(batch, *_run_batch(encoder, [tokens[i] for i in batch], batch, n_bos, step, config, kept))
             except (MemoryError, RuntimeError) as error:
                 if not gpu.is_out_of_memory(error):
                     raise
@@ -152,7 +163,7 @@ def aggregate_prompts(encoder: Any, tokens: list[Array], config: Config, where: 
 
 
 def _run_batch(
-    encoder: Any, tokens: list[Array], batch: list[int], n_bos: int, step: int, config: Config
+    encoder: Any, tokens: list[Array], batch: list[int], n_bos: int, step: int, config: Config, kept: TokenRows | None
 ) -> tuple[Any, Any]:
     """Values and positions of a batch of prompts, (prompt, feature), float32 and int32, on the device."""
     import torch
@@ -174,7 +185,11 @@ def _run_batch(
     positions = torch.empty(values.shape, dtype=torch.int32, device=residual.device)
     for row, text in enumerate(tokens):
         used = _used_positions(ids[row, : n_bos + len(text)], n_bos, special, config).to(residual.device)
-        values[row], position = _aggregate(encoder, residual[row, used], step, config)
+        put = None
+        if kept is not None:
+            kept.begin(batch[row], used.cpu().numpy() - n_bos, ids[row, used.cpu()].numpy())
+            put = partial(kept.put, batch[row])
+        values[row], position = _aggregate(encoder, residual[row, used], step, config, put)
         positions[row] = used[position] - n_bos
     return values, positions
 
@@ -289,7 +304,9 @@ def _used_positions(ids: Any, n_bos: int, special: Any, config: Config) -> Any:
     return used if len(used) else everything[n_bos:]
 
 
-def _aggregate(encoder: Any, residual: Any, step: int, config: Config) -> tuple[Any, Any]:
+def _aggregate(
+    encoder: Any, residual: Any, step: int, config: Config, put: Callable[[Any, int], None] | None = None
+) -> tuple[Any, Any]:
     """Aggregate one prompt, `step` tokens at a time: value and position of the largest abs(activation), (feature,).
 
     `max` is the value at that position, with its sign: SAEs without ReLU (AbsTopK) have negative activations, and all
@@ -303,6 +320,8 @@ def _aggregate(encoder: Any, residual: Any, step: int, config: Config) -> tuple[
     where: Any = None
     for start in range(0, len(residual), step):
         acts = encoder.features(residual[start : start + step])
+        if put is not None:
+            put(acts, start)
         largest, at = acts.abs().max(dim=0)
         part = {"max": acts.gather(0, at[None])[0], "last": acts[-1]}.get(how)
         if part is None:

@@ -17,7 +17,11 @@ from gpuclust.storage import atomic
 
 log = logging.getLogger("gpuclust")
 
-OWN = (f"{schema.ACTIVATIONS}/activations/c/", f"{schema.SHARDS}/")  # what has checksums of its own
+OWN = (
+    f"{schema.ACTIVATIONS}/activations/c/",
+    f"{schema.TOKENS}/activations/c/",
+    f"{schema.SHARDS}/",
+)  # what has checksums of its own
 SEAL = ".crc"  # ends the name of the checksums of what no record knows
 CHECKSUM = "checksum"  # of a JSON file's content, within it
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust import schema
 from gpuclust.errors import GpuclustError
 from gpuclust.storage import atomic, checksums, store
 from gpuclust.types import Array
@@ -20,7 +21,7 @@ from gpuclust.types import Array
 def write_shard(
     path: Path, shards: Path, index: int, first: int, data: Array, states: Mapping[str, Any], key: str
 ) -> None:
-    """Write one whole shard, its states, and last its marker.
+    """Write one whole shard, its states, and last its marker, which also knows the shard of tokens that is there.
 
     Parameters
     ----------
@@ -83,6 +84,8 @@ def shard_done(path: Path, shards: Path, index: int, key: str) -> str | None:
     if marker["key"] != key:
         return "computed with another configuration"
     for name, file in _files(path, shards, index).items():
+        if name not in marker["files"]:
+            return f"it has no {name}"
         if checksums.of_file(file) != marker["files"][name]:
             return f"the {name} file does not match its checksum"
     return None
@@ -99,7 +102,8 @@ def _marker(file: Path) -> dict[str, Any] | str:
     if not isinstance(marker, dict) or not isinstance(marker.get("key"), str):
         return "its marker is damaged"
     files = marker.get("files")
-    return marker if isinstance(files, dict) and files.keys() == {"activations", "states"} else "its marker is damaged"
+    whole = isinstance(files, dict) and files.keys() - {"tokens"} == {"activations", "states"}
+    return marker if whole else "its marker is damaged"
 
 
 def shards_changed(path: Path, shards: Path) -> list[str]:
@@ -115,7 +119,7 @@ def shards_changed(path: Path, shards: Path) -> list[str]:
             continue
         for name, own in _files(path, shards, int(file.stem)).items():
             size = own.stat().st_size if own.is_file() else None
-            if name == "activations" and size != (marker["files"][name] or [None])[0]:
+            if name != "states" and size != (marker["files"].get(name) or [None])[0]:
                 found.append(own.relative_to(path.parent).as_posix())
     return found + lost(path, shards)
 
@@ -141,8 +145,22 @@ def shard_file(path: Path, index: int) -> Path:
     return path / "activations" / "c" / str(index) / "0"
 
 
+def stored_bytes(path: Path, shards: Path, index: int) -> int:
+    """Return the bytes of a shard's activations, those of its tokens too.
+
+    Parameters
+    ----------
+    path, shards, index
+        As in `write_shard`.
+    """
+    files = _files(path, shards, index)
+    return sum(file.stat().st_size for name, file in files.items() if name != "states")
+
+
 def _files(path: Path, shards: Path, index: int) -> dict[str, Path]:
-    return {"activations": shard_file(path, index), "states": shards / f"{index:05d}.npz"}
+    files = {"activations": shard_file(path, index), "states": shards / f"{index:05d}.npz"}
+    tokens = path.parent / schema.TOKENS
+    return files | {"tokens": shard_file(tokens, index)} if tokens.exists() else files
 
 
 def not_whole(path: Path, shards: Path, key: str) -> str | None:

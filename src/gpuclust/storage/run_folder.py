@@ -32,7 +32,9 @@ AFTER_EXTRACTION = (
     "hdbscan", "consensus", "quality", "analyse",
 )  # fmt: skip
 EXTRACTION = ("extract", "store", "sae")
-LEFT_IN = (".", "state", schema.VIEWS, schema.SHARDS, f"{schema.ACTIVATIONS}/activations/c")  # where leftovers may lie
+LEFT_IN = (
+    ".", "state", schema.VIEWS, schema.SHARDS, f"{schema.ACTIVATIONS}/activations/c", f"{schema.TOKENS}/activations/c",
+)  # fmt: skip  # where leftovers may lie
 
 
 def holds_run(path: Path) -> bool:

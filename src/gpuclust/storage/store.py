@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,18 +70,17 @@ def create(path: Path, n_prompts: int, n_features: int, config: StoreConfig, att
         )
         for name, size in (("prompt", n_prompts), ("feature", n_features)):
             group.create_array(name, data=np.arange(size, dtype=np.int64), dimension_names=(name,))
-        _consolidate(partial)
+        consolidate(partial)
 
 
-def restore(
-    path: Path, n_prompts: int, n_features: int, config: StoreConfig, attributes: Mapping[str, Any]
-) -> list[str]:
-    """Put the template's files back where they are not those that `create` writes; shards stay as they are.
+def restore(path: Path, make: Callable[[Path], None]) -> list[str]:
+    """Put the template's files back where they are not those that are written now; shards stay as they are.
 
     Parameters
     ----------
-    path, n_prompts, n_features, config, attributes
-        As in `create`.
+    path : Path
+    make : callable
+        Creates a template at a path: `create`.
 
     Returns
     -------
@@ -92,7 +91,7 @@ def restore(
     fresh = path.with_name(f"{path.name}.fresh.{os.getpid()}.tmp")
     atomic.remove(fresh)
     try:
-        create(fresh, n_prompts, n_features, config, attributes)
+        make(fresh)
         for file in sorted(file for file in fresh.rglob("*") if file.is_file()):
             place = file.relative_to(fresh)
             if checksums.of_file(path / place) != checksums.of_file(file):
@@ -349,7 +348,7 @@ def write_dataset(
             )
             if data.size:
                 target[...] = data
-        _consolidate(partial)
+        consolidate(partial)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -370,7 +369,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         ) from error
 
 
-def _consolidate(path: Path) -> None:
+def consolidate(path: Path) -> None:
     """Gather the metadata in one place, which is where `xarray.open_zarr` looks first."""
     import zarr
 

@@ -1,0 +1,115 @@
+"""Rows of tokens put together: windows of a prompt, or whole prompts, from what fires on each token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuclust.types import Array
+
+
+def windows(prompt: Array, size: int) -> Array:
+    """Cut each prompt's rows into windows, in order; a prompt's last window may have fewer rows.
+
+    Parameters
+    ----------
+    prompt : array, (row,), int
+        Of each row; rows of a prompt stand together.
+    size : int
+        Rows of a window.
+
+    Returns
+    -------
+    array, (row,), int64
+        Number of the window of each row, from 0, ascending.
+
+    Examples
+    --------
+    >>> windows(np.array([7, 7, 7, 8, 8]), 2).tolist()
+    [0, 0, 1, 2, 2]
+    """
+    new = np.concatenate([[True], prompt[1:] != prompt[:-1]])[: len(prompt)]
+    begin = np.flatnonzero(new)
+    place = np.arange(len(prompt)) - np.repeat(begin, np.diff([*begin, len(prompt)]))
+    found: Array = np.cumsum(new | (place % size == 0)) - 1
+    return found
+
+
+def aggregate(rows: Any, group: Array, how: str) -> Any:
+    """Put rows together.
+
+    Parameters
+    ----------
+    rows : scipy.sparse.csr_array, (row, feature), float32
+        Columns ascend within a row.
+    group : array, (row,), int
+        From 0, ascending, none left out.
+    how : {"max", "mean", "sum", "last"}
+        As ``extract.aggregate``: max is the value of the largest abs(activation), the first of equal ones; mean is over
+        all rows of the group; last is the last row. Sums are in float64.
+
+    Returns
+    -------
+    scipy.sparse.csr_array, (group, feature), float32
+    """
+    from scipy.sparse import csr_array
+
+    n_groups = int(group[-1]) + 1 if len(group) else 0
+    shape = (n_groups, rows.shape[1])
+    if how == "last":
+        last = np.flatnonzero(np.diff(group, append=n_groups))
+        return rows[last]
+    entry = np.repeat(group, np.diff(rows.indptr))
+    place = entry * rows.shape[1] + rows.indices
+    if how == "max":
+        order = np.lexsort((np.arange(len(place)), -np.abs(rows.data), place))
+        first = np.concatenate([[True], np.diff(place[order]) > 0])[: len(place)]
+        chosen = order[first]
+        place, values = place[chosen], rows.data[chosen]
+    else:
+        place, inverse = np.unique(place, return_inverse=True)
+        values = np.bincount(inverse, rows.data.astype(np.float64), minlength=len(place))
+        if how == "mean":
+            values = values / np.bincount(group, minlength=n_groups)[place // rows.shape[1]]
+    counts = np.bincount(place // rows.shape[1], minlength=n_groups)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return csr_array((values.astype(np.float32), (place % rows.shape[1]).astype(np.int32), starts), shape=shape)
+
+
+def permuted(rows: Any, prompt: Array, seed: list[int]) -> Any:
+    """Permute each feature's activations over the prompts of a block, all rows of a prompt together.
+
+    What a feature does within a prompt stays together, as does how often it fires; what features do together goes. A
+    feature that moves to a shorter prompt is laid on it from the beginning again; where two of its rows then meet, the
+    larger abs(activation) stays.
+
+    Parameters
+    ----------
+    rows : scipy.sparse.csr_array, (row, feature), float32
+    prompt : array, (row,), int
+        Of each row; rows of a prompt stand together.
+    seed : list of int
+
+    Returns
+    -------
+    scipy.sparse.csr_array, (row, feature), float32
+    """
+    from scipy.sparse import csr_array
+
+    if not len(prompt):
+        return rows
+    _, begin, number = np.unique(prompt, return_index=True, return_inverse=True)
+    length = np.bincount(number)
+    n_prompts, n_features = len(begin), rows.shape[1]
+    moved = np.random.default_rng(seed).permuted(np.tile(np.arange(n_prompts, dtype=np.int32), (n_features, 1)), axis=1)
+    row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    own = number[row]
+    to = moved[rows.indices, own]
+    place = (begin[to] + (row - begin[own]) % length[to]) * n_features + rows.indices
+    order = np.lexsort((np.arange(len(place)), -np.abs(rows.data), place))
+    first = np.concatenate([[True], np.diff(place[order]) > 0])[: len(place)]
+    chosen = order[first]
+    counts = np.bincount(place[chosen] // n_features, minlength=rows.shape[0])
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return csr_array((rows.data[chosen], (place[chosen] % n_features).astype(np.int32), starts), shape=rows.shape)

@@ -1,0 +1,133 @@
+"""What a pass reads where rows are tokens or windows of them: sparse blocks of the kept features, shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuclust import schema
+from gpuclust.compute import windows
+from gpuclust.config import Config
+from gpuclust.errors import StoreError
+from gpuclust.storage import store, token_store
+from gpuclust.types import Array
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a row is.
+
+    Attributes
+    ----------
+    window : int, optional
+        Tokens of a row; None: each token is one.
+    aggregate : str
+        Over the tokens of a window, as ``extract.aggregate``.
+    """
+
+    window: int | None
+    aggregate: str
+
+    def of(self, prompt: Array) -> Array:
+        """Return the prompt of every row, (row,), from that of every token."""
+        if self.window is None:
+            return prompt
+        group = windows.windows(prompt, self.window)
+        found: Array = prompt[np.flatnonzero(np.diff(group, prepend=-1))]
+        return found
+
+
+def rows_of(config: Config, out: Path) -> Rows | None:
+    """Return what rows are; None where they are prompts.
+
+    Raises
+    ------
+    StoreError
+        If they are of tokens, and the run has none.
+    """
+    if not config.keeps_tokens:
+        return None
+    if not (out / schema.TOKENS).exists():
+        raise StoreError(
+            f"{out} has no {schema.TOKENS}, and extract.rows is {config.extract.rows}: its activations were extracted "
+            "with extract.rows=prompt, or imported. Extract anew, or leave extract.rows at prompt"
+        )
+    return Rows(config.used_window, config.extract.aggregate)
+
+
+def prompts_of(out: Path, rows: Rows, first: int = 0, stop: int | None = None) -> Array:
+    """Return the prompt of every row of a range of shards.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the run.
+    rows : Rows
+    first, stop : int
+        Prompts, where shards begin and end; default all.
+
+    Returns
+    -------
+    array, (row,), int32
+        Ascending.
+    """
+    own = [
+        rows.of(token_store.coordinates(out / schema.SHARDS, index)["prompt"]) for index in _shards(out, first, stop)
+    ]
+    return np.concatenate(own) if own else np.zeros(0, np.int32)
+
+
+def blocks(
+    out: Path, kept: Array, rows: Rows, most: int, permute: int | None = None, first: int = 0, stop: int | None = None
+) -> Iterator[Any]:
+    """Yield blocks of the kept features, in the order of `prompts_of`.
+
+    Parameters
+    ----------
+    out, rows, first, stop
+        As of `prompts_of`.
+    kept : array, (feature,), int
+        The SAE's numbers, ascending.
+    most : int
+        Rows of a block, at most.
+    permute : int, optional
+        Seed: permute each feature over the prompts of each shard (`windows.permuted`), whoever reads it.
+
+    Yields
+    ------
+    scipy.sparse.csr_array, (row, feature), float32
+    """
+    for index in _shards(out, first, stop):
+        where, fired = token_store.read(out, index)
+        fired = fired[:, kept]
+        if permute is not None:
+            fired = windows.permuted(fired, where["prompt"], [permute, index])
+        if rows.window is not None:
+            fired = windows.aggregate(fired, windows.windows(where["prompt"], rows.window), rows.aggregate)
+        for start in range(0, fired.shape[0], most):
+            yield fired[start : start + most]
+
+
+def norms(out: Path, kept: Array, rows: Rows, most: int) -> tuple[Array, Array]:
+    """Return √Σ a² of every feature, and on how many rows it fires: (feature,), float64 and int64.
+
+    Parameters
+    ----------
+    out, kept, rows, most
+        As of `blocks`.
+    """
+    squares, times = np.zeros(len(kept)), np.zeros(len(kept), np.int64)
+    for block in blocks(out, kept, rows, most):
+        squares += np.bincount(block.indices, block.data.astype(np.float64) ** 2, minlength=len(kept))
+        times += np.bincount(block.indices, minlength=len(kept))
+    return np.sqrt(squares), times
+
+
+def _shards(out: Path, first: int, stop: int | None) -> range:
+    ranges = store.shard_ranges(out / schema.ACTIVATIONS)
+    step = ranges[0][1] - ranges[0][0]
+    return range(first // step, len(ranges) if stop is None else -(-stop // step))
