@@ -78,8 +78,7 @@ def encode(array: ArrayLike) -> NDArray[np.uint8]:
     dtype = _check_dtype(np.asarray(array).dtype)
     values = np.require(array, dtype, ["C", "A"]).reshape(-1).view(f"<u{dtype.itemsize}")
     values.flags.writeable = False  # of this view: one type for numba, whatever comes in
-    words = codec_kernels.bitmap(values)
-    nonzero = int(np.bitwise_count(words).sum())
+    words, nonzero = codec_kernels.bitmap(values)
     if nonzero <= codec_packed.most(values.size):
         positions = np.empty(nonzero, np.int64)
         codec_packed_kernels.marked(words, positions)

@@ -39,7 +39,7 @@ def popcount(word: Any) -> Any:
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-def bitmap(values: NDArray[Any]) -> Words:
+def bitmap(values: NDArray[Any]) -> tuple[Words, int]:
     """Mark the elements that are not zero.
 
     Parameters
@@ -48,22 +48,26 @@ def bitmap(values: NDArray[Any]) -> Words:
 
     Returns
     -------
-    array, (ceil(n / 64),), uint64
+    words : array, (ceil(n / 64),), uint64
         No bit is set past `n`.
+    nonzero : int
+        How many are.
     """
     words = np.zeros(-(-values.size // 64), "<u8")
     whole = values.size // 64
     blocks = np.require(values[: whole * 64].view("<u8"), requirements="A").reshape(whole, 8 * values.itemsize)
     blocks.flags.writeable = False
-    _mark_blocks(values[: whole * 64].reshape(whole, 64), blocks, words)
-    rest = np.packbits(values[whole * 64 :] != 0, bitorder="little")
-    words[whole:].view(np.uint8)[: rest.size] = rest
-    return words
+    nonzero = _mark_blocks(values[: whole * 64].reshape(whole, 64), blocks, words)
+    rest = values[whole * 64 :] != 0
+    bits = np.packbits(rest, bitorder="little")
+    words[whole:].view(np.uint8)[: bits.size] = bits
+    return words, nonzero + int(np.count_nonzero(rest))
 
 
 @_compile
-def _mark_blocks(values: Any, blocks: Any, words: Words) -> None:
-    """Mark 64 values at a time; `blocks` are the same bytes. Those that are all zero are skipped."""
+def _mark_blocks(values: Any, blocks: Any, words: Words) -> int:
+    """Mark 64 values at a time, and count; `blocks` are the same bytes. Those that are all zero are skipped."""
+    nonzero = 0
     for i in range(values.shape[0]):
         some = np.uint64(0)
         for j in range(blocks.shape[1]):
@@ -72,7 +76,9 @@ def _mark_blocks(values: Any, blocks: Any, words: Words) -> None:
         if some != 0:
             for j in range(64):
                 word |= np.uint64(values[i, j] != 0) << np.uint64(j)
+            nonzero += popcount(word)
         words[i] = word
+    return nonzero
 
 
 @_compile

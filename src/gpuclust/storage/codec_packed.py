@@ -97,8 +97,7 @@ def read(places: NDArray[np.uint8], count: int, nonzero: int, low: int) -> Posit
         return "the padding of its low parts is not zeros"
     lows, positions = lows[:nonzero], np.empty(nonzero, np.int64)
     buckets.flags.writeable = lows.flags.writeable = False
-    kernels.unpack(buckets, lows, positions)
-    if nonzero and (int(positions[-1]) >= count or not (positions[1:] > positions[:-1]).all()):
+    if not kernels.unpack(buckets, lows, positions) or (nonzero and int(positions[-1]) >= count):
         return f"the places of its elements do not ascend to below {count}"
     return positions
 

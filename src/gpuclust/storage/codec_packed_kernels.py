@@ -42,8 +42,8 @@ def pack(positions: Positions, buckets: Words, lows: Any) -> None:
 
 
 @_compile
-def unpack(buckets: Words, lows: Any, positions: Positions) -> None:
-    """Fill `positions` with what `pack` wrote.
+def unpack(buckets: Words, lows: Any, positions: Positions) -> bool:
+    """Fill `positions` with what `pack` wrote, and return whether they ascend strictly.
 
     Parameters
     ----------
@@ -52,14 +52,19 @@ def unpack(buckets: Words, lows: Any, positions: Positions) -> None:
     positions : array, (k,), int64
     """
     shift = 8 * lows.itemsize
-    k = 0
+    k, last, ascends = 0, -1, True
     for i in range(buckets.size):
         word = buckets[i]
-        while word != 0:
-            at = i * 64 + popcount(~word & (word - _ONE))
-            positions[k] = ((at - k) << shift) + np.int64(lows[k])
+        n = popcount(word)
+        part, low = positions[k : k + n], lows[k : k + n]  # of which no index is negative: LLVM looks for none
+        for j in range(n):
+            at = ((i * 64 - k - j + popcount(~word & (word - _ONE))) << shift) + np.int64(low[j])
+            ascends &= at > last
+            last = at
+            part[j] = at
             word &= word - _ONE
-            k += 1
+        k += n
+    return ascends
 
 
 @_compile

@@ -2,7 +2,8 @@
 
 On a GPU a thread reads, checks and copies the next block into pinned memory and on to the device, on a CUDA stream of
 its own, while the caller computes with this one. Chunks of the bitmap codec cross the bus packed and are expanded on
-the device (see `expand`); other stores are decoded on the host first.
+the device (see `expand`), those of very few elements as a bitmap that the host makes of them; other stores are decoded
+on the host first.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def rows(
         log.info("store: blocks are decoded on the host, because %s", source)
         blocks = _decoded(path, n_rows, first, stop, array)
     else:
-        log.info("store: packed chunks are expanded on the GPU")
+        log.info("store: packed chunks are expanded on the GPU; of very sparse ones the host makes a bitmap first")
         blocks = _expanded(first, stop, source)
     xp = backend.xp
     wanted = None if columns is None or len(columns) == array.shape[1] else xp.asarray(columns)

@@ -271,7 +271,7 @@ def _setting(number: int, values: Mapping[str, Any], base: Mapping[str, Any], fi
         data = config.resolved()
         if config.keeps_tokens:
             error = (
-                f"a sweep compares clusterings over prompts, and extract.rows is {config.extract.rows}: run it alone"
+                f"a sweep is over prompts, and extract.rows is {config.extract.rows}: run it by itself"
             )
             config = None
     except ConfigError as problem:
