@@ -283,10 +283,10 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     else:
         lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
         if c.halved:
-            groups = gram_pass.PromptGroups(half_of(x.n_prompts, c.seed), 2, lengths=lengths)
+            groups = gram_pass.PromptGroups(half_of(x.n_prompts, c.seed), 2, None, lengths, c.active_above)
             weights = dict(zip((schema.WHOLE, *schema.HALVES), ([1, 1], [1, 0], [0, 1]), strict=True))
         else:
-            groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, lengths=lengths)
+            groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, None, lengths, c.active_above)
             weights = {schema.WHOLE: [1]}
         facts = _exact(x, kept, plan, groups, weights)
     return {"method": method, "metric": c.metric, **facts}, plan
@@ -352,7 +352,7 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     plan = x.plan(x.done["prompts"], len(kept))
     if c.permuted:
         lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
-        groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, permute=c.seed, lengths=lengths)
+        groups = gram_pass.PromptGroups(np.zeros(rows, np.int64), 1, c.seed, lengths, c.active_above)
         _exact(x, kept, plan, groups, {schema.NULL: [1]})
         views.append((schema.NULL, c, schema.NULL, rows))
     if c.tree_samples is None:
