@@ -24,7 +24,8 @@ FILES = {
     "and measured memory, warnings; `headline`, what the run is worth",
     schema.ACTIVATIONS: "Zarr v3, `activations(prompt, feature)`, float16 or float32: of a prompt's tokens",
     schema.NEIGHBORS: "Zarr v3, `indices` and `distances`, (feature, k): nearest neighbours of the kept features, in "
-    "the SAE's own numbers, the feature itself in column 0; of exact duplicates only the first",
+    "the SAE's own numbers, the feature itself in column 0; of exact duplicates only the first; of metrics of the "
+    "activity also `errors`, the standard errors of the similarities",
     schema.EMBEDDING: "Zarr v3, `embedding(feature, component)`, float32: the UMAP that HDBSCAN clusters",
     schema.CLUSTER_ACTIVATIONS: "Zarr v3, `activation(prompt, cluster)`, float64: mean abs(activation) of the "
     "cluster's features",

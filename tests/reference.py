@@ -58,3 +58,38 @@ def distances(activations: Array, metric: str) -> Array:
     if metric == "dot":
         return np.diag(products).max() - products
     return np.sqrt(((columns[:, None] - columns[None]) ** 2).sum(axis=2))
+
+
+def association(activations: Array, threshold: float, metric: str) -> Array:
+    """Similarities of when columns are active, from sets of rows and one pair at a time: (feature, feature)."""
+    n = len(activations)
+    rows = [set(np.flatnonzero(abs(column.astype(np.float64)) > threshold)) for column in activations.T]
+    found = np.empty((len(rows), len(rows)))
+    for i, one in enumerate(rows):
+        for j, other in enumerate(rows):
+            found[i, j] = _associated(metric, len(one & other), len(one), len(other), n)
+    return found
+
+
+def _associated(metric: str, both: float, a: int, b: int, n: int) -> float:
+    if a == 0 or b == 0:
+        return 0.0
+    if metric == "jaccard":
+        return both / (a + b - both)
+    if metric == "dice":
+        return 2 * both / (a + b)
+    if metric == "overlap":
+        return both / min(a, b)
+    if a == n or b == n:
+        return 0.0
+    if metric == "phi":
+        n01, n10, n00 = b - both, a - both, n - a - b + both
+        return (both * n00 - n01 * n10) / float(np.sqrt(float(a * (n - a)) * float(b * (n - b))))
+    lift = (both / n) / ((a / n) * (b / n))
+    if metric == "lift":
+        return (lift - 1) / (lift + 1)
+    if metric == "npmi":
+        return float(np.log(lift) / -np.log(both / n)) if both else -1.0
+    plain = metric.removeprefix("corrected_")
+    chance = _associated(plain, a * b / n, a, b, n)
+    return max((_associated(plain, both, a, b, n) - chance) / (1 - chance), -1.0)

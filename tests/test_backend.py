@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust.compute import gram, neighbors, reductions
+from gpuclust.compute import association, gram, neighbors, reductions
+from gpuclust.config import ACTIVITY
 from gpuclust.errors import SchedulerError
 from gpuclust.hardware import backend
 from tests import reference
@@ -66,6 +67,35 @@ def test_groups_of_prompts_add_up(xp: Any) -> None:
     for (i, j), held in view.tiles.items():
         np.testing.assert_allclose(backend.to_host(held), expected[view.block(i), view.block(j)], rtol=1e-5)
     assert [part.n_prompts for part in grams] == [int((groups == group).sum()) for group in range(3)]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_counts_of_active_prompts_are_exact(xp: Any, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = sae_like(300, 50).astype(dtype)
+    values[:, 3], values[:, 4] = 0, -2
+    active = (abs(values.astype(np.float64)) > 1).astype(int)
+    monkeypatch.setattr(gram, "EXACT_ROWS", 70)  # several products a block
+    monkeypatch.setattr(association, "DEVICE_SLAB", 999)
+    (tiles,) = gram.plan_passes(50, 16, 1 << 40)
+    blocks = [xp.asarray(values[start : start + 120]) for start in range(0, 300, 120)]
+    got = gram.accumulate(blocks, 50, tiles, 16, xp, active_above=1.0)
+    assert {held.dtype for held in got.tiles.values()} == {np.dtype(np.float64 if xp is np else np.int32)}
+    groups = np.random.default_rng(0).integers(-1, 3, 300)
+    parts = gram.accumulate_groups(blocks, groups, 3, 50, tiles, 16, xp, active_above=1.0)
+    weights = np.array([1.0, 0.0, 2.0])
+    times = np.where(groups < 0, 0, weights[groups]).astype(int)
+    for whole, rows in ((got, active), (gram.weighted(parts, weights), np.repeat(active, times, axis=0))):
+        for (i, j), held in whole.tiles.items():
+            np.testing.assert_array_equal(backend.to_host(held), (rows.T @ rows)[whole.block(i), whole.block(j)])
+        np.testing.assert_array_equal(backend.to_host(whole.sums), rows.sum(axis=0))
+        assert whole.n_prompts == len(rows)
+    for metric in ACTIVITY:
+        for found, expected in zip(
+            neighbors.exact(got, 6, metric, xp),
+            neighbors.exact(gram.accumulate([values], 50, tiles, 16, active_above=1.0), 6, metric),
+            strict=True,
+        ):
+            np.testing.assert_allclose(backend.to_host(found), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "correlation", "euclidean", "dot"])

@@ -63,6 +63,7 @@ def test_extract(dtype: str, item: int) -> None:
 def test_neighbors_of_one_tile() -> None:
     got = peaks(ONE)
     assert got["neighbors"] == BASE + ROWS + K * K * 8 + EXTRA
+    assert peaks(ONE | {"neighbors": {"metric": "npmi"}}) == got  # counts are where products would be
     halves = peaks(ONE, replace(SHAPES, n_groups=2, n_views=3))
     assert halves["neighbors"] == BASE + ROWS + 2 * K * K * 8 + EXTRA + 3 * K * K * 8
     dense = peaks({"cluster": {"method": "distances"}}, replace(SHAPES, n_groups=2, n_views=3))
@@ -218,6 +219,9 @@ def test_reduce_and_neighbors_on_a_gpu() -> None:
     three = device_peaks(ONE, replace(SHAPES, n_groups=2))
     assert three["neighbors"] == got["neighbors"] + BLOCK * K * 2 + K * K * 4 + 3 * K * K * 4
     assert device_peaks(ONE | {"neighbors": {"method": "sketch"}})["neighbors"] == CONTEXT
+    for metric in ("jaccard", "phi"):  # when the kept features are active, in float16
+        counted = device_peaks(ONE | {"neighbors": {"metric": metric}})
+        assert counted["neighbors"] == got["neighbors"] + BLOCK * K * 2
 
 
 def test_embed_and_cluster_on_a_gpu() -> None:

@@ -184,8 +184,9 @@ def test_members_that_disagree_say_so() -> None:
 
 
 def test_metrics_without_similarities_are_refused() -> None:
+    names = "cosine, correlation, partial_correlation, jaccard, dice, overlap, phi, npmi, lift"
     for metric in ("euclidean", "dot"):
-        with pytest.raises(ConfigError, match=r"needs similarities \(cosine, correlation, partial_correlation\)"):
+        with pytest.raises(ConfigError, match=rf"needs similarities \({names}\)"):
             config(neighbors={"metric": metric})
         assert config(neighbors={"metric": metric}, cluster={"method": "umap"}).metric == metric
     with pytest.raises(ConfigError, match=r"cluster\.method=distances for exact cosine"):
@@ -339,17 +340,26 @@ def test_all_draws_decide_on_the_resolution(monkeypatch: pytest.MonkeyPatch) -> 
 def test_members_are_redrawn_with_the_error_that_heavy_tails_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     activations, _ = planted(n_prompts=300, n_clusters=6, n_noise=20)
     indices, distances = near(activations, 80)
-    asked = []
+    asked: list[tuple[int, float]] = []
+    given: list[Array | None] = []
     redraw = communities.perturb
 
-    def spy(indices: Array, distances: Array, n_prompts: int, seed: int, tails: float = 1.0) -> Any:
+    def spy(indices: Array, distances: Array, n_prompts: int, seed: int, tails: float, errors: Array | None) -> Any:
         asked.append((n_prompts, tails))
-        return redraw(indices, distances, n_prompts, seed, tails)
+        given.append(errors)
+        return redraw(indices, distances, n_prompts, seed, tails, errors)
 
     monkeypatch.setattr(communities, "perturb", spy)
     communities.member(indices, distances, 300, config(), 1, 5.0)
     communities.choose_resolution(indices, distances, 300, config())
     assert asked == [(300, 1.5)] + communities.DRAWS * [(150, 1.5)]
+    assert given == [None] * (1 + communities.DRAWS)
+    given.clear()
+    errors = np.full(distances.shape, 0.03, np.float32)
+    communities.member(indices, distances, 300, config(), 1, 5.0, errors)
+    communities.choose_resolution(indices, distances, 300, config(), errors)
+    for known, factor in zip(given, [1.0] + communities.DRAWS * [2**0.5], strict=True):
+        np.testing.assert_allclose(known, 0.03 * factor, rtol=1e-6)  # half the prompts
 
 
 def test_of_cosines_features_are_compared_themselves() -> None:

@@ -36,7 +36,8 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("neighbors.n_neighbors=5", r"n_neighbors \(5\) must be at least communities.shared_neighbors \(20\)"),
         (
             "neighbors.metric=dot",
-            "needs similarities .cosine, correlation, partial_correlation., but the metric is dot",
+            r"needs similarities \(cosine, correlation, partial_correlation, jaccard, dice, overlap, phi, npmi, lift"
+            r"\), but the metric is dot",
         ),
         ("hdbscan.metric=cosine", "needs cluster.method=distances"),
         ("min_tokens=300", r"min_tokens \(300\) must not exceed max_tokens"),

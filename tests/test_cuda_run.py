@@ -50,7 +50,7 @@ def length_explains(out: Path, features: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("umap", "workers", "metric"),
-    [(True, 1, "correlation"), (True, 1, "partial_correlation"), (False, 2, "cosine")],
+    [(True, 1, "correlation"), (True, 1, "partial_correlation"), (False, 2, "cosine"), (True, 2, "jaccard")],
 )
 def test_a_run_on_a_gpu_equals_one_on_the_cpu(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool, workers: int, metric: str

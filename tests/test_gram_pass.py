@@ -18,6 +18,7 @@ from gpuclust.engine.progress import Progress
 from gpuclust.hardware import budget
 from gpuclust.storage import markers, store
 from tests.strategies import sae_like
+from tests.test_association import counted
 from tests.test_neighbors import whole
 from tests.test_store import make
 
@@ -80,6 +81,41 @@ def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool)
         np.fill_diagonal(far, 0)
         for samples, path in view.trees.items():
             np.testing.assert_array_equal(np.load(path), mutual_reachability_tree(far, samples))
+
+
+def test_views_of_counts_equal_passes_of_their_own(tmp_path: Path) -> None:
+    from distributed import Client
+
+    values = sae_like(N, F)
+    make(tmp_path, values, StoreConfig(shard_prompts=20, chunk_prompts=10, chunk_features=F))
+    kept, above = np.flatnonzero(np.arange(F) % 7), 1.2
+    groups = np.random.default_rng(1).integers(-1, 3, N)
+    views = [
+        gram_pass.View(np.array(weights), tmp_path / f"{metric}{number}", metric, K, features, trees)
+        for metric in ("corrected_jaccard", "phi", "npmi", "overlap")
+        for number, (weights, features, trees) in enumerate([
+            ([1, 1, 1], None, {3: tmp_path / f"{metric}.npy"}), ([0, 1, 0], kept[::2], {}), ([2, 0, 1], kept[1::2], {}),
+        ])
+    ]  # fmt: skip
+    plan = budget.Plan(0, rows=7, tile=16, tiles_per_pass=2, stages=())
+    given = gram_pass.PromptGroups(groups, 3, active_above=above)
+    with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        workers, progress = list(client.scheduler_info()["workers"]), Progress(Console(), quiet=True)
+        gram_pass.exact_neighbors(client, workers, tmp_path, kept, given, views, plan, progress)
+    for view in views:
+        times = np.where(groups < 0, 0, view.weights[groups])
+        features = kept if view.features is None else view.features
+        held = counted(np.repeat(values, times, axis=0)[:, features], above)
+        indices, distances = neighbors.exact(held, K, view.metric)
+        got_kept, got_indices, got_distances = gram_pass.read_neighbors(view.path)
+        np.testing.assert_array_equal(got_kept, features)
+        np.testing.assert_array_equal(got_indices, indices)
+        np.testing.assert_array_equal(got_distances, distances)
+        errors = neighbors.errors_of(held, indices, distances, view.metric)
+        np.testing.assert_array_equal(gram_pass.read_errors(view.path), errors)
+        for samples, path in view.trees.items():
+            expected = mutual_reachability_tree(neighbors.all_distances(held, view.metric), samples)
+            np.testing.assert_array_equal(np.load(path), expected)
 
 
 def test_plan_counts_the_tiles_of_every_group() -> None:

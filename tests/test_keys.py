@@ -89,6 +89,7 @@ CASES = [
     Case("extract.exclude_special_tokens", False, "extract", "extraction"),
     Case("extract.batch_tokens", 50),
     Case("extract.activation_threshold", 0.1, "reduce", "moments trial"),
+    Case("extract.activation_threshold", 0.1, "reduce select", "moments neighbors trial", {"umap.metric": "phi"}),
     Case("extract.top_examples", 3, "extract reduce", "extraction"),
     Case("store.dtype", "float32", "extract", "extraction"),
     Case("store.shard_prompts", 20, "extract", "extraction"),
@@ -104,6 +105,9 @@ CASES = [
     Case("neighbors.method", "exact", "neighbors"),
     Case("neighbors.n_neighbors", 30, "select neighbors", "redrawn trial"),
     Case("neighbors.metric", "cosine"),  # what it says is umap.metric's, or it is refused
+    Case("neighbors.corrected", False),
+    Case("neighbors.corrected", False, "neighbors", "neighbors", {"umap.metric": "jaccard"}),
+    Case("neighbors.corrected", False, "", "", {"umap.metric": "phi"}),
     Case("neighbors.sketch_size", 99, "neighbors"),
     Case("cluster.method", "distances", "neighbors cluster", "embedding redrawn tree trial"),
     Case("cluster.method", "communities", "neighbors cluster", "embedding redrawn tree trial"),

@@ -32,8 +32,13 @@ from gpuclust.config_sections import (
 )
 from gpuclust.section import Section, parse_bytes
 
-SIMILARITIES = ("cosine", "correlation", "partial_correlation")  # metrics that are 1 less a similarity
-CORRELATIONS = ("correlation", "partial_correlation")
+CORRECTED = "corrected_"  # before the name of a metric that is one less what chance leaves
+CORRECTABLE = ("jaccard", "dice", "overlap")
+# Metrics that look at when features are active, not how strongly
+ACTIVITY = (*CORRECTABLE, *(CORRECTED + name for name in CORRECTABLE), "phi", "npmi", "lift")
+SIMILARITIES = ("cosine", "correlation", "partial_correlation", *ACTIVITY)  # metrics that are 1 less a similarity
+CORRELATIONS = ("correlation", "partial_correlation", "phi")
+FROM_CHANCE = (*CORRELATIONS, *(name for name in ACTIVITY if name not in CORRECTABLE))  # 0 is what chance leaves
 AGREEMENT = {"communities": 0.2, "umap": 0.5}
 MEMBERS = {"communities": 16, "umap": 8}  # of communities, which take a hundredth of the time of a UMAP, more
 
@@ -99,9 +104,10 @@ class Config(Section):
             raise ValueError(f"cluster.method=distances clusters on cosine distances, but the metric is {self.metric}")
         dense = "dbscan with dbscan.on=distances" if self.used_dbscan and self.tree_samples else method
         if dense not in ("umap", "dbscan") and self.metric not in SIMILARITIES:
+            named = ", ".join(name for name in SIMILARITIES if not name.startswith(CORRECTED))
             raise ValueError(
-                f"cluster.method={dense} needs similarities ({', '.join(SIMILARITIES)}), but the metric is "
-                f"{self.metric}: set another metric, or cluster.method=umap"
+                f"cluster.method={dense} needs similarities ({named}), but the metric is {self.metric}: set another "
+                "metric, or cluster.method=umap"
             )
         if method != "distances" and self.hdbscan.metric == "cosine":
             raise ValueError(
@@ -109,7 +115,7 @@ class Config(Section):
             )
         if self.tree_samples and self.neighbors.method == "sketch":
             raise ValueError(f"cluster.method={dense} needs exact distances: set neighbors.method=exact or auto")
-        if self.neighbors.method == "sketch" and self.metric in CORRELATIONS:
+        if self.neighbors.method == "sketch" and self.metric in (*CORRELATIONS, *ACTIVITY):
             raise ValueError(f"neighbors.method=sketch has no {self.metric}: set the metric to cosine, or method=exact")
         if self.keeps_tokens and self.store.codec != "bitmap":
             raise ValueError(
@@ -159,10 +165,11 @@ class Config(Section):
     def shared_neighbors(self) -> int:
         """Length of the lists by which communities compare features; 0 where by their own similarity.
 
-        Features that fire often are near to everything by cosine, and would be in every list.
+        Features that fire often are near to everything by what does not know chance, as the cosine, and would be in
+        every list.
         """
         given = self.communities.shared_neighbors
-        return (20 if self.metric in CORRELATIONS else 0) if given is None else given
+        return (20 if self.metric in FROM_CHANCE else 0) if given is None else given
 
     @property
     def graph_neighbors(self) -> int:
@@ -212,10 +219,16 @@ class Config(Section):
 
     @property
     def metric(self) -> str:
-        """Metric between features."""
+        """Metric between features; its name says so where it is less what chance leaves (`neighbors.corrected`)."""
         plain = self.cluster.method == "distances" or self.neighbors.method == "sketch"
-        default = "cosine" if plain else "partial_correlation" if self.extract.rows == "prompt" else "correlation"
-        return self.neighbors.metric or self.umap.metric or default
+        usual = "cosine" if plain else "partial_correlation" if self.extract.rows == "prompt" else "correlation"
+        given = self.neighbors.metric or self.umap.metric or usual
+        return CORRECTED + given if self.neighbors.corrected and given in CORRECTABLE else given
+
+    @property
+    def active_above(self) -> float | None:
+        """``extract.activation_threshold`` where the metric looks at when features are active; else None."""
+        return self.extract.activation_threshold if self.metric in ACTIVITY else None
 
     @property
     def tree_samples(self) -> int | None:
@@ -234,7 +247,8 @@ class Config(Section):
         """What makes two features copies of each other: their direction, their column; None where none are sought."""
         if not self.quality.duplicates:
             return None
-        return "direction" if self.metric in SIMILARITIES else "column"
+        scaled = self.metric in SIMILARITIES and not self.active_above  # above 0 a factor changes when they are active
+        return "direction" if scaled else "column"
 
     @property
     def permuted(self) -> bool:

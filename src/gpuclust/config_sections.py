@@ -9,7 +9,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gpuclust.section import LocalPath, Section, as_bytes, parse_bytes
 
-Metric = Literal["cosine", "correlation", "partial_correlation", "euclidean", "dot"]
+Metric = Literal[
+    "cosine", "correlation", "partial_correlation", "euclidean", "dot",
+    "jaccard", "dice", "overlap", "phi", "npmi", "lift",
+]  # fmt: skip
 FARTHEST = 2  # cosine and correlation distance of opposites
 DEMO = Path(__file__).parent / "demo"
 
@@ -129,6 +132,10 @@ class NeighborsConfig(Section):
         description="default partial_correlation, given the prompts' length; cosine for a sketch and for "
         "cluster.method=distances",
     )
+    corrected: bool = Field(
+        True,
+        description="jaccard, dice and overlap less what features as frequent have by chance: 0 is chance, 1 the most",
+    )
     sketch_size: int = Field(1024, ge=2, description="dimensions of the sketch")
 
 
@@ -152,7 +159,8 @@ class CommunitiesConfig(Section):
         None,
         ge=0,
         description="of the lists by which features are compared for the graph, the feature included; 0: no lists, by "
-        "their own similarity; default: 20 of correlations, 0 of cosines",
+        "their own similarity; default: 20 of metrics that know chance (correlations, phi, npmi, lift, corrected "
+        "ones), 0 of cosines and raw ones",
     )
     resolution: float | None = Field(
         None, gt=0, le=1e6, description="larger: more, smaller clusters; default: where what is found again says most"
@@ -171,7 +179,7 @@ class DbscanConfig(Section):
     )
     min_samples: int = Field(10, ge=1, description="features within eps that make a core, the feature itself included")
     on: Literal["distances", "embedding"] = Field(
-        "distances", description="exact cosine or correlation distances, or UMAP's embedding"
+        "distances", description="exact distances, 1 - similarity, or UMAP's embedding"
     )
 
     @model_validator(mode="after")

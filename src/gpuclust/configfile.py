@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from gpuclust import config_paths
-from gpuclust.config import Config
+from gpuclust.config import CORRECTABLE, Config
 from gpuclust.config_sections import PromptSource
 from gpuclust.errors import ConfigError
 from gpuclust.formatting import shown
@@ -143,7 +143,12 @@ def without_effect(config: Config) -> str | None:
     >>> without_effect(load(overrides=["cluster.method=umap", "communities.resolution=60"]))
     'communities.resolution has no effect with cluster.method=umap: take it away, or set another cluster.method'
     """
-    method = config.cluster.method
+    method, metric = config.cluster.method, config.metric
+    if not config.neighbors.corrected and metric not in CORRECTABLE:
+        names = f"{', '.join(CORRECTABLE[:-1])} and {CORRECTABLE[-1]}"
+        said = f"neighbors.corrected has no effect with the metric {metric}: it is of {names}"
+        plain = config.model_copy(update={"neighbors": config.neighbors.model_copy(update={"corrected": True})})
+        return "; ".join(filter(None, [said, without_effect(plain)]))
     idle = [key for key in _given(config) if any(f"{key}.".startswith(f"{one}.") for one in IDLE[method])]
     if not idle:
         return None

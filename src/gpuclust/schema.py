@@ -22,6 +22,7 @@ FEATURES: Final = "features.parquet"
 EXAMPLES: Final = "examples.parquet"
 EXAMPLE_SPANS: Final = "example_spans.parquet"
 NEIGHBORS: Final = "neighbors.zarr"
+ERRORS: Final = "errors"  # in it: standard errors of the similarities, of metrics that have them
 SPANNING_TREE: Final = "state/spanning_tree.npy"
 EMBEDDING: Final = "embedding.zarr"
 CLUSTERS: Final = "clusters.parquet"

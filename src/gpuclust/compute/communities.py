@@ -227,7 +227,10 @@ def groups(graph: Any, indices: Array, distances: Array, n_prompts: int, config:
     return without_small(np.unique(labels, return_inverse=True)[1], least)
 
 
-def member(indices: Array, distances: Array, n_prompts: int, config: Config, number: int, resolution: float) -> Array:
+def member(
+    indices: Array, distances: Array, n_prompts: int, config: Config, number: int, resolution: float,
+    errors: Array | None = None,
+) -> Array:  # fmt: skip
     """Find communities once: member 0 on the neighbours as they are, the others on redrawn ones (`perturb`).
 
     Parameters
@@ -239,6 +242,8 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
         Section communities; ``umap.random_state``.
     number : int
     resolution : float
+    errors : array, (feature, k), float32, optional
+        As of `perturb`.
 
     Returns
     -------
@@ -247,13 +252,13 @@ def member(indices: Array, distances: Array, n_prompts: int, config: Config, num
     """
     seed, near = config.umap.random_state + number, (indices, distances)
     if number:
-        near = perturb(indices, distances, n_prompts, seed, TAILS)
+        near = perturb(indices, distances, n_prompts, seed, TAILS, errors)
     graph = neighbor_graph(*near, config)
     return groups(graph, indices, distances, n_prompts, config, resolution, seed)
 
 
 def choose_resolution(
-    indices: Array, distances: Array, n_prompts: int, config: Config
+    indices: Array, distances: Array, n_prompts: int, config: Config, errors: Array | None = None
 ) -> tuple[float, dict[float, float]]:
     """Return the resolution whose communities say most of the features that other prompts would say again.
 
@@ -264,7 +269,7 @@ def choose_resolution(
 
     Parameters
     ----------
-    indices, distances, n_prompts, config
+    indices, distances, n_prompts, config, errors
         As of `member`.
 
     Returns
@@ -278,8 +283,9 @@ def choose_resolution(
         return config.communities.resolution, {}
     least, tried = config.hdbscan.min_cluster_size, {}
     fewer, seed = max(n_prompts // HALVED, 1), config.umap.random_state
+    wider = None if errors is None else errors * np.sqrt(HALVED)
     graphs = [
-        neighbor_graph(*perturb(indices, distances, fewer, seed + 1 + draw, TAILS), config)
+        neighbor_graph(*perturb(indices, distances, fewer, seed + 1 + draw, TAILS, wider), config)
         for draw in range(DRAWS if len(indices) <= MANY else 2)
     ]
 

@@ -28,7 +28,9 @@ from gpuclust.types import Array
 log = logging.getLogger("gpuclust")
 
 
-def perturb(indices: Array, distances: Array, n_prompts: int, seed: int, tails: float = 1.0) -> tuple[Array, Array]:
+def perturb(
+    indices: Array, distances: Array, n_prompts: int, seed: int, tails: float = 1.0, errors: Array | None = None
+) -> tuple[Array, Array]:
     """Redraw similarities with their standard error, and sort every feature's candidates anew.
 
     A similarity r = 1 - d, a cosine or a correlation, over n prompts has the standard error (1 - r²) / √n (Fisher 1915,
@@ -44,6 +46,9 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int, tails: 
     seed : int
     tails : float
         Times the normal's standard error.
+    errors : array, (feature, k), float32, optional
+        Standard errors, where they are known better: `association.standard_errors`. `n_prompts` and `tails` then have
+        no effect.
 
     Returns
     -------
@@ -53,7 +58,8 @@ def perturb(indices: Array, distances: Array, n_prompts: int, seed: int, tails: 
     draw = _pair_normals(indices, seed)
     similarity = 1 - distances.astype(np.float64)
     draw[similarity <= 0] = 0
-    redrawn = np.maximum(1 - similarity - tails * (1 - similarity**2) / np.sqrt(n_prompts) * draw, 0)
+    width = tails * (1 - similarity**2) / np.sqrt(n_prompts) if errors is None else errors
+    redrawn = np.maximum(1 - similarity - width * draw, 0)
     redrawn[:, 0] = -1  # stays first
     order = np.argsort(redrawn, axis=1, kind="stable")
     redrawn[:, 0] = 0
@@ -82,8 +88,9 @@ def _pair_normals(indices: Array, seed: int) -> Array:
 
 
 def member_embedding(
-    indices: Array, distances: Array, n_prompts: int, config: Config, number: int, backend: str = "cpu"
-) -> Array:
+    indices: Array, distances: Array, n_prompts: int, config: Config, number: int, backend: str = "cpu",
+    errors: Array | None = None,
+) -> Array:  # fmt: skip
     """Embed once: member 0 on the neighbours as they are, the others on redrawn ones with seeds of their own.
 
     Parameters
@@ -95,6 +102,8 @@ def member_embedding(
         Sections umap and consensus.
     number : int
     backend : {"cpu", "cuda"}
+    errors : array, optional
+        As of `perturb`.
 
     Returns
     -------
@@ -104,7 +113,7 @@ def member_embedding(
     if number:
         seed = umap.random_state + number
         if config.metric in SIMILARITIES:
-            indices, distances = perturb(indices, distances, n_prompts, seed)
+            indices, distances = perturb(indices, distances, n_prompts, seed, errors=errors)
         elif number == 1:
             log.info("consensus: no standard error is known for the metric %s; members differ by seed", config.metric)
         umap = umap.model_copy(update={"random_state": seed, "n_epochs": config.consensus.n_epochs})

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust.compute.association import activity
 from gpuclust.errors import InputError
 from gpuclust.types import AnyArray, Array
 
@@ -34,6 +35,7 @@ Tile = tuple[int, int]
 log = logging.getLogger("gpuclust")
 
 GEMM_ROWS = 512  # prompts of one product on a GPU
+EXACT_ROWS = 1 << 20  # of 0 and 1: float32 counts up to 2^24
 EQUAL = 1e-12  # relative: prompts whose lengths spread less are equally long, but for rounding
 SUMS = 1 << 22  # elements of a chunk that are in float64 at a time on a GPU
 SPARSE_DENSITY = 0.1  # below this share of non-zero entries the sparse product is faster (benchmarks/gram.py)
@@ -41,13 +43,13 @@ SPARSE_DENSITY = 0.1  # below this share of non-zero entries the sparse product 
 
 @dataclass
 class Gram:
-    """Tiles of G over some prompts, and the column sums that the metrics need.
+    """Tiles of G over some prompts, and the column sums that the metrics need; of values, or of the 0/1 activity.
 
     Attributes
     ----------
     edges : tuple of int
         Where blocks of features begin, and after the last of them the number of features.
-    tiles : dict of (int, int) to array, (block, block), float64; float32 on a GPU
+    tiles : dict of (int, int) to array, (block, block), float64; on a GPU float32, or int32 of the activity
         Block row and block column of each tile that is held, row <= column.
     sums, squares : array, (feature,), float64
         Σ a and Σ a² over prompts.
@@ -129,6 +131,7 @@ def accumulate(
     xp: Any = np,
     sparse: bool | None = None,
     lengths: Array | None = None,
+    active_above: float | None = None,
 ) -> Gram:
     """Add chunks of prompts into tiles, in place.
 
@@ -145,6 +148,8 @@ def accumulate(
         Force the sparse or the dense product; by default each chunk's measured density decides.
     lengths : array, (prompt,), int, optional
         Lengths of the prompts of all chunks, for partial correlations.
+    active_above : float, optional
+        Add 1 for an activation whose size is above it and 0 else (`association.activity`), so that G counts prompts.
 
     Returns
     -------
@@ -154,10 +159,10 @@ def accumulate(
     -----
     Peak memory: the tiles, one more tile, and a chunk in float64.
     """
-    gram, first = _empty(n_features, tiles, tile, xp), 0
+    gram, first = _empty(n_features, tiles, tile, xp, active_above is not None), 0
     for chunk in chunks:
         n = chunk.shape[0]
-        _add(gram, chunk, xp, sparse, None if lengths is None else lengths[first : first + n])
+        _add(gram, chunk, xp, sparse, None if lengths is None else lengths[first : first + n], active_above)
         first += n
     return gram
 
@@ -172,6 +177,7 @@ def accumulate_groups(
     xp: Any = np,
     sparse: bool | None = None,
     lengths: Array | None = None,
+    active_above: float | None = None,
 ) -> list[Gram]:
     """Add chunks of prompts into one Gram per group of prompts, in one pass.
 
@@ -179,7 +185,7 @@ def accumulate_groups(
 
     Parameters
     ----------
-    chunks, n_features, tiles, tile, xp, sparse, lengths
+    chunks, n_features, tiles, tile, xp, sparse, lengths, active_above
         As in `accumulate`; the chunks follow one another as `groups` does.
     groups : array, (prompt,) or (layer, prompt), int
         Group of every prompt of the chunks, from 0; -1 leaves the prompt out. Groups that share prompts lie in
@@ -210,7 +216,7 @@ def accumulate_groups(
     layers = np.atleast_2d(groups)
     if layers.size and (layers.min() < -1 or layers.max() >= n_groups):
         raise InputError(f"groups run from {groups.min()} to {groups.max()}; -1 to {n_groups - 1} is expected")
-    grams = [_empty(n_features, tiles, tile, xp) for _ in range(n_groups)]
+    grams = [_empty(n_features, tiles, tile, xp, active_above is not None) for _ in range(n_groups)]
     first = 0
     for chunk in chunks:
         n = chunk.shape[0]
@@ -224,24 +230,28 @@ def accumulate_groups(
                 inside = codes == group
                 where = np.flatnonzero(inside)
                 part = chunk if inside.all() else chunk[where if _is_sparse(chunk) else xp.asarray(where)]
-                _add(grams[group], part, xp, sparse, None if long is None else long[inside])
+                _add(grams[group], part, xp, sparse, None if long is None else long[inside], active_above)
     if first != layers.shape[1]:
         raise InputError(f"groups are given for {layers.shape[1]} prompts, but the chunks hold at least {first}")
     return grams
 
 
-def _empty(n_features: int, tiles: Sequence[Tile], tile: int, xp: Any) -> Gram:
+def _empty(n_features: int, tiles: Sequence[Tile], tile: int, xp: Any, counts: bool) -> Gram:
     edges = (*range(0, n_features, tile), n_features)
     gram = Gram(edges, {}, xp.zeros(n_features), xp.zeros(n_features), xp.zeros(n_features), np.zeros(2))
     for i, j in tiles:
         shape = tuple(s.stop - s.start for s in (gram.block(i), gram.block(j)))
-        gram.tiles[i, j] = xp.zeros(shape, xp.float64 if xp is np else xp.float32)
+        gram.tiles[i, j] = xp.zeros(shape, xp.float64 if xp is np else xp.int32 if counts else xp.float32)
     return gram
 
 
-def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None, lengths: Array | None) -> None:
+def _add(
+    gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None, lengths: Array | None, active_above: float | None
+) -> None:
     """Add one chunk in place."""
     rows, route = _is_sparse(chunk), "dense"
+    if active_above is not None:
+        chunk = _active_rows(chunk, active_above) if rows else activity(chunk, active_above, xp)
     if sparse or (sparse is None and xp is np and _entries(chunk) < SPARSE_DENSITY * math.prod(chunk.shape)):
         route = "sparse"
     if route not in gram.routes:
@@ -255,7 +265,7 @@ def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None, lengths: Arr
         return
     if rows:
         chunk = xp.asarray(chunk.toarray())
-    wide = chunk.astype(np.float64) if xp is np else xp.ascontiguousarray(chunk)
+    wide = chunk.astype(np.float64, copy=False) if xp is np else xp.ascontiguousarray(chunk)
     _add_sums(gram, wide, xp, lengths)
     for (i, j), held in gram.tiles.items():
         add_product(held, wide[:, gram.block(i)], wide[:, gram.block(j)], xp)
@@ -263,6 +273,14 @@ def _add(gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None, lengths: Arr
 
 def _is_sparse(chunk: Any) -> bool:
     return hasattr(chunk, "tocsr")
+
+
+def _active_rows(rows: Any, above: float) -> Any:
+    """Ones where sparse rows are active: `activity` of them."""
+    active = rows.copy()
+    active.data = (np.abs(rows.data.astype(np.float64)) > above).astype(np.float32)
+    active.eliminate_zeros()
+    return active
 
 
 def _entries(chunk: Any) -> int:
@@ -280,11 +298,12 @@ def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
     """Add AᵀB to a tile in place: float64 on the host, on a GPU with float32 accumulation, `GEMM_ROWS` rows at a time.
 
     Tensor cores truncate as they add, so that what a product holds is too small by a share that grows with its rows:
-    measured on an H200, the cosine distance of exact copies is 1.8e-6 at 512 rows and 8.1e-6 at 2,048.
+    measured on an H200, the cosine distance of exact copies is 1.8e-6 at 512 rows and 8.1e-6 at 2,048. Counts are
+    whole numbers: a product of `EXACT_ROWS` rows of 0 and 1 is exact in float32, and added to int32.
 
     Parameters
     ----------
-    held : array, (row, column), float64 on the host, float32 on a GPU; C-contiguous
+    held : array, (row, column), float64 on the host; on a GPU float32, or int32 of counts; C-contiguous
     a, b : array, (prompt, row) and (prompt, column)
         float64 on the host, float16 or float32 on a GPU, where columns must be contiguous.
     xp : module
@@ -293,20 +312,30 @@ def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
     if xp is np:
         held += a.T @ b
         return
+    if held.dtype == xp.int32:
+        for start in range(0, len(a), EXACT_ROWS):
+            part = xp.zeros(held.shape, xp.float32)
+            _add_on_gpu(part, a[start : start + EXACT_ROWS], b[start : start + EXACT_ROWS])
+            held += part.astype(xp.int32)
+        return
+    for start in range(0, len(a), GEMM_ROWS):
+        _add_on_gpu(held, a[start : start + GEMM_ROWS], b[start : start + GEMM_ROWS])
+
+
+def _add_on_gpu(held: AnyArray, left: AnyArray, right: AnyArray) -> None:
+    """Add one product to a float32 tile."""
     from cupy.cuda import cublas, device
 
     # cuBLAS counts columns first: what is AᵀB here, row by row, is BᵀA there. TF32 needs a compute type of its own.
     one = np.ones((), np.float32)
-    kind = {"e": CUDA_R_16F, "f": CUDA_R_32F}[a.dtype.char]
+    kind = {"e": CUDA_R_16F, "f": CUDA_R_32F}[left.dtype.char]
     compute = cublas.CUBLAS_COMPUTE_32F if kind == CUDA_R_16F else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
-    for start in range(0, len(a), GEMM_ROWS):
-        left, right = a[start : start + GEMM_ROWS], b[start : start + GEMM_ROWS]
-        cublas.gemmEx(
-            device.get_cublas_handle(), cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T, b.shape[1], a.shape[1], len(left),
-            one.ctypes.data, right.data.ptr, kind, b.strides[0] // b.itemsize, left.data.ptr, kind,
-            a.strides[0] // a.itemsize, one.ctypes.data, held.data.ptr, CUDA_R_32F, held.shape[1], compute,
-            cublas.CUBLAS_GEMM_DEFAULT,
-        )  # fmt: skip
+    cublas.gemmEx(
+        device.get_cublas_handle(), cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T, right.shape[1], left.shape[1], len(left),
+        one.ctypes.data, right.data.ptr, kind, right.strides[0] // right.itemsize, left.data.ptr, kind,
+        left.strides[0] // left.itemsize, one.ctypes.data, held.data.ptr, CUDA_R_32F, held.shape[1], compute,
+        cublas.CUBLAS_GEMM_DEFAULT,
+    )  # fmt: skip
 
 
 def _add_sums(gram: Gram, wide: AnyArray, xp: Any, lengths: Array | None) -> None:
@@ -381,7 +410,7 @@ def weighted(grams: Sequence[Gram], weights: Sequence[float] | AnyArray) -> Gram
         whole.tiles[key] = 0 * held
     for gram, weight in used:
         for key, held in whole.tiles.items():
-            held += gram.tiles[key] if weight == 1 else weight * gram.tiles[key]
+            held += gram.tiles[key] if weight == 1 else (weight * gram.tiles[key]).astype(held.dtype)
         whole.sums += weight * gram.sums
         whole.squares += weight * gram.squares
         whole.by_length += weight * gram.by_length

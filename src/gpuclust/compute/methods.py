@@ -18,6 +18,7 @@ def member(
     number: int,
     resolution: float | None = None,
     backend: str = "cpu",
+    errors: Array | None = None,
 ) -> Array:
     """Cluster once: the labels of a member of the consensus, of a method that has members.
 
@@ -31,6 +32,8 @@ def member(
         Of communities; default what `communities.choose_resolution` says.
     backend : {"cpu", "cuda"}
         Of UMAP, HDBSCAN and DBSCAN; communities are found on the host.
+    errors : array, (feature, k), float32, optional
+        As of `consensus.perturb`.
 
     Returns
     -------
@@ -39,9 +42,9 @@ def member(
     """
     if config.cluster.method == "communities":
         if resolution is None:
-            resolution, _ = communities.choose_resolution(indices, distances, n_prompts, config)
-        return communities.member(indices, distances, n_prompts, config, number, resolution)
-    embedding = consensus.member_embedding(indices, distances, n_prompts, config, number, backend)
+            resolution, _ = communities.choose_resolution(indices, distances, n_prompts, config, errors)
+        return communities.member(indices, distances, n_prompts, config, number, resolution, errors)
+    embedding = consensus.member_embedding(indices, distances, n_prompts, config, number, backend, errors)
     if config.cluster.method == "dbscan":
         return dbscan.of_embedding(embedding, config, backend).clustering.labels
     return cluster_embedding(embedding, config.hdbscan, backend=backend).labels
@@ -54,12 +57,13 @@ def of_communities(
     config: Config,
     allowed: int | None = None,
     resolution: float | None = None,
+    errors: Array | None = None,
 ) -> tuple[Clustering, Array]:
     """Cluster a view of the prompts by communities: their consensus, and the labels of its members.
 
     Parameters
     ----------
-    indices, distances, n_prompts, config, resolution
+    indices, distances, n_prompts, config, resolution, errors
         As of `member`.
     allowed : int, optional
         As of `consensus.combine`.
@@ -70,9 +74,9 @@ def of_communities(
     members : array, (member, feature), int32
     """
     if resolution is None:
-        resolution, _ = communities.choose_resolution(indices, distances, n_prompts, config)
+        resolution, _ = communities.choose_resolution(indices, distances, n_prompts, config, errors)
     members = [
-        communities.member(indices, distances, n_prompts, config, number, resolution)
+        communities.member(indices, distances, n_prompts, config, number, resolution, errors)
         for number in range(config.n_members)
     ]
     return consensus.combine(members, config, allowed), np.stack(members)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from gpuclust.compute import gram, topk
+from gpuclust.compute.association import similarity, standard_errors
 from gpuclust.compute.gram import Gram, length_share
+from gpuclust.config import ACTIVITY
 from gpuclust.errors import ActivationError
 from gpuclust.types import AnyArray, Array
 
@@ -37,11 +39,13 @@ def distances(
     - partial_correlation: the same of C_ij less what it owes to the prompts' length (`gram.length_share`)
     - euclidean: sqrt(G_ii + G_jj - 2 G_ij)
     - dot: max_k G_kk - G_ij, which is not negative (Cauchy-Schwarz)
+    - of the Gram matrix of the activity, 1 - `association.similarity`: 0 to 2, 1 where features have nothing in common,
+      or no more than chance leaves where the metric knows chance
 
     Parameters
     ----------
-    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"}
-    tile : array, (row, column), float64, or float32 from a GPU
+    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"} or of `config.ACTIVITY`
+    tile : array, (row, column), float64; from a GPU float32, or int32 counts
     n : int
         Prompts.
     a, b : dict of arrays, (row,) and (column,), float64
@@ -92,13 +96,16 @@ def _refuse_beyond_float32(
 def _distances(
     metric: str, tile: AnyArray, n: int, a: dict[str, AnyArray], b: dict[str, AnyArray], largest: float, xp: Any
 ) -> AnyArray:
-    zero = ZERO[tile.dtype.char]
+    zero = ZERO["f" if tile.dtype.char == "f" else "d"]
     squares_a, squares_b = a["squares"][:, None], b["squares"][None, :]
     if metric == "dot":
         result = largest - tile
     elif metric == "euclidean":
         gap = squares_a + squares_b - 2 * tile
         result = xp.sqrt(xp.where(gap < zero * (squares_a + squares_b), 0, gap))
+    elif metric in ACTIVITY:
+        result = 1 - similarity(metric, tile.astype(xp.float64, copy=False), squares_a, squares_b, n, xp)
+        result = xp.where(result < zero, 0, result)
     else:
         if metric != "cosine":
             tile = tile - a["sums"][:, None] * (b["sums"][None, :] / n)
@@ -147,7 +154,8 @@ def all_distances(gram: Gram, metric: str) -> Array:
     Parameters
     ----------
     gram : Gram
-    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"}
+    metric : str
+        As in `distances`.
     """
     size, largest = gram.edges[-1], float(gram.squares.max())
     whole = np.empty((size, size), np.float32)
@@ -237,7 +245,8 @@ def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[AnyArray, AnyA
     gram : Gram
     k : int
         Neighbours, the feature itself included; fewer than the features.
-    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"}
+    metric : str
+        As in `distances`.
     xp : module
         As in `distances`.
     """
@@ -250,6 +259,31 @@ def exact(gram: Gram, k: int, metric: str, xp: Any = np) -> tuple[AnyArray, AnyA
     return finish(keys, k, xp)
 
 
+def errors_of(gram: Gram, indices: Array, distances: Array, metric: str) -> Array | None:
+    """Return the standard errors of the similarities of neighbours, where they follow from counts; else None.
+
+    Parameters
+    ----------
+    gram : Gram
+        Of the activity; its tiles are not read.
+    indices, distances : array, (feature, k), int32 and float32, host
+    metric : str
+        As in `distances`.
+
+    Returns
+    -------
+    array, (feature, k), float32, host, or None
+    """
+    if metric not in ACTIVITY:
+        return None
+    active, found = gram.sums, np.empty(distances.shape, np.float32)
+    for start in range(0, len(indices), SLAB_ROWS):
+        rows = slice(start, start + SLAB_ROWS)
+        near = 1 - distances[rows].astype(np.float64)
+        found[rows] = standard_errors(metric, near, active[rows, None], active[indices[rows]], gram.n_prompts)
+    return found
+
+
 def of_vectors(vectors: AnyArray, k: int, metric: str, tile: int) -> tuple[AnyArray, AnyArray]:
     """Return the neighbours of vectors in hand, with one tile of their Gram matrix in memory at a time.
 
@@ -258,7 +292,7 @@ def of_vectors(vectors: AnyArray, k: int, metric: str, tile: int) -> tuple[AnyAr
     vectors : array, (feature, dimension), host
     k : int
         Neighbours, the feature itself included; fewer than the features.
-    metric : {"cosine", "correlation", "partial_correlation", "euclidean", "dot"}
+    metric : {"cosine", "correlation", "euclidean", "dot"}
     tile : int
         Features of a tile: ``tile² * 24`` bytes are held, never a matrix of all pairs.
 

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute import gram, neighbors
+from gpuclust.compute import gram, neighbors, row_errors
+from gpuclust.compute.association import MOST_PROMPTS
+from gpuclust.config import ACTIVITY
 from gpuclust.engine import token_rows
 from gpuclust.engine.failures import submit
 from gpuclust.engine.prompt_rows import read_blocks
 from gpuclust.engine.token_rows import Rows
+from gpuclust.errors import InputError
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve, to_host
 from gpuclust.stage_table import view_file
@@ -42,6 +45,8 @@ class PromptGroups:
         Seed: permute each feature's activations over the prompts of each block (`permuted`).
     lengths : array, (prompt,), int, optional
         Of all prompts of the store, for partial correlations (`prompt_lengths`).
+    active_above : float, optional
+        Count active prompts instead of adding up products (`gram.accumulate`): for metrics of the activity.
     rows : Rows, optional
         What is added up where it is not prompts; a row belongs to the group of its prompt.
     """
@@ -50,6 +55,7 @@ class PromptGroups:
     n_groups: int
     permute: int | None = None
     lengths: Array | None = None
+    active_above: float | None = None
     rows: Rows | None = None
 
 
@@ -123,7 +129,10 @@ def gram_task(
     else:
         chunks = (backend.xp.asarray(b) for b in read_blocks(out, kept, plan, groups.permute, first, stop))
     lengths = None if groups.lengths is None else groups.lengths[first:stop]
-    return gram.accumulate_groups(chunks, own, n_groups, len(kept), tiles, plan.tile, backend.xp, lengths=lengths)
+    return gram.accumulate_groups(
+        chunks, own, n_groups, len(kept), tiles, plan.tile, backend.xp, lengths=lengths,
+        active_above=groups.active_above,
+    )  # fmt: skip
 
 
 def gram_sums(parts: list[gram.Gram]) -> list[gram.Gram]:
@@ -252,7 +261,13 @@ def exact_neighbors(
     -------
     dict
         ``rows`` (features), ``passes`` over the store, ``tiles``, and ``routes`` of the products.
+
+    Raises
+    ------
+    InputError
+        If a view's metric is not of what the groups add up, or a GPU cannot count so many prompts.
     """
+    _refuse_other_metrics(groups, views, device)
     ranges = store.shard_ranges(run / schema.ACTIVATIONS)
     places = [None if view.features is None else np.searchsorted(features, view.features) for view in views]
     sizes = [len(features) if place is None else len(place) for place in places]
@@ -309,8 +324,31 @@ def exact_neighbors(
             submit(client, "neighbors", tree_task, dict(view.trees), own, tiles, parts).result()
         merged = np.concatenate([found.pop((v, block)) for one, block in sorted(found) if one == v])
         indices, far = neighbors.finish(merged, wanted[v].k)
-        write_neighbors(view.path, features if place is None else features[place], indices, far, view.metric)
+        whole = gram.weighted(totals, view.weights)
+        whole = whole if place is None else gram.chosen(whole, place)
+        errors = neighbors.errors_of(whole, indices, far, view.metric)
+        if errors is None and groups.rows is not None:
+            n_prompts = int(np.append(view.weights, 0)[groups.groups].sum())
+            errors = row_errors.standard_errors(far, whole.n_prompts, n_prompts)
+        write_neighbors(view.path, features if place is None else features[place], indices, far, view.metric, errors)
     return {"rows": len(features), "passes": len(passes), "tiles": sum(map(len, passes)), "routes": routes}
+
+
+def _refuse_other_metrics(groups: PromptGroups, views: Sequence[View], device: str) -> None:
+    counted = groups.active_above is not None
+    for view in views:
+        if (view.metric in ACTIVITY) != counted:
+            held = "counts of active prompts" if counted else "products of activations"
+            raise InputError(
+                f"metric={view.metric} for {view.path}, but the groups add up {held}: give it groups of its own, with "
+                f"active_above={'None' if counted else 'the threshold'}"
+            )
+    most = int(max(view.weights.max() for view in views)) * groups.groups.shape[-1]
+    if counted and device == "cuda" and most > MOST_PROMPTS:
+        raise InputError(
+            f"{most:,} prompts are more than the {MOST_PROMPTS:,} that a GPU counts exactly for metric="
+            f"{views[0].metric}: use fewer prompts, or --scheduler local, whose counts are exact to 2^53"
+        )
 
 
 def _candidates(done: tuple[Any, Any]) -> Any:
@@ -336,7 +374,9 @@ def view_path(out: Path, view: str, name: str) -> Path:
     return out / view_file(view, name)
 
 
-def write_neighbors(path: Path, kept: Array, indices: Array, distances: Array, metric: str) -> None:
+def write_neighbors(
+    path: Path, kept: Array, indices: Array, distances: Array, metric: str, errors: Array | None = None
+) -> None:
     """Store the neighbours with the SAE's own feature numbers.
 
     Parameters
@@ -347,6 +387,8 @@ def write_neighbors(path: Path, kept: Array, indices: Array, distances: Array, m
     indices, distances : array, (feature, k), int32 and float32
         Counting `kept`.
     metric : str
+    errors : array, (feature, k), float32, optional
+        Standard errors of the similarities (`neighbors.errors_of`).
     """
     variables = {
         "indices": (("feature", "k"), kept[indices].astype(np.int64)),
@@ -354,6 +396,8 @@ def write_neighbors(path: Path, kept: Array, indices: Array, distances: Array, m
         "feature": (("feature",), kept.astype(np.int64)),
         "k": (("k",), np.arange(indices.shape[1])),
     }
+    if errors is not None:
+        variables[schema.ERRORS] = (("feature", "k"), errors)
     atomic.make_folder(path.parent)
     store.write_dataset(path, variables, {"metric": metric, "made_by": versions()})
 
@@ -365,6 +409,14 @@ def read_neighbors(path: Path) -> tuple[Array, Array, Array]:
     group: Any = zarr.open_group(path, mode="r")
     kept = group["feature"][:]
     return kept, np.searchsorted(kept, group["indices"][:]).astype(np.int32), group["distances"][:]
+
+
+def read_errors(path: Path) -> Array | None:
+    """Return the standard errors of the similarities, (feature, k), float32; None where the file has none."""
+    import zarr
+
+    group: Any = zarr.open_group(path, mode="r")
+    return group[schema.ERRORS][:] if schema.ERRORS in group else None
 
 
 def neighbors_held(path: Path) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema, stage_table
+from gpuclust.compute import row_errors
 from gpuclust.compute.dbscan import with_eps
 from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
@@ -80,9 +81,9 @@ class Context:
         return int(self.done["prompts"]["rows"])
 
     def observed(self, view: str) -> int:
-        """Rows that the similarities of a view are over: its prompts, or their windows or tokens."""
+        """Prompts of a view; of windows and tokens as many as leave as much by chance."""
         rows: dict[str, int] = self.done["neighbors"]["observed"]
-        return rows[view]
+        return row_errors.effective(rows[view], self.config.extract.rows)
 
     @property
     def n_clusters(self) -> int:
@@ -311,10 +312,10 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     else:
         lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
         if c.halved:
-            groups = gram_pass.PromptGroups(half, 2, lengths=lengths, rows=seen)
+            groups = gram_pass.PromptGroups(half, 2, None, lengths, c.active_above, seen)
             weights = dict(zip((schema.WHOLE, *schema.HALVES), ([1, 1], [1, 0], [0, 1]), strict=True))
         else:
-            groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, lengths=lengths, rows=seen)
+            groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, None, lengths, c.active_above, seen)
             weights = {schema.WHOLE: [1]}
         facts = _exact(x, kept, plan, groups, weights)
     sizes = np.bincount(half if seen is None else half[token_rows.prompts_of(x.out, seen)], minlength=2).tolist()
@@ -381,9 +382,8 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     plan = x.plan(x.done["prompts"], len(kept))
     if c.permuted:
         lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
-        groups = gram_pass.PromptGroups(
-            np.zeros(x.n_prompts, np.int64), 1, permute=c.seed, lengths=lengths, rows=token_rows.rows_of(c, x.out)
-        )
+        seen = token_rows.rows_of(c, x.out)
+        groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, c.seed, lengths, c.active_above, seen)
         _exact(x, kept, plan, groups, {schema.NULL: [1]})
         views.append((schema.NULL, c, schema.NULL, rows))
     if c.tree_samples is None:

@@ -21,7 +21,7 @@ from gpuclust.compute.clustering import Clustering
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.config import Config
 from gpuclust.config_sections import SelectConfig
-from gpuclust.engine.gram_pass import read_neighbors, view_path, write_neighbors
+from gpuclust.engine.gram_pass import read_errors, read_neighbors, view_path, write_neighbors
 from gpuclust.errors import GpuclustError, ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve
@@ -279,7 +279,8 @@ def resolution_task(out: Path, config: Config, n_prompts: int) -> tuple[float, d
     from gpuclust.compute import communities
 
     _, indices, distances = read_neighbors(out / schema.NEIGHBORS)
-    return communities.choose_resolution(indices, distances, n_prompts, config)
+    errors = read_errors(out / schema.NEIGHBORS)
+    return communities.choose_resolution(indices, distances, n_prompts, config, errors)
 
 
 def member_task(out: Path, config: Config, view: str, n_prompts: int, number: int, device: str = "cpu") -> Array:
@@ -296,8 +297,10 @@ def member_task(out: Path, config: Config, view: str, n_prompts: int, number: in
         return _dbscan_tree(out, view, config).clustering.labels
     if config.tree_samples is not None:
         return _cluster_tree(view_path(out, view, schema.SPANNING_TREE), config).labels
-    _, indices, distances = read_neighbors(view_path(out, view, schema.NEIGHBORS))
-    return methods.member(indices, distances, n_prompts, config, number, backend=resolve(device).name)
+    near = view_path(out, view, schema.NEIGHBORS)
+    _, indices, distances = read_neighbors(near)
+    errors, backend = read_errors(near), resolve(device).name
+    return methods.member(indices, distances, n_prompts, config, number, backend=backend, errors=errors)
 
 
 def members_task(jobs: list[tuple[Path, Config, str, int, int]], device: str = "cpu") -> list[Array]:

@@ -171,6 +171,7 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     landing = features * item + -(-features // 8)  # a row as it crosses the bus, packed at worst
     copies = 2 if shapes.n_groups == 1 else 3  # the kept columns of a block and of the one before; a group's part of it
     per_row = 2 * landing + 2 * features * item + copies * kept * item
+    per_row += 0 if config.active_above is None else 2 * kept  # when they are active, in float16
     rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(device_allowed - CONTEXT, 0), per_row, 4, _device_extra)
     weights = shapes.model_bytes + (shapes.sae_bytes or shapes.d_in * features * 4)
     width = 4 if config.model.dtype == "float32" else 2

@@ -84,7 +84,9 @@ class Halves:
     notes: tuple[str, ...]
 
 
-def gram_of(blocks: Iterable[Array], n_kept: int, lengths: Array | None = None) -> Any:
+def gram_of(
+    blocks: Iterable[Array], n_kept: int, lengths: Array | None = None, active_above: float | None = None
+) -> Any:
     """Return the Gram matrix of activations in memory, `compute.gram.Gram`.
 
     Parameters
@@ -93,13 +95,15 @@ def gram_of(blocks: Iterable[Array], n_kept: int, lengths: Array | None = None) 
     n_kept : int
     lengths : array, (prompt,), optional
         Of the prompts, for partial correlations.
+    active_above : float, optional
+        As of `gram.accumulate`.
     """
     from gpuclust.compute import gram
     from gpuclust.hardware import budget
 
     tile = min(budget.TILE, n_kept)
     (tiles,) = gram.plan_passes(n_kept, tile, n_kept**2 * 16 + tile**2 * 16)
-    return gram.accumulate(blocks, n_kept, tiles, tile, lengths=lengths)
+    return gram.accumulate(blocks, n_kept, tiles, tile, lengths=lengths, active_above=active_above)
 
 
 def by_distances(matrix: Any, config: Config) -> Any:
@@ -187,15 +191,16 @@ def _labels_of(
     columns = np.flatnonzero(mask)
     starts = range(0, len(rows), budget.MAX_ROWS)
     blocks = (data[np.ix_(rows[start : start + budget.MAX_ROWS], columns)] for start in starts)
-    matrix = gram_of(blocks, len(columns), None if lengths is None else lengths[rows])
+    matrix = gram_of(blocks, len(columns), None if lengths is None else lengths[rows], config.active_above)
     indices, distances = neighbors.exact(matrix, min(config.n_neighbors, len(columns)), config.metric)
+    errors = neighbors.errors_of(matrix, indices, distances, config.metric)
     if config.cluster.method == "distances":
         labels = by_distances(matrix, config).labels
     elif config.tree_samples is not None:
         labels = by_dbscan(matrix, indices, distances, config).clustering.labels
     else:
         members = [
-            methods.member(indices, distances, len(rows), config, number, resolution)
+            methods.member(indices, distances, len(rows), config, number, resolution, errors=errors)
             for number in range(config.n_members)
         ]
         labels = consensus.of_labels(members, config, budget.budget(config))

@@ -361,15 +361,16 @@ def cluster_features(
     refuse_larger_than_memory(
         (n_kept, n_kept), 16, "the cosines of the kept features", "Keep fewer (select), or run the command, in tiles"
     )
-    matrix = gram_of((block[:, mask] for block in blocks), n_kept, long)
+    matrix = gram_of((block[:, mask] for block in blocks), n_kept, long, c.active_above)
     indices, distances = neighbors.exact(matrix, min(c.n_neighbors, n_kept), c.metric)
+    errors = neighbors.errors_of(matrix, indices, distances, c.metric)
     embedding, notes = embed(indices, distances, c.umap)
     flat, _ = (embedding, ()) if embedding.shape[1] == 2 else embed(indices, distances, c.umap, n_components=2)
     embedded = cluster_embedding(embedding, c.hdbscan)
     taken = None
     if c.cluster.method == "communities":
-        taken, _ = communities.choose_resolution(indices, distances, len(data), c)
-        result, members = methods.of_communities(indices, distances, len(data), c, budget.budget(c), taken)
+        taken, _ = communities.choose_resolution(indices, distances, len(data), c, errors)
+        result, members = methods.of_communities(indices, distances, len(data), c, budget.budget(c), taken, errors)
         reasons = communities.why_noise(result.labels, members[0], indices, distances, c)
     elif c.cluster.method == "dbscan":
         if c.tree_samples is None:
@@ -379,7 +380,10 @@ def cluster_features(
         result, reasons, c = found.clustering, found.reasons, dbscan.with_eps(c, found.eps)
     else:
         if c.cluster.method == "umap":
-            more = [methods.member(indices, distances, len(data), c, number) for number in range(1, c.n_members)]
+            more = [
+                methods.member(indices, distances, len(data), c, number, errors=errors)
+                for number in range(1, c.n_members)
+            ]
             result = consensus.of_members(embedded, more, c, budget.budget(c))
             reasons = consensus.why_noise(result.labels, embedded.labels)
         else:

@@ -113,8 +113,9 @@ class Computation:
         missing = {t.moments: t.subset for t in own if t.subset and not sealed(self.path(t.moments))}
         if missing:
             self._moments(extraction, cut, missing, thresholds)
-        if requests := self._requests(own):
-            self._neighbors(extraction, cut, requests)
+        requests = self._requests(own)
+        for above in dict.fromkeys(request.active_above for request in requests):  # None: sums of products, no counts
+            self._neighbors(extraction, cut, [request for request in requests if request.active_above == above])
 
     def _moments(
         self, extraction: Extraction, cut: Sequence[Layer], missing: Mapping[str, Subset], thresholds: Sequence[float]
@@ -141,7 +142,7 @@ class Computation:
         self.client.gather(written)
 
     def _neighbors(self, extraction: Extraction, cut: Sequence[Layer], requests: Sequence[Request]) -> None:
-        """Write the neighbours of subsets and of their halves, by the pass that runs have."""
+        """Write the neighbours of subsets and of their halves, by the pass that runs have; of one `active_above`."""
         places = _places(cut)
         used = sorted({places[request.subset][0] for request in requests})
         first_group = dict(zip(used, np.cumsum([0, *(cut[number].n_atoms for number in used)]).tolist(), strict=False))
@@ -159,10 +160,11 @@ class Computation:
         features = np.unique(np.concatenate([request.kept for request in requests]))
         dense = sum(bool(view.trees) for view in views)
         lengths = prompt_lengths(extraction.run, {request.metric for request in requests})
-        plan = self._plan(extraction, len(features), n_groups, dense)
+        above = requests[0].active_above
+        plan = self._plan(extraction, len(features), n_groups, dense, metric=requests[0].metric)
         facts = exact_neighbors(
-            self.client, self.workers, extraction.run, features, PromptGroups(codes, n_groups, lengths=lengths), views,
-            plan, self.progress, self.device,
+            self.client, self.workers, extraction.run, features, PromptGroups(codes, n_groups, None, lengths, above),
+            views, plan, self.progress, self.device,
         )  # fmt: skip
         if facts["passes"] > 1:
             log.warning(
@@ -184,6 +186,7 @@ class Computation:
         n_groups: int,
         dense: int,
         held: tuple[str, ...] = ("neighbors",),
+        metric: str | None = None,
     ) -> budget.Plan:
         """Plan a pass as a run's is planned, and hold it to `held`; `dense` views have distances of all pairs.
 
@@ -196,7 +199,7 @@ class Computation:
         planned = c.model_copy(
             update={
                 "cluster": ClusterConfig(method="distances" if dense else "umap"),
-                "neighbors": c.neighbors.model_copy(update={"method": "exact"}),
+                "neighbors": c.neighbors.model_copy(update={"method": "exact", "metric": metric}),
             }
         )
         shapes = budget.Shapes(
@@ -237,7 +240,9 @@ class Computation:
                 continue
             trial.near = near_names(trial)
             points = np.unique(trial.point)
-            request = requests.setdefault(trial.near, Request(trial.subset, points, c.metric, trial.near))
+            request = requests.setdefault(
+                trial.near, Request(trial.subset, points, c.metric, trial.near, c.active_above)
+            )
             request.k = min(max(request.k, c.n_neighbors), len(points))
             if c.tree_samples is not None:
                 request.min_samples.add(c.tree_samples)

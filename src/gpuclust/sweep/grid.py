@@ -270,9 +270,7 @@ def _setting(number: int, values: Mapping[str, Any], base: Mapping[str, Any], fi
         config = configfile.validate(data, where="setting")
         data = config.resolved()
         if config.keeps_tokens:
-            error = (
-                f"a sweep is over prompts, and extract.rows is {config.extract.rows}: run it by itself"
-            )
+            error = f"a sweep is over prompts, and extract.rows is {config.extract.rows}: run it by itself"
             config = None
     except ConfigError as problem:
         error = str(problem)

@@ -87,6 +87,7 @@ class Request:
     kept: Array
     metric: str
     near: tuple[str, ...]
+    active_above: float | None = None
     k: int = 0
     min_samples: set[int] = field(default_factory=set)
 
@@ -127,7 +128,8 @@ def near_names(trial: Trial) -> tuple[str, ...]:
     """Names of the neighbours of a trial's features, in the order of `PARTS`; for any number of them."""
     assert trial.point is not None
     c = trial.config
-    key = named("neighbors", prompts_key(trial), _digest(np.unique(trial.point)), c.metric, c.seed)
+    counted = [] if c.active_above is None else [c.active_above]
+    key = named("neighbors", prompts_key(trial), _digest(np.unique(trial.point)), c.metric, c.seed, *counted)
     return tuple(f"neighbors-{key}-{part}" for part in PARTS)
 
 

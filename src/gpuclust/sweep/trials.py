@@ -24,7 +24,7 @@ from gpuclust.compute.reductions import MOMENTS, State, moments_empty
 from gpuclust.compute.validity import found_again
 from gpuclust.config import Config
 from gpuclust.config_sections import SelectConfig
-from gpuclust.engine.gram_pass import read_neighbors
+from gpuclust.engine.gram_pass import read_errors, read_neighbors
 from gpuclust.hardware.backend import on_host, resolve
 from gpuclust.storage import atomic, checksums, row_blocks
 from gpuclust.storage.record import versions
@@ -186,7 +186,8 @@ def embed_task(source: Path, target: Path, config: Config, n_prompts: int, numbe
     """
     _, indices, distances = (values[..., : config.n_neighbors] for values in read_neighbors(source))
     backend = resolve(device).name
-    embedding = consensus.member_embedding(indices, distances, n_prompts, config, number, backend)
+    errors = _errors(source, config)
+    embedding = consensus.member_embedding(indices, distances, n_prompts, config, number, backend, errors)
     write_arrays(target, embedding=embedding)
 
 
@@ -282,10 +283,17 @@ def _communities(near: Sequence[Path], n_prompts: Sequence[int], config: Config,
     found = []
     for path, n in zip(near, n_prompts, strict=True):
         _, indices, distances = (values[..., : config.n_neighbors] for values in read_neighbors(path))
+        errors = _errors(path, config)
         if resolution is None:
-            resolution, _ = communities.choose_resolution(indices, distances, n, config)
-        found.append(methods.of_communities(indices, distances, n, config, allowed, resolution)[0])
+            resolution, _ = communities.choose_resolution(indices, distances, n, config, errors)
+        found.append(methods.of_communities(indices, distances, n, config, allowed, resolution, errors)[0])
     return found
+
+
+def _errors(path: Path, config: Config) -> Array | None:
+    """Standard errors of as many neighbours as a configuration uses."""
+    errors = read_errors(path)
+    return None if errors is None else errors[:, : config.n_neighbors]
 
 
 def _dbscan(near: Sequence[Path], config: Config, allowed: int, made: Sequence[Array], device: str) -> list[Clustering]:
