@@ -121,9 +121,9 @@ def test_halves_have_the_resolution_of_the_whole(data: Any, monkeypatch: pytest.
     asked = []
     choose = communities.choose_resolution
 
-    def spy(indices: Any, distances: Any, n_prompts: int, config: Config) -> Any:
+    def spy(indices: Any, distances: Any, n_prompts: int, config: Config, errors: Any) -> Any:
         asked.append(n_prompts)
-        return choose(indices, distances, n_prompts, config)
+        return choose(indices, distances, n_prompts, config, errors)
 
     monkeypatch.setattr(communities, "choose_resolution", spy)
     model = gpuclust.FeatureClusterer(config=OPEN).fit(data)
