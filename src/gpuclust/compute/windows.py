@@ -80,9 +80,9 @@ def aggregate(rows: Any, group: Array, how: str) -> Any:
 def permuted(rows: Any, prompt: Array, seed: list[int]) -> Any:
     """Permute each feature's activations over the prompts of a block, all rows of a prompt together.
 
-    What a feature does within a prompt stays together, as does how often it fires; what features do together goes. A
-    feature that moves to a shorter prompt is laid on it from the beginning again; where two of its rows then meet, the
-    larger abs(activation) stays.
+    What a feature does within a prompt stays together, as does how often it fires; what features do together goes. In
+    its new prompt it begins anywhere and goes on from the first row after the last, so that what fires at beginnings
+    is together no more. Where two of its rows meet, in a shorter prompt, the larger abs(activation) stays.
 
     Parameters
     ----------
@@ -102,11 +102,14 @@ def permuted(rows: Any, prompt: Array, seed: list[int]) -> Any:
     _, begin, number = np.unique(prompt, return_index=True, return_inverse=True)
     length = np.bincount(number)
     n_prompts, n_features = len(begin), rows.shape[1]
-    moved = np.random.default_rng(seed).permuted(np.tile(np.arange(n_prompts, dtype=np.int32), (n_features, 1)), axis=1)
+    rng = np.random.default_rng(seed)
+    moved = rng.permuted(np.tile(np.arange(n_prompts, dtype=np.int32), (n_features, 1)), axis=1)
+    turn = rng.random((n_features, n_prompts), np.float32)
     row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
     own = number[row]
     to = moved[rows.indices, own]
-    place = (begin[to] + (row - begin[own]) % length[to]) * n_features + rows.indices
+    begun = (turn[rows.indices, own] * length[to]).astype(np.int64)
+    place = (begin[to] + (row - begin[own] + begun) % length[to]) * n_features + rows.indices
     order = np.lexsort((np.arange(len(place)), -np.abs(rows.data), place))
     first = np.concatenate([[True], np.diff(place[order]) > 0])[: len(place)]
     chosen = order[first]
