@@ -147,4 +147,4 @@ def test_the_estimate_holds_what_a_run_takes(tmp_path: Path) -> None:
 def test_a_disk_with_room_is_no_hindrance(tmp_path: Path) -> None:
     disk.check(tmp_path, Config(), 1000, 2048)
     with pytest.raises(StoreError, match="take at least"):
-        disk.check(tmp_path, Config(), 10**9, 10**6)
+        disk.check(tmp_path, Config(), 10**14, 10**6)

@@ -41,6 +41,14 @@ def test_planted_themes_are_found_whatever_all_share(shared: float) -> None:
     assert found.tolist() == groups  # numbered by size, and there are as many as the square root
 
 
+def test_how_much_a_cluster_has_in_common_with_all_makes_no_theme() -> None:
+    groups = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 3)
+    level = np.where(np.arange(16) % 2, 0.3, 0.9)
+    correlation = 0.4 * np.add.outer(level, level) + 0.2 * (groups[:, None] == groups)
+    np.fill_diagonal(correlation, 1)
+    assert themes.find(correlation, np.full(16, 10)).tolist() == groups.tolist()
+
+
 def test_numbers_go_by_features_and_not_by_clusters() -> None:
     groups = [0] * 5 + [1] * 4 + [2] * 4 + [3] * 3
     sizes = np.where(np.array(groups) == 3, 100, 10)

@@ -93,7 +93,7 @@ def test_rows_are_read_shard_by_shard(tokens: Path, window: int | None, how: str
 
 def test_neighbours_are_over_tokens_and_halves_by_prompt(tokens: Path) -> None:
     from gpuclust.compute.halves import half_of
-    from gpuclust.engine.gram_pass import read_neighbors, view_path
+    from gpuclust.engine.gram_pass import read_errors, read_neighbors, view_path
 
     found = opened(tokens)
     config = validate(yaml.safe_load((tokens / schema.CONFIG).read_text()))
@@ -107,6 +107,10 @@ def test_neighbours_are_over_tokens_and_halves_by_prompt(tokens: Path) -> None:
         np.testing.assert_allclose(distances, np.maximum(expected, 0), atol=2e-6)
         observed = json.loads((tokens / schema.RECORD).read_text())["stages"]["neighbors"]["observed"]
         assert observed[view] == own.sum()
+        r = 1 - distances.astype(np.float64)
+        n_prompts = len(np.unique(found["prompt"].values[own]))
+        expected = (1 - r**2) * np.sqrt(1 / own.sum() + 10 * np.maximum(r, 0) / n_prompts)
+        np.testing.assert_allclose(read_errors(view_path(tokens, view, schema.NEIGHBORS)), expected, rtol=1e-5)
 
 
 def test_a_damaged_shard_of_tokens_is_found_and_made_anew(tokens: Path, tmp_path: Path) -> None:

@@ -16,11 +16,15 @@ PAGE = 16_000_000  # bytes of the report, and of tables that do not grow with fe
 PER_FEATURE = 400  # bytes of a feature in all tables, beside its examples and neighbours
 PER_EXAMPLE = 60  # bytes of an example of a feature: prompt, value, token, word and place
 PER_NEIGHBOR = 8  # bytes of a neighbour: int32 and float32
+SPARSEST = 1 << 16  # elements of a bucket of the codec's layout for sparse chunks, a bit each
+SHARD = 52  # bytes of a shard's file without an entry: a chunk's header, its place and their checksum
 MOMENTS = 20 * 8  # bytes of a feature in the state of a shard
 
 
 def needed(config: Config, rows: int, d_sae: int, kept_bytes: int = 0, kept_rows: int = 0) -> tuple[int, int]:
     """Return the bytes that activations still take on a disk, and what is made of them: at least, and at most.
+
+    What fires on tokens (``extract.rows``) is counted in the shards that are there, and not before the first one is.
 
     Parameters
     ----------
@@ -36,6 +40,7 @@ def needed(config: Config, rows: int, d_sae: int, kept_bytes: int = 0, kept_rows
     item = 2 if config.store.dtype == "float16" else 4
     bitmap = rows * d_sae // 8 if config.store.codec == "bitmap" else 0
     shards = -(-rows // config.store.shard_prompts)
+    sparsest = bitmap // SPARSEST + shards * SHARD  # where next to nothing is active
     states = shards * d_sae * (MOMENTS + 16 * config.extract.top_examples)
     views = 3 if config.halved else 1
     later = PAGE + d_sae * (
@@ -44,7 +49,7 @@ def needed(config: Config, rows: int, d_sae: int, kept_bytes: int = 0, kept_rows
     if kept_rows:
         like = kept_bytes * rows // kept_rows
         return like, like + like // 10 + states + later
-    return bitmap, bitmap + rows * d_sae * item + states + later
+    return sparsest, bitmap + rows * d_sae * item + states + later
 
 
 def check(path: Path, config: Config, rows: int, d_sae: int, kept_bytes: int = 0, kept_rows: int = 0) -> None:
