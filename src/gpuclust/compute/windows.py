@@ -53,8 +53,6 @@ def aggregate(rows: Any, group: Array, how: str) -> Any:
     -------
     scipy.sparse.csr_array, (group, feature), float32
     """
-    from scipy.sparse import csr_array
-
     n_groups = int(group[-1]) + 1 if len(group) else 0
     shape = (n_groups, rows.shape[1])
     if how == "last":
@@ -63,18 +61,14 @@ def aggregate(rows: Any, group: Array, how: str) -> Any:
     entry = np.repeat(group, np.diff(rows.indptr))
     place = entry * rows.shape[1] + rows.indices
     if how == "max":
-        order = np.lexsort((np.arange(len(place)), -np.abs(rows.data), place))
-        first = np.concatenate([[True], np.diff(place[order]) > 0])[: len(place)]
-        chosen = order[first]
+        chosen = _peaks(place, rows.data)
         place, values = place[chosen], rows.data[chosen]
     else:
         place, inverse = np.unique(place, return_inverse=True)
         values = np.bincount(inverse, rows.data.astype(np.float64), minlength=len(place))
         if how == "mean":
             values = values / np.bincount(group, minlength=n_groups)[place // rows.shape[1]]
-    counts = np.bincount(place // rows.shape[1], minlength=n_groups)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    return csr_array((values.astype(np.float32), (place % rows.shape[1]).astype(np.int32), starts), shape=shape)
+    return _rows(place, values.astype(np.float32), shape)
 
 
 def permuted(rows: Any, prompt: Array, seed: list[int]) -> Any:
@@ -95,8 +89,6 @@ def permuted(rows: Any, prompt: Array, seed: list[int]) -> Any:
     -------
     scipy.sparse.csr_array, (row, feature), float32
     """
-    from scipy.sparse import csr_array
-
     if not len(prompt):
         return rows
     _, begin, number = np.unique(prompt, return_index=True, return_inverse=True)
@@ -110,9 +102,20 @@ def permuted(rows: Any, prompt: Array, seed: list[int]) -> Any:
     to = moved[rows.indices, own]
     begun = (turn[rows.indices, own] * length[to]).astype(np.int64)
     place = (begin[to] + (row - begin[own] + begun) % length[to]) * n_features + rows.indices
-    order = np.lexsort((np.arange(len(place)), -np.abs(rows.data), place))
-    first = np.concatenate([[True], np.diff(place[order]) > 0])[: len(place)]
-    chosen = order[first]
-    counts = np.bincount(place[chosen] // n_features, minlength=rows.shape[0])
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    return csr_array((rows.data[chosen], (place[chosen] % n_features).astype(np.int32), starts), shape=rows.shape)
+    chosen = _peaks(place, rows.data)
+    return _rows(place[chosen], rows.data[chosen], rows.shape)
+
+
+def _peaks(place: Array, values: Array) -> Array:
+    """Which entries stay where several have one place: the largest abs(value), of equal ones the first; by place."""
+    order = np.lexsort((np.arange(len(place)), -np.abs(values), place))
+    chosen: Array = order[np.concatenate([[True], np.diff(place[order]) > 0])[: len(place)]]
+    return chosen
+
+
+def _rows(place: Array, values: Array, shape: tuple[int, int]) -> Any:
+    """Sparse rows from ascending places in C order."""
+    from scipy.sparse import csr_array
+
+    starts = np.searchsorted(place, np.arange(shape[0] + 1) * shape[1])
+    return csr_array((values, (place % shape[1]).astype(np.int32), starts), shape=shape)
