@@ -120,7 +120,7 @@ MUTANTS = [
     Mutant("max-sign", "compute/reductions.py", "magnitude = xp.abs(activations[start : start + rows])",
            "magnitude = (activations[start : start + rows])", "test_edges.py", "moments are of abs(a)"),
     # ------------------------------------------------------------ gram, neighbours, topk
-    Mutant("sparse-density", "compute/gram.py", "_entries(chunk) < SPARSE", "_entries(chunk) > SPARSE",
+    Mutant("sparse-density", "compute/gram.py", "entries(chunk) < few", "entries(chunk) > few",
            "test_neighbors.py", "dense chunks take the dense product"),
     Mutant("combine-squares", "compute/gram.py", "first.squares += other.squares", "pass", "test_neighbors.py",
            "norms of all workers count"),

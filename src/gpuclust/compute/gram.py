@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust.compute import sparse_blocks
 from gpuclust.compute.association import activity
 from gpuclust.errors import InputError
 from gpuclust.types import AnyArray, Array
@@ -229,7 +230,8 @@ def accumulate_groups(
             for group in np.unique(codes[codes >= 0]):
                 inside = codes == group
                 where = np.flatnonzero(inside)
-                part = chunk if inside.all() else chunk[where if _is_sparse(chunk) else xp.asarray(where)]
+                index = where if sparse_blocks.is_sparse(chunk) else xp.asarray(where)
+                part = chunk if inside.all() else chunk[index]
                 _add(grams[group], part, xp, sparse, None if long is None else long[inside], active_above)
     if first != layers.shape[1]:
         raise InputError(f"groups are given for {layers.shape[1]} prompts, but the chunks hold at least {first}")
@@ -249,19 +251,18 @@ def _add(
     gram: Gram, chunk: AnyArray, xp: Any, sparse: bool | None, lengths: Array | None, active_above: float | None
 ) -> None:
     """Add one chunk in place."""
-    rows, route = _is_sparse(chunk), "dense"
+    rows, route = sparse_blocks.is_sparse(chunk), "dense"
     if active_above is not None:
-        chunk = _active_rows(chunk, active_above) if rows else activity(chunk, active_above, xp)
-    if sparse or (sparse is None and xp is np and _entries(chunk) < SPARSE_DENSITY * math.prod(chunk.shape)):
+        chunk = sparse_blocks.active_rows(chunk, active_above) if rows else activity(chunk, active_above, xp)
+    few = SPARSE_DENSITY * math.prod(chunk.shape)
+    if sparse or (sparse is None and xp is np and sparse_blocks.entries(chunk) < few):
         route = "sparse"
     if route not in gram.routes:
         log.debug("gram: %s product for a chunk of %d prompts", route, chunk.shape[0])
     gram.routes[route] = gram.routes.get(route, 0) + 1
     gram.n_prompts += chunk.shape[0]
     if route == "sparse":
-        wide = _sparse_rows(chunk)
-        _add_sparse_sums(gram, wide, lengths)
-        _add_sparse(gram, wide)
+        sparse_blocks.add(gram, chunk, lengths)
         return
     if rows:
         chunk = xp.asarray(chunk.toarray())
@@ -269,29 +270,6 @@ def _add(
     _add_sums(gram, wide, xp, lengths)
     for (i, j), held in gram.tiles.items():
         add_product(held, wide[:, gram.block(i)], wide[:, gram.block(j)], xp)
-
-
-def _is_sparse(chunk: Any) -> bool:
-    return hasattr(chunk, "tocsr")
-
-
-def _active_rows(rows: Any, above: float) -> Any:
-    """Ones where sparse rows are active: `activity` of them."""
-    active = rows.copy()
-    active.data = (np.abs(rows.data.astype(np.float64)) > above).astype(np.float32)
-    active.eliminate_zeros()
-    return active
-
-
-def _entries(chunk: Any) -> int:
-    return int(chunk.nnz if _is_sparse(chunk) else np.count_nonzero(chunk))
-
-
-def _sparse_rows(chunk: Any) -> Any:
-    """A chunk as compressed sparse rows, float64."""
-    from scipy import sparse
-
-    return (chunk if _is_sparse(chunk) else sparse.csr_array(chunk.astype(np.float32, copy=False))).astype(np.float64)
 
 
 def add_product(held: AnyArray, a: AnyArray, b: AnyArray, xp: Any = np) -> None:
@@ -350,29 +328,6 @@ def _add_sums(gram: Gram, wide: AnyArray, xp: Any, lengths: Array | None) -> Non
         if long is not None:
             gram.by_length += xp.asarray(long[start : start + rows]) @ slab
         gram.squares += np.einsum("pf,pf->f", slab, slab) if xp is np else (slab * slab).sum(axis=0)
-
-
-def _add_sparse_sums(gram: Gram, rows: Any, lengths: Array | None) -> None:
-    """Add the column sums of sparse rows."""
-    n = rows.shape[1]
-    gram.sums += np.bincount(rows.indices, rows.data, minlength=n)
-    gram.squares += np.bincount(rows.indices, rows.data**2, minlength=n)
-    if lengths is not None:
-        long = lengths.astype(np.float64)
-        gram.lengths += [long.sum(), long @ long]
-        gram.by_length += np.bincount(rows.indices, rows.data * np.repeat(long, np.diff(rows.indptr)), minlength=n)
-
-
-def _add_sparse(gram: Gram, rows: Any) -> None:
-    """Add sparse rows, float64, tile by tile."""
-    from gpuclust.compute import sparse_gram
-
-    columns = rows.tocsc()
-    wanted = {index for pair in gram.tiles for index in pair}
-    left = {index: columns[:, gram.block(index)] for index in wanted}
-    right = {index: left[index].tocsr() for index in {column for _, column in gram.tiles}}
-    for (i, j), held in gram.tiles.items():
-        sparse_gram.add_product(held, left[i], right[j])
 
 
 def combine(grams: Sequence[Gram]) -> Gram:

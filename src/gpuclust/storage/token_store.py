@@ -7,6 +7,7 @@ past its tokens has no prompt (-1) and takes no room. Which rows are tokens is i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ from gpuclust.errors import CorruptDataError, StoreError
 from gpuclust.storage import atomic, markers, sparse_rows, store
 from gpuclust.types import Array
 
+log = logging.getLogger("gpuclust")
+
 CHUNK_ROWS = 4096
+DENSE = 0.11  # share that is not zero above which the codec's bitmap is smaller than places
 COORDINATES = ("prompt", "position", "token")  # of a row; -1 where it is no token
 STATES = {name: f"rows.{name}" for name in COORDINATES}  # in the states of a shard
 
@@ -124,6 +128,10 @@ def write_shard(path: Path, index: int, tokens: Tokens) -> None:
     size, n = store.open_array(path).shards[0], len(tokens.prompt)
     if n > size:
         raise StoreError(f"shard {index} has {n} tokens, and {path} has {size} rows a shard: delete it and run again")
+    density = len(tokens.indices) / max(n * store.open_array(path).shape[1], 1)
+    if density > DENSE:
+        log.info("extract: %.0f%% of what the SAE gives on the tokens of shard %d is not zero: a bit an element takes "
+                 "less room than places, and is kept", 100 * density, index)  # fmt: skip
     indptr = np.concatenate([tokens.indptr, np.full(size - n, tokens.indptr[-1])])
     sparse_rows.write_rows(path, index, index * size, indptr, tokens.indices, tokens.values)
 
