@@ -12,11 +12,14 @@ import pandas as pd
 import pytest
 import xarray as xr
 import yaml
+from scipy.sparse import csr_array
 
+import gpuclust
 from gpuclust import run, schema
+from gpuclust.compute import windows
 from gpuclust.configfile import validate
 from gpuclust.engine import token_rows
-from gpuclust.errors import ConfigError, StoreError
+from gpuclust.errors import ConfigError, InputError, ParameterError, StoreError
 from gpuclust.extraction import encoders, extract_shard
 from gpuclust.extraction.token_rows import TokenRows
 from gpuclust.storage import store, token_store, verifying
@@ -142,9 +145,12 @@ def test_another_run_takes_windows_and_prompts_from_a_store_of_tokens(tokens: Pa
         assert record["stages"]["neighbors"]["metric"] == ("partial_correlation" if rows == "prompt" else "correlation")
 
 
-def test_tokens_are_not_taken_from_a_run_without(small_run: Path, tmp_path: Path) -> None:
+def test_tokens_are_not_taken_from_a_run_without(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ["--reuse", str(small_run), "--out", str(tmp_path / "out"), "--set", "extract.rows=token"]
     assert run.main([*given, "--scheduler", "threads", "--quiet"]) == 2
+    assert "has no tokens: it was extracted with extract.rows=prompt" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
@@ -215,3 +221,83 @@ def test_more_tokens_than_rows_are_refused(tokens: Path, tmp_path: Path) -> None
         token_store.write_shard(path, 0, many)
     with pytest.raises(StoreError, match="exists already"):
         token_store.create(path, [4], 6, config, {})
+
+
+def labels(out: Path) -> list[int]:
+    return pd.read_parquet(out / schema.FEATURES)["label"].fillna(-9).tolist()
+
+
+def again(source: Path, out: Path, *settings: str) -> Path:
+    given = ["--reuse", str(source), "--out", str(out), "--scheduler", "threads", "--quiet", "--no-report"]
+    assert run.main([*given, "--set", "quality.null=false", *settings]) == 0
+    return out
+
+
+def test_windows_of_one_token_are_tokens_and_of_all_are_prompts(tokens: Path, tmp_path: Path) -> None:
+    one = again(tokens, tmp_path / "one", "extract.rows=window", "extract.window=1")
+    assert labels(one) == labels(tokens)
+    metric = "neighbors.metric=correlation"
+    whole = again(tokens, tmp_path / "whole", "extract.rows=window", "extract.window=100000", metric)
+    prompts = again(tokens, tmp_path / "prompts", "extract.rows=prompt", metric)
+    assert labels(whole) == labels(prompts)
+    assert len(set(labels(prompts))) > 2
+
+
+@pytest.mark.parametrize("shares", [[(0, None)], [(0, 25), (25, 50), (50, None)]])
+def test_permuted_rows_do_not_depend_on_shards_or_workers(
+    tokens: Path, shares: list[tuple[int, int | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpuclust.hardware import budget
+
+    monkeypatch.setattr(budget, "PERMUTED_ROWS", 26)  # blocks of 26 and 34 prompts, in shards of 25, 25 and 10
+    found, kept = opened(tokens), np.arange(96)
+    values, prompt = found["activations"].values.astype(np.float32), found["prompt"].values
+    expected = []
+    for begin, end in ((0, 26), (26, 60)):
+        own = (prompt >= begin) & (prompt < end)
+        part = csr_array(values[own][:, kept])
+        expected.append(windows.permuted(part, prompt[own], [5, begin]).toarray())
+    rows = token_rows.Rows(None, "max")
+    got = [
+        block.toarray()
+        for first, stop in shares
+        for block in token_rows.blocks(tokens, kept, rows, 50, permute=5, first=first, stop=stop)
+    ]
+    np.testing.assert_array_equal(np.concatenate(got), np.concatenate(expected))
+
+
+def test_a_run_whose_tokens_are_gone_is_not_reused(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tokens, source)
+    shutil.rmtree(source / schema.TOKENS)
+    for more in (["--out", str(tmp_path / "out")], ["--plan"]):
+        assert run.main(["--reuse", str(source), *more, "--set", "extract.rows=window"]) == 2
+        assert "activations are not whole (tokens.zarr is missing)" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reused_run_that_moved_is_named(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from gpuclust import verify
+
+    source = tmp_path / "source"
+    shutil.copytree(tokens, source)
+    out = again(source, tmp_path / "out", "extract.rows=window")
+    source.rename(tmp_path / "elsewhere")
+    assert verify.main([str(out)]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"takes its activations from {source}, which is not there any more" in said
+
+
+def test_other_activations_have_no_rows_of_tokens(tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "cache.pt"
+    torch.save({"acts": torch.rand(6, 4), "prompts": list("abcdef")}, path)
+    settings = {"extract": {"rows": "token"}}
+    with pytest.raises(InputError, match="has prompts, not tokens"):
+        gpuclust.import_cache(path, config=settings, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ParameterError, match="rows are what the array has"):
+        gpuclust.cluster_features(np.ones((6, 4)), settings)

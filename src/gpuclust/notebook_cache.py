@@ -17,7 +17,7 @@ from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.config_sections import ModelConfig, SaeConfig
 from gpuclust.configfile import validate
-from gpuclust.errors import ActivationError, GpuclustError, StoreError
+from gpuclust.errors import ActivationError, GpuclustError, InputError, StoreError
 from gpuclust.extraction.texts import storable
 from gpuclust.hardware import process
 from gpuclust.places import place
@@ -67,6 +67,8 @@ def import_cache(
     path = place(path)
     acts, texts = read_cache(path)
     c = config if isinstance(config, Config) else validate(config or {}, where="config")
+    if c.keeps_tokens:
+        raise InputError(f"extract.rows is {c.extract.rows}, but {path} has prompts, not tokens: leave it at prompt")
     target = place(out) if out is not None else Path("runs") / path.stem
     c = c.model_copy(update={"model": ModelConfig(name="imported"), "sae": SaeConfig(path=path.name)})
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite

@@ -58,7 +58,13 @@ def work(args: argparse.Namespace) -> None:
         if not broken:
             raise CorruptDataError(f"{args.run}: {schema.CONFIG} is damaged. The run's own command writes it anew")
         first = min(broken, key=stage_table.NAMES.index)
-        if first in stage_table.ACTIVATIONS and not (args.run / schema.SHARDS).exists():
+        shards = args.run / schema.SHARDS
+        if first in stage_table.ACTIVATIONS and shards.is_symlink() and not shards.exists():
+            raise CorruptDataError(
+                f"{args.run} takes its activations from {shards.readlink().parent}, which is not there any more: put "
+                "that run back, or give --reuse where it is now and another --out"
+            )
+        if first in stage_table.ACTIVATIONS and not shards.exists():
             raise CorruptDataError(f"{args.run}: imported activations are damaged; import them again")
         if not writable:
             raise CorruptDataError(f"{args.run}: {bad}, and nothing can be written there")

@@ -14,7 +14,7 @@ from gpuclust.types import Array
 PER_PROMPT = 10.0  # times r / prompts, in the variance of r
 # Times φ(z) / share / √rows, what the nearest of independent features have (`communities.above_chance`), permuted
 # prompts leave: most rows hold neither of two features, so that chance has long tails
-CHANCE = {"prompt": 1.0, "window": 2.4, "token": 2.0}
+CHANCE = {"window": 2.4, "token": 2.0}
 
 
 def standard_errors(distances: Array, n_rows: int, n_prompts: int) -> Array:
@@ -38,12 +38,16 @@ def standard_errors(distances: Array, n_rows: int, n_prompts: int) -> Array:
     return found
 
 
-def effective(n_rows: int, kind: str) -> int:
+def effective(n_rows: int, n_prompts: int, window: int | None) -> int:
     """Return how many independent prompts leave as much by chance as so many rows.
 
     Parameters
     ----------
-    n_rows : int
-    kind : {"prompt", "window", "token"}
+    n_rows, n_prompts : int
+        Where there are as many rows as prompts, each row is a prompt.
+    window : int, optional
+        Tokens of a row; None and 1 where each is one.
     """
-    return max(int(n_rows / CHANCE[kind] ** 2), 1)
+    if n_rows <= n_prompts:
+        return n_rows
+    return max(int(n_rows / CHANCE["token" if window in (None, 1) else "window"] ** 2), 1)

@@ -329,7 +329,8 @@ def exact_neighbors(
         errors = neighbors.errors_of(whole, indices, far, view.metric)
         if errors is None and groups.rows is not None:
             n_prompts = int(np.append(view.weights, 0)[groups.groups].sum())
-            errors = row_errors.standard_errors(far, whole.n_prompts, n_prompts)
+            if whole.n_prompts > n_prompts:  # else each row is a prompt
+                errors = row_errors.standard_errors(far, whole.n_prompts, n_prompts)
         write_neighbors(view.path, features if place is None else features[place], indices, far, view.metric, errors)
     return {"rows": len(features), "passes": len(passes), "tiles": sum(map(len, passes)), "routes": routes}
 

@@ -79,6 +79,11 @@ def check(source: Path, wanted: Sequence[Config], target: Path | None = None) ->
         raise StoreError(f"--reuse {source}: the run has no activations yet; finish it, or leave --reuse out")
     known = texts(there.config)
     if not any(same(config, there) for config in wanted):
+        if wanted[0].keeps_tokens and not known[KEEPS_TOKENS]:
+            raise StoreError(
+                f"--reuse {source} has no tokens: it was extracted with extract.rows=prompt, and extract.rows is "
+                f"{wanted[0].extract.rows} here. Extract anew without --reuse, or set extract.rows=prompt"
+            )
         other = [f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(known, texts(wanted[0]))]
         raise StoreError(
             f"--reuse {source} has other activations than are needed: {'; '.join(other[:4])}. Leave these settings as "
@@ -94,6 +99,8 @@ def check(source: Path, wanted: Sequence[Config], target: Path | None = None) ->
 
 def _not_whole(source: Path, entry: dict[str, Any]) -> str | None:
     """Why not all activations are there; imported ones, and copies of some, have no markers."""
+    if gone := [name for name in entry.get("files", {}) if not (source / name).exists()]:
+        return f"{', '.join(gone)} is missing"
     if schema.SHARDS in entry.get("files", {}):
         return markers.not_whole(source / schema.ACTIVATIONS, source / schema.SHARDS, entry["key"])
     there = (source / schema.ACTIVATIONS).is_dir()

@@ -82,8 +82,8 @@ class Context:
 
     def observed(self, view: str) -> int:
         """Prompts of a view; of windows and tokens as many as leave as much by chance."""
-        rows: dict[str, int] = self.done["neighbors"]["observed"]
-        return row_errors.effective(rows[view], self.config.extract.rows)
+        found = self.done["neighbors"]
+        return row_errors.effective(found["observed"][view], found["observed_prompts"][view], self.config.used_window)
 
     @property
     def n_clusters(self) -> int:
@@ -319,8 +319,11 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
             weights = {schema.WHOLE: [1]}
         facts = _exact(x, kept, plan, groups, weights)
     sizes = np.bincount(half if seen is None else half[token_rows.prompts_of(x.out, seen)], minlength=2).tolist()
-    observed = {schema.WHOLE: sum(sizes), **dict(zip(schema.HALVES, sizes, strict=True))}
-    return {"method": method, "metric": c.metric, "observed": observed, **facts}, plan
+    observed, prompts = (
+        {schema.WHOLE: sum(count), **dict(zip(schema.HALVES, count, strict=True))}
+        for count in (sizes, np.bincount(half, minlength=2).tolist())
+    )
+    return {"method": method, "metric": c.metric, "observed": observed, "observed_prompts": prompts, **facts}, plan
 
 
 def _exact(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from gpuclust import schema
 from gpuclust.compute import windows
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
+from gpuclust.hardware import budget
 from gpuclust.storage import store, token_store
 from gpuclust.types import Array
 
@@ -86,6 +88,10 @@ def blocks(
 ) -> Iterator[Any]:
     """Yield blocks of the kept features, in the order of `prompts_of`.
 
+    With `permute`, features are permuted within blocks of `budget.PERMUTED_ROWS` prompts counted from the very first,
+    a rest of fewer than half as many with those before it: neither the size of shards nor the share of a worker changes
+    what comes out.
+
     Parameters
     ----------
     out, rows, first, stop
@@ -95,21 +101,49 @@ def blocks(
     most : int
         Rows of a block, at most.
     permute : int, optional
-        Seed: permute each feature over the prompts of each shard (`windows.permuted`), whoever reads it.
+        Seed (`windows.permuted`).
 
     Yields
     ------
     scipy.sparse.csr_array, (row, feature), float32
     """
-    for index in _shards(out, first, stop):
-        where, fired = token_store.read(out, index)
-        fired = fired[:, kept]
-        if permute is not None:
-            fired = windows.permuted(fired, where["prompt"], [permute, index])
+    for prompt, fired in _parts(out, kept, permute, first, stop):
+        found = fired
         if rows.window is not None:
-            fired = windows.aggregate(fired, windows.windows(where["prompt"], rows.window), rows.aggregate)
-        for start in range(0, fired.shape[0], most):
-            yield fired[start : start + most]
+            found = windows.aggregate(fired, windows.windows(prompt, rows.window), rows.aggregate)
+        for start in range(0, found.shape[0], most):
+            yield found[start : start + most]
+
+
+def _parts(out: Path, kept: Array, permute: int | None, first: int, stop: int | None) -> Iterator[tuple[Array, Any]]:
+    """Prompts of tokens and what fires on them, a shard at a time, or a block of permuted prompts."""
+    if permute is None:
+        for index in _shards(out, first, stop):
+            where, fired = token_store.read(out, index)
+            yield where["prompt"], fired[:, kept]
+        return
+    n_prompts, size = store.open_array(out / schema.ACTIVATIONS).shape[0], budget.PERMUTED_ROWS
+    stop = n_prompts if stop is None else stop
+    edges = [*range(0, max(n_prompts - size // 2, 1), size), n_prompts]
+    for begin, end in itertools.pairwise(edges):
+        if begin < stop and end > first:
+            prompt, fired = _between(out, kept, begin, end)
+            mixed = windows.permuted(fired, prompt, [permute, begin])
+            own = np.flatnonzero((prompt >= first) & (prompt < stop))
+            yield prompt[own], mixed[own]
+
+
+def _between(out: Path, kept: Array, begin: int, end: int) -> tuple[Array, Any]:
+    """The tokens of a range of prompts, whatever shards they lie in."""
+    from scipy.sparse import csr_array, vstack
+
+    prompts, parts = [], []
+    for index in _shards(out, begin, end):
+        where, fired = token_store.read(out, index)
+        own = np.flatnonzero((where["prompt"] >= begin) & (where["prompt"] < end))
+        prompts.append(where["prompt"][own])
+        parts.append(fired[own][:, kept])
+    return np.concatenate(prompts), csr_array(vstack(parts, format="csr"))
 
 
 def norms(out: Path, kept: Array, rows: Rows, most: int) -> tuple[Array, Array]:

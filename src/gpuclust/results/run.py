@@ -340,6 +340,11 @@ def cluster_features(
         raise ParameterError(f"check_halves is {shown(check_halves)}: True, False, or None for what the method has")
     if c.neighbors.method == "sketch":
         raise ActivationError("cluster_features computes exact neighbours; set neighbors.method=exact or auto")
+    if c.keeps_tokens:
+        raise ParameterError(
+            f"extract.rows is {c.extract.rows}, but rows are what the array has: leave it at prompt, and set "
+            "neighbors.metric=correlation where they are tokens"
+        )
     data = as_activations(activations)
     long = None if lengths is None else as_lengths(lengths, len(data))
     if long is not None:  # an offset changes nothing, and would take the digits of small differences

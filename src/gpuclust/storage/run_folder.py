@@ -163,10 +163,11 @@ class Folder:
         ]
         if differing:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+            tokens = any(key == "extract.rows" and there == "prompt" for key, there, _ in differences(stored, resolved))
+            reuse = f"Another clustering of its activations: gpuclust run --reuse {self.path} --out OTHER --set …"
             raise StoreError(
                 f"--out {self.path} holds another run: {'; '.join(differing[:3])}{more}. Give another --out, or delete "
-                f"that folder; nothing in it was changed. Another clustering of its activations: gpuclust run --reuse "
-                f"{self.path} --out OTHER --set …"
+                f"that folder; nothing in it was changed. {'It has no tokens to reuse' if tokens else reuse}"
             )
 
     @property

@@ -25,6 +25,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuclust import schema
 from gpuclust.errors import CorruptDataError
 from gpuclust.storage import atomic, codec, codec_packed
 
@@ -224,8 +225,9 @@ def damage(path: Path, first: int, stop: int) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, CorruptDataError) as error:  # zstd's own errors are RuntimeErrors
+        what = "rows" if path.name == schema.TOKENS else "prompts"
         raise CorruptDataError(
-            f"{path}: prompts {first} to {stop - 1} cannot be read: {error}. Run `gpuclust verify {path.parent}`, "
+            f"{path}: {what} {first} to {stop - 1} cannot be read: {error}. Run `gpuclust verify {path.parent}`, "
             "and then the run's own command again: it computes anew what is damaged"
         ) from error
 
