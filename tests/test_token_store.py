@@ -116,6 +116,14 @@ def test_neighbours_are_over_tokens_and_halves_by_prompt(tokens: Path) -> None:
         np.testing.assert_allclose(read_errors(view_path(tokens, view, schema.NEIGHBORS)), expected, rtol=1e-5)
 
 
+def test_the_summary_says_what_features_are_compared_over(tokens: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from gpuclust import show
+
+    n = json.loads((tokens / schema.RECORD).read_text())["stages"]["extract"]["token_rows"]
+    assert show.main([str(tokens)]) == 0
+    assert f"compared over {n:,} tokens" in capsys.readouterr().out
+
+
 def test_a_damaged_shard_of_tokens_is_found_and_made_anew(tokens: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(tokens, out)

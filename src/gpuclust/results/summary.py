@@ -55,6 +55,9 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
         f"{n_prompts:,} prompts{tokens} × {reduce['rows']:,} features, {reduce['density']:.1%} of entries non-zero, "
         f"{reduce['dead_features']:,} features never fire"
     )
+    rows = run.settings()["extract"].get("rows", "prompt")
+    if rows != "prompt":
+        console.print(f"compared over {stages['neighbors']['observed'][schema.WHOLE]:,} {rows}s")
     removed = ", ".join(f"{name} removes {count:,}" for name, count in select["removed"].items() if count)
     console.print(f"kept {select['kept']:,} features" + (f" ({removed})" if removed else ""))
     counts = features.loc[features["kept"], "quadrant"].value_counts()

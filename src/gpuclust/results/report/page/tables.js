@@ -106,7 +106,7 @@ function drawRun() {
   const judged = Object.entries(record.stages.quality?.verdicts || {}).filter(([, n]) => n).map(([name, n]) => [count(n), `${n === 1 ? 'cluster' : 'clusters'} ${name}`]);
   const tiles = [
     [count(run.n_prompts), 'prompts'], [count(kept), `of ${count(a.kept.length)} features kept`],
-    ...(judged.length > 1 ? judged : [[count(run.n_clusters), judged.length && run.n_clusters > 1 ? judged[0][1].replace(' ', ', all ') : 'clusters']]),
+    ...(judged.length > 1 ? judged : [[count(run.n_clusters), judged.length && run.n_clusters > 1 ? judged[0][1].replace(' ', ', all ') : run.n_clusters === 1 ? 'cluster' : 'clusters']]),
     [share(noise / Math.max(kept, 1)), 'noise'],
   ];
   fill($('tiles'), tiles.map(([value, name]) => h('div', {class: 'tile'}, h('b', null, value), h('span', null, name))));
@@ -118,6 +118,7 @@ function drawRun() {
     ['Model', `${run.model} (${run.loader})`], ['Hook', run.hook_name], ['SAE', run.sae],
     ['Prompts', `${count(run.n_prompts)}${stages.prompts.tokens ? `, ${count(stages.prompts.tokens)} tokens` : ''}, of ${
       settings.prompts.map(source => source.dataset || source.path).join(', ')}${run.n_sources > 1 ? `; ${count(run.n_sources)} sources` : ''}`],
+    ['Features are compared over', comparedOver(stages, settings)],
     ['Aggregate over tokens', settings.extract.aggregate],
     ['Entries non-zero', share(stages.reduce.density)],
     ['Features that never fire', count(stages.reduce.dead_features)],
@@ -141,6 +142,12 @@ function drawRun() {
       h('td', {class: 'n'}, size(s.projected_bytes))))));
   fill($('settings'), facts(flat(settings)));
   fill($('versions'), facts([...Object.entries(record.versions || {}), ['python', record.python || '–']]));
+}
+
+/** The rows of the neighbours: prompts, or what they are cut into. */
+function comparedOver(stages, {extract: {rows = 'prompt', window}}) {
+  const n = stages.neighbors.observed?.whole;
+  return `${known(n) ? `${count(n)} ` : ''}${rows}s${rows === 'window' ? ` of ${window} tokens` : ''}`;
 }
 
 /** How features were clustered, why some are noise, and what other prompts find again. */
