@@ -29,10 +29,9 @@ def windows(prompt: Array, size: int) -> Array:
     >>> windows(np.array([7, 7, 7, 8, 8]), 2).tolist()
     [0, 0, 1, 2, 2]
     """
-    new = np.concatenate([[True], prompt[1:] != prompt[:-1]])[: len(prompt)]
-    begin = np.flatnonzero(new)
+    begin = np.flatnonzero(np.concatenate([[True], prompt[1:] != prompt[:-1]])[: len(prompt)])
     place = np.arange(len(prompt)) - np.repeat(begin, np.diff([*begin, len(prompt)]))
-    found: Array = np.cumsum(new | (place % size == 0)) - 1
+    found: Array = np.cumsum(place % size == 0) - 1
     return found
 
 
