@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from gpuclust.compute import association, gram, neighbors, reductions
 from gpuclust.config import ACTIVITY
@@ -53,6 +54,23 @@ def test_gram_is_within_its_bound(xp: Any, dtype: type, tile: int) -> None:
         assert (error <= bound[got.block(i), got.block(j)]).all()
     np.testing.assert_allclose(backend.to_host(got.sums), exact.sum(axis=0), rtol=1e-13)
     np.testing.assert_allclose(backend.to_host(got.squares), (exact**2).sum(axis=0), rtol=1e-13)
+
+
+@pytest.mark.parametrize("above", [None, 1.0])
+def test_sparse_rows_add_up_as_dense_ones_do(xp: Any, above: float | None) -> None:
+    values = np.where(np.random.default_rng(0).random((80, 30)) < 0.05, sae_like(80, 30), 0).astype(np.float32)
+    (tiles,) = gram.plan_passes(30, 16, 1 << 40)
+    blocks = [sparse.csr_array(values[start : start + 20]) for start in range(0, 80, 20)]
+    got = gram.accumulate_groups(blocks, np.arange(80) % 2, 2, 30, tiles, 16, xp, active_above=above)
+    for group, found in enumerate(got):
+        own = values[group::2].astype(np.float64)
+        own = own if above is None else (np.abs(own) > above).astype(np.float64)
+        assert found.n_prompts == 40
+        for (i, j), held in found.tiles.items():
+            expected = (own.T @ own)[found.block(i), found.block(j)]
+            np.testing.assert_allclose(backend.to_host(held), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(backend.to_host(found.sums), own.sum(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(backend.to_host(found.squares), (own**2).sum(axis=0), rtol=1e-12)
 
 
 def test_groups_of_prompts_add_up(xp: Any) -> None:

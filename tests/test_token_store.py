@@ -17,11 +17,11 @@ from scipy.sparse import csr_array
 import gpuclust
 from gpuclust import run, schema
 from gpuclust.compute import windows
-from gpuclust.configfile import validate
+from gpuclust.configfile import load, validate, without_effect
 from gpuclust.engine import token_rows
 from gpuclust.errors import ConfigError, InputError, ParameterError, StoreError
 from gpuclust.extraction import encoders, extract_shard
-from gpuclust.extraction.token_rows import TokenRows
+from gpuclust.extraction.gathered_tokens import GatheredTokens
 from gpuclust.storage import store, token_store, verifying
 from tests import tiny
 
@@ -55,6 +55,47 @@ def test_prompts_are_what_their_tokens_add_up_to(tokens: Path) -> None:
         larger = np.abs(row) > np.abs(best[of])
         best[of][larger] = row[larger]
     np.testing.assert_array_equal(best, stored)
+
+
+def test_a_run_has_its_tokens(tokens: Path, small_run: Path) -> None:
+    own, found = gpuclust.open_run(tokens).tokens, opened(tokens)
+    assert own["activations"].dtype == np.float32
+    np.testing.assert_array_equal(own["activations"].values.astype(np.float16), found["activations"].values)
+    np.testing.assert_array_equal(own["prompt"].values, found["prompt"].values)
+    with pytest.raises(StoreError, match=r"tokens\.zarr"):
+        _ = gpuclust.open_run(small_run).tokens
+
+
+def test_blocks_of_sparse_rows_are_larger(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, rows = np.arange(96), token_rows.Rows(None, "max")
+    cut = [block.shape[0] for block in token_rows.blocks(tokens, kept, rows, 7)]
+    assert max(cut) == 7
+    whole = list(token_rows.blocks(tokens, kept, rows, 7, sparse_below=1.0))
+    assert len(whole) == 3  # shards
+    monkeypatch.setattr(token_rows, "ENTRIES", 200)
+    several = list(token_rows.blocks(tokens, kept, rows, 7, sparse_below=1.0))
+    assert len(whole) < len(several) < len(cut)
+    assert max(block.nnz for block in several) < 2 * 200
+    assert [block.shape[0] for block in token_rows.blocks(tokens, kept, rows, 7, sparse_below=1e-9)] == cut
+    for got in (whole, several):
+        assert sum(block.shape[0] for block in got) == sum(cut)
+
+
+def test_a_sweep_is_over_prompts(tmp_path: Path) -> None:
+    from gpuclust.sweep import grid
+
+    path = tmp_path / "sweep.yaml"
+    path.write_text("base: {}\nvary: {extract.rows: [prompt, token]}\n")
+    prompt, token = grid.expand(*grid.load(path))
+    assert prompt.error is None
+    assert token.error is not None
+    assert "a sweep is over prompts, and extract.rows is token" in token.error
+
+
+def test_a_window_that_is_none_is_named() -> None:
+    config = load(overrides=["extract.window=8"])
+    assert without_effect(config) == "extract.window has no effect with extract.rows=prompt: it is of window"
+    assert without_effect(load(overrides=["extract.window=8", "extract.rows=window"])) is None
 
 
 def test_rows_are_the_tokens_of_the_prompts_in_order(tokens: Path) -> None:
@@ -166,7 +207,7 @@ def test_what_a_retried_batch_put_before_is_replaced() -> None:
     import torch
 
     config = validate({"extract": {"rows": "token"}})
-    kept = TokenRows(config, 7)
+    kept = GatheredTokens(config, 7)
     acts = torch.tensor([[0.0, 1.5], [0.0, 0.0], [2.0, -3.0]])
     for attempt in range(2):
         kept.begin(1, np.arange(3), np.array([11, 12, 13]))
@@ -188,7 +229,7 @@ def test_memory_that_runs_out_changes_no_row(tmp_path: Path, monkeypatch: pytest
     config = validate(tiny.build(tmp_path) | {"extract": {"rows": "token"}})
     encoder = encoders.load_encoder(config)
     tokens = [np.arange(3, 3 + n) for n in (5, 2, 9, 4)]
-    whole, halved = TokenRows(config, 0), TokenRows(config, 0)
+    whole, halved = GatheredTokens(config, 0), GatheredTokens(config, 0)
     extract_shard.aggregate_prompts(encoder, tokens, config, kept=whole)
     real, failed = extract_shard._run_batch, []
 

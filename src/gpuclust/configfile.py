@@ -149,6 +149,10 @@ def without_effect(config: Config) -> str | None:
         said = f"neighbors.corrected has no effect with the metric {metric}: it is of {names}"
         plain = config.model_copy(update={"neighbors": config.neighbors.model_copy(update={"corrected": True})})
         return "; ".join(filter(None, [said, without_effect(plain)]))
+    if "extract.window" in _given(config) and config.used_window is None:
+        said = f"extract.window has no effect with extract.rows={config.extract.rows}: it is of window"
+        kept = config.extract.model_copy(update={"window": type(config.extract).model_fields["window"].default})
+        return "; ".join(filter(None, [said, without_effect(config.model_copy(update={"extract": kept}))]))
     idle = [key for key in _given(config) if any(f"{key}.".startswith(f"{one}.") for one in IDLE[method])]
     if not idle:
         return None

@@ -8,6 +8,7 @@ sweep as many as its settings need; how many tiles are held at a time follows fr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from gpuclust.stage_table import view_file
 from gpuclust.storage import atomic, row_blocks, store
 from gpuclust.storage.record import versions
 from gpuclust.types import Array
+
+log = logging.getLogger("gpuclust")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +125,13 @@ def gram_task(
     own, n_groups = groups.groups[..., first:stop], groups.n_groups
     if groups.rows is not None:
         own = own[..., token_rows.prompts_of(out, groups.rows, first, stop) - first]
-        chunks = token_rows.blocks(out, kept, groups.rows, plan.rows, groups.permute, first, stop)
+        below = gram.SPARSE_DENSITY
+        if backend.name == "cuda":
+            log.info(
+                "neighbors: blocks of %d rows become dense on the GPU: the sparse product is the host's", plan.rows
+            )
+            below = 0.0
+        chunks = token_rows.blocks(out, kept, groups.rows, plan.rows, groups.permute, first, stop, below)
     elif groups.permute is None:
         blocks = row_blocks.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
         chunks = (block for _, block in blocks)

@@ -18,6 +18,8 @@ from gpuclust.hardware import budget
 from gpuclust.storage import store, token_store
 from gpuclust.types import Array
 
+ENTRIES = 1 << 22  # of a block of sparse rows; some 60 bytes each while it is added to a Gram matrix
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -84,8 +86,9 @@ def prompts_of(out: Path, rows: Rows, first: int = 0, stop: int | None = None) -
 
 
 def blocks(
-    out: Path, kept: Array, rows: Rows, most: int, permute: int | None = None, first: int = 0, stop: int | None = None
-) -> Iterator[Any]:
+    out: Path, kept: Array, rows: Rows, most: int, permute: int | None = None, first: int = 0, stop: int | None = None,
+    sparse_below: float = 0.0,
+) -> Iterator[Any]:  # fmt: skip
     """Yield blocks of the kept features, in the order of `prompts_of`.
 
     With `permute`, features are permuted within blocks of `budget.PERMUTED_ROWS` prompts counted from the very first,
@@ -102,6 +105,9 @@ def blocks(
         Rows of a block, at most.
     permute : int, optional
         Seed (`windows.permuted`).
+    sparse_below : float
+        Of rows of which a smaller share is not zero, blocks have more: up to ENTRIES entries. A sparse product takes as
+        long for a block as for its features, however few its rows are.
 
     Yields
     ------
@@ -111,8 +117,10 @@ def blocks(
         found = fired
         if rows.window is not None:
             found = windows.aggregate(fired, windows.windows(prompt, rows.window), rows.aggregate)
-        for start in range(0, found.shape[0], most):
-            yield found[start : start + most]
+        n, entries = found.shape[0], max(found.nnz, 1)
+        step = max(most, ENTRIES * n // entries) if entries < sparse_below * n * len(kept) else most
+        for start in range(0, n, step):
+            yield found[start : start + step]
 
 
 def _parts(out: Path, kept: Array, permute: int | None, first: int, stop: int | None) -> Iterator[tuple[Array, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.config import Config
 from gpuclust.errors import ActivationError, ModelError
-from gpuclust.extraction.token_rows import TokenRows
+from gpuclust.extraction.gathered_tokens import GatheredTokens
 from gpuclust.hardware import device as gpu
 from gpuclust.hardware.backend import Backend, on_host, resolve
 from gpuclust.storage import markers, store, token_store
@@ -69,7 +69,7 @@ def run_shard(
     backend = resolve(device)
     encoder = encoders.load_encoder(config, device)
     _same_weights(encoder.commits, store.attributes(out / schema.ACTIVATIONS), config)
-    kept = TokenRows(config, first) if config.keeps_tokens else None
+    kept = GatheredTokens(config, first) if config.keeps_tokens else None
     activations, positions = aggregate_prompts(encoder, tokens, config, f"shard {index}", kept)
     data = store.to_stored(activations, config.store.dtype, f"shard {index} (prompts {first} and on)")
     states = _states(data, positions, first, config, backend)
@@ -97,7 +97,7 @@ def _same_weights(commits: Mapping[str, str | None], begun: Mapping[str, Any], c
 
 
 def aggregate_prompts(
-    encoder: Any, tokens: list[Array], config: Config, where: str = "extract", kept: TokenRows | None = None
+    encoder: Any, tokens: list[Array], config: Config, where: str = "extract", kept: GatheredTokens | None = None
 ) -> tuple[Array, Array]:
     """Run prompts through model and SAE and aggregate every feature over the tokens of its prompt.
 
@@ -109,7 +109,7 @@ def aggregate_prompts(
     config : Config
     where : str
         For messages.
-    kept : TokenRows, optional
+    kept : GatheredTokens, optional
         What fires on each token is put there, too.
 
     Returns
@@ -163,7 +163,13 @@ def aggregate_prompts(
 
 
 def _run_batch(
-    encoder: Any, tokens: list[Array], batch: list[int], n_bos: int, step: int, config: Config, kept: TokenRows | None
+    encoder: Any,
+    tokens: list[Array],
+    batch: list[int],
+    n_bos: int,
+    step: int,
+    config: Config,
+    kept: GatheredTokens | None,
 ) -> tuple[Any, Any]:
     """Values and positions of a batch of prompts, (prompt, feature), float32 and int32, on the device."""
     import torch

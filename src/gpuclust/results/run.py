@@ -86,6 +86,16 @@ class Run:
         return self._dataset(schema.ACTIVATIONS)["activations"].astype(np.float32, copy=False)
 
     @cached_property
+    def tokens(self) -> xr.Dataset:
+        """What fires on every token, (row, feature), lazy, with `prompt`, `position` and `token` of each row.
+
+        Of a run whose ``extract.rows`` are tokens or windows; float32, as `activations`.
+        """
+        whole = self._dataset(schema.TOKENS)
+        rows = whole.isel(row=np.flatnonzero(whole["prompt"].values >= 0))  # what is past a shard's tokens is none
+        return rows.assign(activations=rows["activations"].astype(np.float32, copy=False))
+
+    @cached_property
     def attributes(self) -> dict[str, Any]:
         """What is known of the activations: model, SAE, hook and how they were aggregated."""
         found: dict[str, Any] = self.record["stages"].get("prompts", {}).get("attributes", {})

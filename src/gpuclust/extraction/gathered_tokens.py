@@ -12,7 +12,7 @@ from gpuclust.storage.token_store import Tokens
 from gpuclust.types import Array
 
 
-class TokenRows:
+class GatheredTokens:
     """The tokens of one shard.
 
     Only what is not zero leaves the device; a batch that is begun again, when memory runs out, replaces what was there.
