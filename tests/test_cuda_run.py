@@ -49,17 +49,26 @@ def length_explains(out: Path, features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("umap", "workers", "metric"),
-    [(True, 1, "correlation"), (True, 1, "partial_correlation"), (False, 2, "cosine"), (True, 2, "jaccard")],
+    ("umap", "workers", "metric", "rows"),
+    [
+        (True, 1, "correlation", "prompt"),
+        (True, 1, "partial_correlation", "prompt"),
+        (False, 2, "cosine", "prompt"),
+        (True, 2, "jaccard", "prompt"),
+        (True, 2, "correlation", "token"),
+        (True, 1, "cosine", "window"),
+    ],
 )
 def test_a_run_on_a_gpu_equals_one_on_the_cpu(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool, workers: int, metric: str
-) -> None:
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umap: bool, workers: int, metric: str,
+    rows: str,
+) -> None:  # fmt: skip
     monkeypatch.setattr(
         embedding, "_umap_learn", lambda indices, distances, start, config: start
     )  # compiles for seconds
     monkeypatch.setattr(budget, "budget", lambda *args: 40 * 10**9)  # not what is free just now
     settings = settings | {"cluster": {"method": "umap" if umap else "distances"}, "neighbors": {"metric": metric}}
+    settings = settings | {"extract": settings.get("extract", {}) | {"rows": rows}}
     cpu = results(go(tmp_path, settings, name="cpu"))
     out = on_gpus(tmp_path, settings, monkeypatch, workers)
     gpu = results(out)

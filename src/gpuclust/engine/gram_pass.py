@@ -125,13 +125,11 @@ def gram_task(
     own, n_groups = groups.groups[..., first:stop], groups.n_groups
     if groups.rows is not None:
         own = own[..., token_rows.prompts_of(out, groups.rows, first, stop) - first]
-        below = gram.SPARSE_DENSITY
+        below, most = gram.SPARSE_DENSITY, plan.rows
         if backend.name == "cuda":
-            log.info(
-                "neighbors: blocks of %d rows become dense on the GPU: the sparse product is the host's", plan.rows
-            )
-            below = 0.0
-        chunks = token_rows.blocks(out, kept, groups.rows, plan.rows, groups.permute, first, stop, below)
+            below, most = 0.0, max(plan.rows // 2, 1)  # the plan is of stored rows, and these are float32
+            log.info("neighbors: blocks of %d rows become dense on the GPU, which has no sparse product", most)
+        chunks = token_rows.blocks(out, kept, groups.rows, most, groups.permute, first, stop, below)
     elif groups.permute is None:
         blocks = row_blocks.rows(out / schema.ACTIVATIONS, plan.rows, backend, first, stop, kept)
         chunks = (block for _, block in blocks)
