@@ -83,6 +83,20 @@ def test_all_clusters_are_listed_the_doubtful_last(
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_all_themes_are_listed(
+    small_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pd.DataFrame({"theme": [0, 1], "words": [["a", "b"], ["c"]], "size": [30, 20], "clusters": [[3, 1], [0]]})
+    monkeypatch.setattr(reading.Files, "table", lambda self, name, *given: made)
+    assert main([str(small_run), "--themes"]) == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        ["theme", "features", "words", "clusters"],
+        ["0", "30", "a", "·", "b", "3,", "1"],
+        ["1", "20", "c", "0"],
+    ]
+
+
 def test_the_summary_says_the_resolution_and_the_themes(
     small_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,10 +65,19 @@ def test_themes_come_before_clusters_and_a_caption_says_of_what(tmp_path: Path) 
     )
     named = static_map.write(features, clusters, tmp_path / "a.svg", themes=themes, caption="a <model>")
     assert named == [1]  # the theme stands where cluster 0 would
-    text = static_map._caption("a <model>", clusters)
+    text = static_map._caption("a <model>", clusters, bold=True)
     assert text.startswith("a <model>\nA point is a feature; ")
     assert "faded" in text
-    assert "faded" not in static_map._caption("", clusters[clusters["verdict"] == "stable"])
+    assert "bold: themes" in text
+    assert "italic" not in text
+    assert "faded" not in static_map._caption("", clusters[clusters["verdict"] == "stable"], bold=False)
+
+
+def test_names_go_by_the_features_that_are_found_again(tmp_path: Path) -> None:
+    features, clusters = tables([(0, 0), (0, 0.01), (5, 5)], ["stable", "stable", "fragile"])
+    clusters = clusters.assign(stability=[0.5, 0.9, 0.3, None])
+    assert static_map.write(features, clusters, tmp_path / "a.svg") == [1, 2]
+    assert "italic and pale" in static_map._caption("", clusters, bold=False)
 
 
 @pytest.mark.parametrize("suffix", static_map.SUFFIXES)

@@ -90,3 +90,12 @@ def test_what_a_run_is_worth_stands_first_in_its_record_while_it_is_known(tmp_pa
     assert written["headline"] == "3 of 4 clusters"
     folder.begin("cluster")
     assert "headline" not in json.loads((tmp_path / "run" / schema.RECORD).read_text())
+
+
+def test_of_few_clusters_fewer_are_no_way_out() -> None:
+    few, more = verdicts.doubt(0, 4, 60), verdicts.doubt(0, 5, 60)
+    assert few is not None
+    assert more is not None
+    assert "extract.rows=token" in few
+    assert "fewer" not in few
+    assert "fewer, larger clusters" in more

@@ -18,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", type=int, metavar="N", action="append", default=[], help="a cluster's card")
     parser.add_argument("--feature", type=int, metavar="N", action="append", default=[], help="a feature's card")
     parser.add_argument("--clusters", action="store_true", help="all clusters, a line each")
+    parser.add_argument("--themes", action="store_true", help="all themes, with their clusters")
     parser.add_argument("--figure", type=place, metavar="FILE", help="write the map there: .svg, .pdf or .png")
     parser.add_argument("--dark", action="store_true", help="the figure on dark ground")
 
@@ -36,10 +37,12 @@ def work(args: argparse.Namespace) -> None:
         console.print(run.feature(number))
     if args.clusters:
         console.print(summary.clusters_of(run, console.width))
+    if args.themes:
+        console.print(summary.themes_of(run))
     if args.figure:
         named = run.write_map(args.figure, dark=args.dark)
         terminal.say(f"{args.figure}: {len(named)} of {len(run.clusters) - 1} clusters are named")
-    if not (args.cluster or args.feature or args.clusters or args.figure):
+    if not (args.cluster or args.feature or args.clusters or args.themes or args.figure):
         if "analyse" not in run.record["stages"]:
             raise StoreError(
                 f"{args.run} has no clusters to show: its stage analyse is not done, or something before it is "

@@ -8,6 +8,7 @@ from gpuclust.types import Array
 
 Z_MIN = 3.0  # standard deviations above a null
 NULL_MARGIN = 2.0  # the largest z of permuted activations is one draw of many: as large again is asked for
+SEVERAL = 4  # clusters: of so many fewer are no way out
 FEW = 0.2  # share of the clusters: where fewer are found again, a warning
 VERDICTS = STABLE, FRAGILE, LOST, RANDOM = "stable", "fragile", "not found again", "no better than random"
 DOUBTFUL = LOST, RANDOM
@@ -133,10 +134,11 @@ def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
     """
     if not n_clusters or n_found >= FEW * n_clusters:
         return None
+    larger = "or fewer, larger clusters (a lower communities.resolution, a higher hdbscan.min_cluster_size)"
     return (
         f"{_of(n_found, n_clusters)} found again in two halves of the {n_prompts:,} prompts, clustered apart: "
-        f"{'the others cannot' if n_found else 'nothing here can'} be told from chance. Take more "
-        "prompts, or fewer, larger clusters (a lower communities.resolution, a higher hdbscan.min_cluster_size)"
+        f"{'the others cannot' if n_found else 'nothing here can'} be told from chance. Take more prompts, "
+        f"{larger if n_clusters > SEVERAL else 'or compare features over tokens (extract.rows=token)'}"
     )
 
 

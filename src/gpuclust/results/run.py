@@ -181,9 +181,12 @@ class Run:
         static_map.check(place(path))  # before tables are read
         themes = self.themes if schema.THEMES in self._files else None
         what = self.attributes
-        about = " · ".join(Path(str(what[name])).name for name in ("model", "sae") if what.get(name))
+        names = (Path(str(what[name])).name for name in ("model", "sae") if what.get(name))
+        about = " · ".join(dict.fromkeys(names))
         told = self.record["stages"].get("quality", {}).get("headline", "")
-        caption = f"{about} · {what.get('hook_name', '')}: {told}." if about and told else about
+        observed = self.record["stages"].get("neighbors", {}).get("observed", {}).get(schema.WHOLE)
+        over = f", over {observed:,} {self.config.extract.rows}s" if observed else ""
+        caption = f"{about} · {what.get('hook_name', '')}{over}: {told}." if about and told else about
         return static_map.write(self.features, self.clusters, place(path), dark, themes, caption)
 
     def entropy_plot(self, x: str = "entropy", y: str = "varentropy") -> Figure:

@@ -29,6 +29,7 @@ GROUND, INK = {False: "#ffffff", True: "#16171a"}, {False: "#1b1b1f", True: "#ec
 MARKS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "star": "*"}
 WORDS, CHARACTERS = 3, 28  # of a cluster's name
 ROOM = 5  # pixels around a name
+PALE = 0.5  # opacity of clusters that are found again in part
 FADED = 0.2  # opacity of clusters that are not found again, or no better than random
 
 
@@ -66,7 +67,8 @@ def write(
     Returns
     -------
     list of int
-        Clusters whose names found room, after the themes: those found again first, then the largest.
+        Clusters whose names found room, after the themes: the stable ones first, and of them those whose most features
+        are found again (size times stability).
 
     Raises
     ------
@@ -87,7 +89,8 @@ def write(
         axes = figure.add_subplot()
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
-        figure.supxlabel(_caption(caption, clusters), x=0.01, ha="left", fontsize=7, color=palette.QUIET)
+        bold = themes is not None and len(themes) > 0
+        figure.supxlabel(_caption(caption, clusters, bold), x=0.01, ha="left", fontsize=7, color=palette.QUIET)
         named = _draw(axes, features[features["kept"]], clusters, dark, themes)
         # No date: the same run gives the same bytes
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
@@ -102,12 +105,14 @@ def write(
     return named
 
 
-def _caption(about: str, clusters: pd.DataFrame) -> str:
-    """What is seen, on one line or two."""
-    faded = "verdict" in clusters and clusters["verdict"].isin(verdicts.DOUBTFUL).any()
-    legend = "A point is a feature; colours and marks, which repeat, are clusters; grey is noise"
-    legend += ", faded what is not found again or no better than random." if faded else "."
-    return f"{about}\n{legend}" if about else legend
+def _caption(about: str, clusters: pd.DataFrame, bold: bool) -> str:
+    """What is seen, on lines that are as long as the picture is wide."""
+    found = set(clusters["verdict"].dropna()) if "verdict" in clusters else set()
+    faded = " faded what is not found again or no better than random," if found & set(verdicts.DOUBTFUL) else ""
+    part = "; italic and pale what is found again in part" if verdicts.FRAGILE in found else ""
+    legend = f"A point is a feature; colours and marks, which repeat, are clusters;{faded} grey is noise"
+    names = f"Names as far as there is room, those found again first{part}{'; bold: themes' if bold else ''}"
+    return "\n".join([*([about] if about else []), f"{legend}.", f"{names}."])
 
 
 def _draw(axes: Axes, kept: pd.DataFrame, clusters: pd.DataFrame, dark: bool, themes: pd.DataFrame | None) -> list[int]:
@@ -120,21 +125,28 @@ def _draw(axes: Axes, kept: pd.DataFrame, clusters: pd.DataFrame, dark: bool, th
     axes.scatter(x[noise], y[noise], s=size / 3, c=palette.QUIET, alpha=0.45, linewidths=0)
     real = clusters[clusters["cluster"] != NOISE]
     doubtful = real["verdict"].isin(verdicts.DOUBTFUL) if "verdict" in real else pd.Series(False, real.index)
-    for cluster, faded in zip(real["cluster"].tolist(), doubtful.tolist(), strict=True):
-        own, alpha = label == cluster, FADED if faded else 0.85
+    verdict = real["verdict"].tolist() if "verdict" in real else [None] * len(real)
+    for cluster, judged in zip(real["cluster"].tolist(), verdict, strict=True):
+        own, alpha = label == cluster, 0.85
+        if judged == verdicts.FRAGILE or judged in verdicts.DOUBTFUL:
+            alpha = PALE if judged == verdicts.FRAGILE else FADED
         marker = MARKS[palette.mark(cluster)]
         axes.scatter(x[own], y[own], s=size, color=hues[cluster % len(hues)], marker=marker, alpha=alpha, linewidths=0)
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     sure = real[~doubtful]
     stable = sure["verdict"] == verdicts.STABLE if "verdict" in sure else pd.Series(True, sure.index)
-    order = sure.assign(stable=stable).sort_values(["stable", "size"], ascending=False, kind="stable")
+    again = sure["size"] * (sure["stability"].fillna(1) if "stability" in sure else 1)  # features that are found again
+    order = sure.assign(stable=stable, again=again).sort_values(["stable", "again"], ascending=False, kind="stable")
     taken: list[Any] = []
     if themes is not None and len(themes):
         above = themes[themes["doubtful"] < themes["clusters"].map(len)]
         wide = [(_joined(list(row["words"])), row["clusters"]) for row in above.to_dict("records")]
         _name(axes, wide, places, label, dark, taken, size=10, weight="bold")
-    fine = [(_title(row), [int(row["cluster"])]) for row in order.to_dict("records")]
-    return [clusters[0] for clusters in _name(axes, fine, places, label, dark, taken)]
+    named = []
+    for style, rows in (("normal", order[order["stable"]]), ("italic", order[~order["stable"]])):
+        fine = [(_title(row), [int(row["cluster"])]) for row in rows.to_dict("records")]
+        named += [clusters[0] for clusters in _name(axes, fine, places, label, dark, taken, style=style)]
+    return named
 
 
 def _name(

@@ -185,13 +185,30 @@ def clusters_of(run: Run, width: int) -> Table:
     return _cluster_table(_in_order(run.clusters[run.clusters["cluster"] != NOISE]), width)
 
 
+def themes_of(run: Run) -> Table:
+    """All themes of a run, a line each."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("theme", "features"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("words")
+    table.add_column("clusters")
+    for row in run.themes.to_dict("records"):
+        words, clusters = " · ".join(map(plain, row["words"])), ", ".join(map(str, row["clusters"]))
+        table.add_row(str(row["theme"]), str(row["size"]), escape(words), clusters)
+    return table
+
+
 def _themes(run: reading.Files, console: Console) -> None:
     """The words of the largest themes, on one line."""
     if schema.THEMES not in run or not len(table := run.table(schema.THEMES)):
         return
     named = [" · ".join(map(plain, list(words)[:2])) for words in table["words"] if len(words)]
     more = f"; and {len(named) - THEMES} more" if len(named) > THEMES else ""
-    console.print(f"\nthemes, clusters that rise and fall together: {escape('; '.join(named[:THEMES]))}{more}")
+    ari = run.record()["stages"]["analyse"].get("themes_ari_halves")
+    sure = (
+        "" if ari is None else f" (those of either half of the prompts agree to ARI {ari:.2f}; `--themes` lists them)"
+    )
+    console.print(f"\nthemes, clusters that rise and fall together{sure}: {escape('; '.join(named[:THEMES]))}{more}")
 
 
 def _top_prompts(clusters: pd.DataFrame, console: Console) -> None:
