@@ -64,7 +64,7 @@ def distances(
     ActivationError
         If float32 cannot hold euclidean or dot distances of such values: they would be 0 or infinite.
     """
-    _refuse_beyond_float32(metric, tile.dtype.char, a, b, largest, xp)
+    refuse_beyond_float32(metric, tile.dtype.char, a, b, largest, xp)
     result = xp.empty(tile.shape, dtype=xp.float32)
     for start in range(0, len(tile), DISTANCE_ROWS):  # temporaries that stay in the cache
         rows = slice(start, start + DISTANCE_ROWS)
@@ -73,9 +73,22 @@ def distances(
     return result
 
 
-def _refuse_beyond_float32(
+def refuse_beyond_float32(
     metric: str, precision: str, a: dict[str, AnyArray], b: dict[str, AnyArray], largest: float, xp: Any
 ) -> None:
+    """Refuse values whose distances float32 cannot hold.
+
+    Parameters
+    ----------
+    metric, a, b, largest, xp
+        As of `distances`.
+    precision : {"d", "f"}
+        Of the tile.
+
+    Raises
+    ------
+    ActivationError
+    """
     if metric == "euclidean":
         sizes = xp.sqrt(xp.concatenate([a["squares"], b["squares"]]))
         most = MOST[precision]
@@ -113,16 +126,26 @@ def _distances(
             squares_b = xp.maximum(squares_b - b["sums"][None, :] ** 2 / n, 0)
         if metric == "partial_correlation":
             tile = tile - a["by_length"][:, None] * b["by_length"][None, :]
-            squares_a = _left(squares_a, a["by_length"][:, None], zero, xp)
-            squares_b = _left(squares_b, b["by_length"][None, :], zero, xp)
+            squares_a = left_of(squares_a, a["by_length"][:, None], zero, xp)
+            squares_b = left_of(squares_b, b["by_length"][None, :], zero, xp)
         scale = xp.sqrt(squares_a * squares_b)
         result = 1 - xp.where(scale > 0, tile / xp.where(scale > 0, scale, 1), 0)
         result = xp.where(result < zero, 0, result)
     return (xp.maximum(result, 0) + 0.0).astype(xp.float32)
 
 
-def _left(squares: AnyArray, by_length: AnyArray, zero: float, xp: Any) -> AnyArray:
-    """What of centred squares is left without the part along the length; 0 where that is rounding."""
+def left_of(squares: AnyArray, by_length: AnyArray, zero: float, xp: Any = np) -> AnyArray:
+    """Return what of centred squares is left without the part along the length; 0 where that is rounding.
+
+    Parameters
+    ----------
+    squares, by_length : array, float64
+        `gram.length_share` is the second.
+    zero : float
+        What is rounding, relative.
+    xp : module
+        As in `distances`.
+    """
     left = squares - by_length**2
     return xp.where(left > zero * squares, left, 0)
 

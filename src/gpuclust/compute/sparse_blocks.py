@@ -41,11 +41,11 @@ def entries(chunk: Any) -> int:
     return int(chunk.nnz if is_sparse(chunk) else np.count_nonzero(chunk))
 
 
-def _as_rows(chunk: Any) -> Any:
-    """A chunk as compressed sparse rows, float64."""
+def as_rows(chunk: Any) -> Any:
+    """Return a block as scipy.sparse.csr_array, (row, feature), float32: what is not zero."""
     from scipy import sparse
 
-    return (chunk if is_sparse(chunk) else sparse.csr_array(chunk.astype(np.float32, copy=False))).astype(np.float64)
+    return chunk if is_sparse(chunk) else sparse.csr_array(chunk.astype(np.float32, copy=False))
 
 
 def add(gram: Gram, chunk: Any, lengths: Array | None) -> None:
@@ -57,20 +57,27 @@ def add(gram: Gram, chunk: Any, lengths: Array | None) -> None:
     chunk : array or scipy.sparse.csr_array, (row, feature)
     lengths : array, (row,), optional
     """
-    rows = _as_rows(chunk)
-    _add_sums(gram, rows, lengths)
+    rows = as_rows(chunk).astype(np.float64)
+    add_sums(gram, rows, lengths)
     _add_tiles(gram, rows)
 
 
-def _add_sums(gram: Gram, rows: Any, lengths: Array | None) -> None:
-    """Add the column sums of sparse rows."""
-    n = rows.shape[1]
-    gram.sums += np.bincount(rows.indices, rows.data, minlength=n)
-    gram.squares += np.bincount(rows.indices, rows.data**2, minlength=n)
+def add_sums(gram: Gram, rows: Any, lengths: Array | None) -> None:
+    """Add the column sums of sparse rows to a Gram in place.
+
+    Parameters
+    ----------
+    gram : Gram
+    rows : scipy.sparse.csr_array, (row, feature)
+    lengths : array, (row,), optional
+    """
+    n, values = rows.shape[1], rows.data.astype(np.float64, copy=False)
+    gram.sums += np.bincount(rows.indices, values, minlength=n)
+    gram.squares += np.bincount(rows.indices, values**2, minlength=n)
     if lengths is not None:
         long = lengths.astype(np.float64)
         gram.lengths += [long.sum(), long @ long]
-        gram.by_length += np.bincount(rows.indices, rows.data * np.repeat(long, np.diff(rows.indptr)), minlength=n)
+        gram.by_length += np.bincount(rows.indices, values * np.repeat(long, np.diff(rows.indptr)), minlength=n)
 
 
 def _add_tiles(gram: Gram, rows: Any) -> None:
