@@ -188,8 +188,9 @@ def neighbors(case: Case, out: Path) -> Callable[[], Any]:
     from distributed import Client
     from rich.console import Console
 
-    from gpuclust.engine import gram_pass, tasks
+    from gpuclust.engine import exact_pass, tasks
     from gpuclust.engine.progress import Progress
+    from gpuclust.engine.views import PromptGroups, View
 
     make_store(case, out)
     config, kept = case.config, np.arange(case.shapes.n_kept)
@@ -197,18 +198,20 @@ def neighbors(case: Case, out: Path) -> Callable[[], Any]:
         return lambda: tasks.sketch_task(out, kept, config, case.plan)
     several = case.shapes.n_groups == 2
     n = case.shapes.n_prompts
-    groups = gram_pass.PromptGroups(half_of(n, 0) if several else np.zeros(n, np.int64), case.shapes.n_groups)
+    groups = PromptGroups(half_of(n, 0) if several else np.zeros(n, np.int64), case.shapes.n_groups)
     weights = {"whole": [1, 1], "half0": [1, 0], "half1": [0, 1]} if several else {"whole": [1]}
 
-    def view(name: str) -> gram_pass.View:
+    def view(name: str) -> View:
         trees = {} if config.tree_samples is None else {config.hdbscan.min_samples: out / f"{name}.npy"}
-        return gram_pass.View(np.array(weights[name]), out / name, config.metric, config.n_neighbors, trees=trees)
+        return View(np.array(weights[name]), out / name, config.metric, config.n_neighbors, trees=trees)
 
     def compute() -> None:
         with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
             workers = list(client.scheduler_info()["workers"])
             progress = Progress(Console(), quiet=True)
-            gram_pass.exact_neighbors(client, workers, out, kept, groups, list(map(view, weights)), case.plan, progress)
+            exact_pass.exact_neighbors(
+                client, workers, out, kept, groups, list(map(view, weights)), case.plan, progress
+            )
 
     return compute
 
@@ -216,32 +219,32 @@ def neighbors(case: Case, out: Path) -> Callable[[], Any]:
 def write_near(case: Case, out: Path) -> None:
     """Neighbours of the kept features, at random."""
     from gpuclust import schema
-    from gpuclust.engine import gram_pass
+    from gpuclust.engine.views import write_neighbors
 
     n = case.shapes.n_kept
     near = random_neighbors(n, min(n, case.config.n_neighbors))
-    gram_pass.write_neighbors(out / schema.NEIGHBORS, np.arange(n), *near, "cosine")
+    write_neighbors(out / schema.NEIGHBORS, np.arange(n), *near, "cosine")
 
 
 def embed(case: Case, out: Path) -> Callable[[], Any]:
     from gpuclust import schema
-    from gpuclust.engine import gram_pass, tasks
+    from gpuclust.engine import tasks
+    from gpuclust.engine.views import write_neighbors
 
     kept = np.arange(case.shapes.n_kept)
-    gram_pass.write_neighbors(
-        out / schema.NEIGHBORS, kept, *random_neighbors(len(kept), case.config.n_neighbors), "cosine"
-    )
+    write_neighbors(out / schema.NEIGHBORS, kept, *random_neighbors(len(kept), case.config.n_neighbors), "cosine")
     return lambda: tasks.embed_task(out, case.config)
 
 
 def cluster(case: Case, out: Path) -> Callable[[], Any]:
     from gpuclust import schema
-    from gpuclust.engine import gram_pass, tasks
+    from gpuclust.engine import tasks
+    from gpuclust.engine.views import write_neighbors
     from gpuclust.storage import store
 
     n, config = case.shapes.n_kept, case.config
     write_clusters(case, out)
-    gram_pass.write_neighbors(out / schema.NEIGHBORS, np.arange(n), *random_neighbors(n, config.n_neighbors), "cosine")
+    write_neighbors(out / schema.NEIGHBORS, np.arange(n), *random_neighbors(n, config.n_neighbors), "cosine")
     embedding = np.random.default_rng(0).standard_normal((n, config.umap.n_components)).astype(np.float32)
     store.write_dataset(out / schema.EMBEDDING, {"embedding": (("feature", "component"), embedding)}, {})
     (out / schema.SELECTED).write_bytes((out / schema.FEATURES).read_bytes())

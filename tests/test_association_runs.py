@@ -18,7 +18,8 @@ from gpuclust.compute import neighbors
 from gpuclust.compute.halves import half_of
 from gpuclust.config import ACTIVITY
 from gpuclust.configfile import load, validate, without_effect
-from gpuclust.engine import gram_pass, prompt_rows
+from gpuclust.engine import exact_pass, prompt_rows
+from gpuclust.engine.views import PromptGroups, View, read_errors, read_neighbors, view_path
 from gpuclust.errors import ConfigError, InputError
 from gpuclust.hardware import budget
 from gpuclust.stage_table import NAMES, after
@@ -63,15 +64,13 @@ def test_runs_have_counts_of_the_whole_of_halves_and_of_permuted_views(
         name: values[half == side] for side, name in enumerate(schema.HALVES)
     }
     for view, rows in views.items():
-        path = gram_pass.view_path(out, view, schema.NEIGHBORS)
+        path = view_path(out, view, schema.NEIGHBORS)
         held = counted(rows, threshold)
         indices, distances = neighbors.exact(held, config.n_neighbors, config.metric)
-        _, got, far = gram_pass.read_neighbors(path)
+        _, got, far = read_neighbors(path)
         np.testing.assert_array_equal(got, indices, err_msg=view)
         np.testing.assert_array_equal(far, distances, err_msg=view)
-        np.testing.assert_array_equal(
-            gram_pass.read_errors(path), neighbors.errors_of(held, indices, distances, config.metric)
-        )
+        np.testing.assert_array_equal(read_errors(path), neighbors.errors_of(held, indices, distances, config.metric))
         assert xr.open_zarr(path).attrs["metric"] == config.metric
     quality = json.loads((out / schema.RECORD).read_text())["stages"]["quality"]
     assert quality["halves"]["clusters"] >= 0
@@ -174,15 +173,15 @@ def test_names_say_what_is_measured() -> None:
 
 def test_metrics_of_other_sums_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(metric: str, above: float | None, device: str = "cpu") -> str:
-        groups = gram_pass.PromptGroups(np.zeros(50, np.int64), 1, active_above=above)
-        view = gram_pass.View(np.array([2]), tmp_path, metric, 5)
+        groups = PromptGroups(np.zeros(50, np.int64), 1, active_above=above)
+        view = View(np.array([2]), tmp_path, metric, 5)
         plan: Any = None
         with pytest.raises(InputError) as caught:
-            gram_pass.exact_neighbors(None, [], tmp_path, np.arange(3), groups, [view], plan, None, device)
+            exact_pass.exact_neighbors(None, [], tmp_path, np.arange(3), groups, [view], plan, None, device)
         return str(caught.value)
 
     assert "metric=jaccard" in refused("jaccard", None)
     assert "give it groups of its own, with active_above=the threshold" in refused("jaccard", None)
     assert "the groups add up counts of active prompts" in refused("cosine", 0.0)
-    monkeypatch.setattr(gram_pass, "MOST_PROMPTS", 99)
+    monkeypatch.setattr(exact_pass, "MOST_PROMPTS", 99)
     assert "100 prompts are more than the 99 that a GPU counts exactly" in refused("phi", 0.0, "cuda")

@@ -19,7 +19,7 @@ import gpuclust
 from gpuclust import schema
 from gpuclust.compute import duplicates, verdicts
 from gpuclust.compute.reductions import MOMENTS
-from gpuclust.engine import gram_pass
+from gpuclust.engine.views import read_neighbors
 from gpuclust.errors import SelectionError
 from gpuclust.tables import feature_table
 from tests.planted import planted
@@ -207,6 +207,6 @@ def test_workers_tiles_and_blocks_do_not_matter(tmp_path: Path, monkeypatch: pyt
         else:
             run = gpuclust.import_cache(file, out, settings, scheduler)
         tables.append(run.features[["label", "probability", "duplicate_of"]])
-        assert gram_pass.read_neighbors(run.path / schema.NEIGHBORS)[0].size == values.shape[1] - N_COPIES + 1
+        assert read_neighbors(run.path / schema.NEIGHBORS)[0].size == values.shape[1] - N_COPIES + 1
     pd.testing.assert_frame_equal(tables[0], tables[1])
     pd.testing.assert_frame_equal(tables[0], tables[2])

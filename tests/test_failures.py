@@ -85,10 +85,10 @@ def test_passes_are_not_tied_to_workers() -> None:
     """Dask never runs a task again that is tied to a dead worker, allowed elsewhere or not, where all had died."""
     import inspect
 
-    from gpuclust.engine import gram_pass
+    from gpuclust.engine import gram_pass, inverted_pass
     from gpuclust.sweep import computation
 
-    for module in (gram_pass, computation):
+    for module in (gram_pass, inverted_pass, computation):
         assert "allow_other_workers" not in inspect.getsource(module)
         assert "workers=[" not in inspect.getsource(module)
 

@@ -13,8 +13,9 @@ from gpuclust.compute import neighbors
 from gpuclust.compute.spanning_tree import mutual_reachability_tree
 from gpuclust.config_sections import StoreConfig
 from gpuclust.configfile import validate
-from gpuclust.engine import gram_pass
+from gpuclust.engine import exact_pass, prompt_rows
 from gpuclust.engine.progress import Progress
+from gpuclust.engine.views import PromptGroups, View, read_errors, read_neighbors
 from gpuclust.hardware import budget
 from gpuclust.storage import markers, store
 from tests.strategies import sae_like
@@ -49,10 +50,10 @@ def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool)
     some = kept[::2]
     tree = {} if umap else {3: "tree3.npy", 5: "tree5.npy"}
 
-    def view(name: str, features: np.ndarray | None = None, metric: str = "cosine") -> gram_pass.View:
+    def view(name: str, features: np.ndarray | None = None, metric: str = "cosine") -> View:
         path = tmp_path / name
         trees = {samples: path.with_name(f"{path.name} {file}") for samples, file in tree.items()}
-        return gram_pass.View(np.array(weights[name.split(",")[0]]), path, metric, K, features, trees)
+        return View(np.array(weights[name.split(",")[0]]), path, metric, K, features, trees)
 
     views = [
         *map(view, weights), view("first, some", some), view("whole, dot", some, "dot"),
@@ -63,8 +64,8 @@ def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool)
     codes = np.stack([groups, np.where(np.arange(N) % 2, -1, 3)])
     with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
         workers = list(client.scheduler_info()["workers"])
-        facts = gram_pass.exact_neighbors(
-            client, workers, tmp_path, kept, gram_pass.PromptGroups(codes, 4, lengths=lengths), views, plan,
+        facts = exact_pass.exact_neighbors(
+            client, workers, tmp_path, kept, PromptGroups(codes, 4, lengths=lengths), views, plan,
             Progress(Console(), quiet=True),
         )  # fmt: skip
     assert facts["passes"] == 3
@@ -73,7 +74,7 @@ def test_views_of_one_pass_equal_passes_of_their_own(tmp_path: Path, umap: bool)
         features = kept if view.features is None else view.features
         held = whole(np.repeat(values, times, axis=0)[:, features], len(features), lengths=np.repeat(lengths, times))
         indices, distances = neighbors.exact(held, K, view.metric)
-        got_kept, got_indices, got_distances = gram_pass.read_neighbors(view.path)
+        got_kept, got_indices, got_distances = read_neighbors(view.path)
         np.testing.assert_array_equal(got_kept, features)
         np.testing.assert_array_equal(got_indices, indices)
         np.testing.assert_array_equal(got_distances, distances)
@@ -91,28 +92,28 @@ def test_views_of_counts_equal_passes_of_their_own(tmp_path: Path) -> None:
     kept, above = np.flatnonzero(np.arange(F) % 7), 1.2
     groups = np.random.default_rng(1).integers(-1, 3, N)
     views = [
-        gram_pass.View(np.array(weights), tmp_path / f"{metric}{number}", metric, K, features, trees)
+        View(np.array(weights), tmp_path / f"{metric}{number}", metric, K, features, trees)
         for metric in ("corrected_jaccard", "phi", "npmi", "overlap")
         for number, (weights, features, trees) in enumerate([
             ([1, 1, 1], None, {3: tmp_path / f"{metric}.npy"}), ([0, 1, 0], kept[::2], {}), ([2, 0, 1], kept[1::2], {}),
         ])
     ]  # fmt: skip
     plan = budget.Plan(0, rows=7, tile=16, tiles_per_pass=2, stages=())
-    given = gram_pass.PromptGroups(groups, 3, active_above=above)
+    given = PromptGroups(groups, 3, active_above=above)
     with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
         workers, progress = list(client.scheduler_info()["workers"]), Progress(Console(), quiet=True)
-        gram_pass.exact_neighbors(client, workers, tmp_path, kept, given, views, plan, progress)
+        exact_pass.exact_neighbors(client, workers, tmp_path, kept, given, views, plan, progress)
     for view in views:
         times = np.where(groups < 0, 0, view.weights[groups])
         features = kept if view.features is None else view.features
         held = counted(np.repeat(values, times, axis=0)[:, features], above)
         indices, distances = neighbors.exact(held, K, view.metric)
-        got_kept, got_indices, got_distances = gram_pass.read_neighbors(view.path)
+        got_kept, got_indices, got_distances = read_neighbors(view.path)
         np.testing.assert_array_equal(got_kept, features)
         np.testing.assert_array_equal(got_indices, indices)
         np.testing.assert_array_equal(got_distances, distances)
         errors = neighbors.errors_of(held, indices, distances, view.metric)
-        np.testing.assert_array_equal(gram_pass.read_errors(view.path), errors)
+        np.testing.assert_array_equal(read_errors(view.path), errors)
         for samples, path in view.trees.items():
             expected = mutual_reachability_tree(neighbors.all_distances(held, view.metric), samples)
             np.testing.assert_array_equal(np.load(path), expected)
@@ -136,7 +137,7 @@ def test_a_permutation_depends_on_the_prompts_alone(tmp_path: Path, monkeypatch:
 
     def read(rows: int, *shares: tuple[int, int]) -> np.ndarray:
         plan = budget.Plan(10**9, rows, 6, 1, ())
-        return np.concatenate([b for share in shares for b in gram_pass.read_blocks(tmp_path, kept, plan, 7, *share)])
+        return np.concatenate([b for share in shares for b in prompt_rows.read_blocks(tmp_path, kept, plan, 7, *share)])
 
     every = read(64, (0, 100))
     assert not np.array_equal(every, values[:, kept])

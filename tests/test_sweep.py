@@ -18,7 +18,7 @@ from gpuclust import Run, cli, cluster_features, run, schema
 from gpuclust.compute import agreement, communities, consensus, measures, validity
 from gpuclust.compute.halves import half_of
 from gpuclust.configfile import validate
-from gpuclust.engine import gram_pass
+from gpuclust.engine import exact_pass
 from gpuclust.hardware import budget
 from gpuclust.storage import store
 from gpuclust.sweep import __main__ as command
@@ -83,7 +83,7 @@ def test_48_settings_share_what_they_can(
     base: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = counted(monkeypatch, store, "read_rows")
-    written = counted(monkeypatch, gram_pass, "write_neighbors")
+    written = counted(monkeypatch, exact_pass, "write_neighbors")
     layouts = counted(monkeypatch, consensus, "embed")
     vary = {
         **N_NEIGHBORS, "hdbscan.min_cluster_size": [3, 4, 5, 6], "hdbscan.min_samples": [2, 3, 4],

@@ -137,7 +137,7 @@ def test_rows_are_read_shard_by_shard(tokens: Path, window: int | None, how: str
 
 def test_neighbours_are_over_tokens_and_halves_by_prompt(tokens: Path) -> None:
     from gpuclust.compute.halves import half_of
-    from gpuclust.engine.gram_pass import read_errors, read_neighbors, view_path
+    from gpuclust.engine.views import read_errors, read_neighbors, view_path
 
     found = opened(tokens)
     config = validate(yaml.safe_load((tokens / schema.CONFIG).read_text()))

@@ -87,7 +87,8 @@ def _filled(keys: Array, own: Array, far: Any, n: int) -> Array:
     there = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
     held = (there[:, :, None] == lowest).any(axis=1) | (own[:, None] == lowest)
     more[held] = topk.NOTHING
-    return topk.smallest(np.concatenate([keys, more], axis=1), k)
+    whole: Array = topk.smallest(np.concatenate([keys, more], axis=1), k)
+    return whole
 
 
 def compared(index: Index, wanted: Wanted, sums: Sequence[Gram], features: Array) -> Array:

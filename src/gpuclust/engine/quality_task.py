@@ -13,7 +13,8 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.compute import agreement, consensus, measures, methods, neighbors, validity, verdicts
 from gpuclust.config import Config
-from gpuclust.engine import gram_pass, prompt_rows, token_rows
+from gpuclust.engine import prompt_rows, token_rows
+from gpuclust.engine.views import read_neighbors
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget
 from gpuclust.storage import atomic
@@ -136,7 +137,7 @@ def _once(config: Config, members: dict[str, list[Array]]) -> list[Array]:
 
 def _measured(out: Path, config: Config, labels: Array, features: pd.DataFrame) -> dict[str, float]:
     """Measures of the clustering as a whole, those of a sweep's row."""
-    _, indices, _ = gram_pass.read_neighbors(out / schema.NEIGHBORS)
+    _, indices, _ = read_neighbors(out / schema.NEIGHBORS)
     statistics = {name: features[name].to_numpy() for name in measures.SHARED}
     persistence = np.load(out / schema.PERSISTENCE)
     return measures.of_clustering(labels, persistence, indices[:, : config.n_neighbors], statistics)
@@ -161,7 +162,7 @@ def _dbcv(out: Path, labels: Array, limit: int) -> tuple[float | None, str]:
 
 def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[str, float] | None, str]:
     """Neighbours and clusters of the decoder's directions against those of the activations."""
-    kept, indices, _ = gram_pass.read_neighbors(out / schema.NEIGHBORS)
+    kept, indices, _ = read_neighbors(out / schema.NEIGHBORS)
     if "tokens" not in pd.read_parquet(out / schema.PROMPTS).columns:
         return None, "decoder: the activations were imported, there is no SAE"
     weights = encoders.load_directions(config, unembedding=False)[0][kept]

@@ -22,11 +22,11 @@ from gpuclust.compute.dbscan import with_eps
 from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
 from gpuclust.config_sections import ClusterConfig
-from gpuclust.engine import analyse_task, failures, gram_pass, prompt_rows, quality_task, tasks, token_rows
-from gpuclust.engine.gram_pass import view_path
+from gpuclust.engine import analyse_task, exact_pass, failures, prompt_rows, quality_task, tasks, token_rows
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.quality_task import HDBSCAN
 from gpuclust.engine.scheduler import Scheduler
+from gpuclust.engine.views import PromptGroups, View, view_path
 from gpuclust.errors import StoreError
 from gpuclust.extraction import extract_shard
 from gpuclust.hardware import budget
@@ -312,10 +312,10 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     else:
         lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
         if c.halved:
-            groups = gram_pass.PromptGroups(half, 2, None, lengths, c.active_above, seen)
+            groups = PromptGroups(half, 2, None, lengths, c.active_above, seen)
             weights = dict(zip((schema.WHOLE, *schema.HALVES), ([1, 1], [1, 0], [0, 1]), strict=True))
         else:
-            groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, None, lengths, c.active_above, seen)
+            groups = PromptGroups(np.zeros(x.n_prompts, np.int64), 1, None, lengths, c.active_above, seen)
             weights = {schema.WHOLE: [1]}
         facts = _exact(x, kept, plan, groups, weights)
     sizes = np.bincount(half if seen is None else half[token_rows.prompts_of(x.out, seen)], minlength=2).tolist()
@@ -326,19 +326,17 @@ def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     return {"method": method, "metric": c.metric, "observed": observed, "observed_prompts": prompts, **facts}, plan
 
 
-def _exact(
-    x: Context, kept: Any, plan: budget.Plan, groups: gram_pass.PromptGroups, weights: Mapping[str, list[int]]
-) -> Facts:
+def _exact(x: Context, kept: Any, plan: budget.Plan, groups: PromptGroups, weights: Mapping[str, list[int]]) -> Facts:
     """Neighbours of views by name: the run's own, or in the folder of views; for exact distances their trees."""
     c, on = x.config, x.scheduler
 
-    def view(name: str) -> gram_pass.View:
+    def view(name: str) -> View:
         tree = {} if c.tree_samples is None else {c.tree_samples: view_path(x.out, name, schema.SPANNING_TREE)}
         near = view_path(x.out, name, schema.NEIGHBORS)
-        return gram_pass.View(np.array(weights[name]), near, c.metric, c.n_neighbors, trees=tree)
+        return View(np.array(weights[name]), near, c.metric, c.n_neighbors, trees=tree)
 
     views = [view(name) for name in weights]
-    return gram_pass.exact_neighbors(
+    return exact_pass.exact_neighbors(
         on.client, on.workers, x.out, kept, groups, views, plan, x.progress, device=on.device
     )  # fmt: skip
 
@@ -386,7 +384,7 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     if c.permuted:
         lengths = prompt_rows.prompt_lengths(x.out, {c.metric})
         seen = token_rows.rows_of(c, x.out)
-        groups = gram_pass.PromptGroups(np.zeros(x.n_prompts, np.int64), 1, c.seed, lengths, c.active_above, seen)
+        groups = PromptGroups(np.zeros(x.n_prompts, np.int64), 1, c.seed, lengths, c.active_above, seen)
         _exact(x, kept, plan, groups, {schema.NULL: [1]})
         views.append((schema.NULL, c, schema.NULL, rows))
     if c.tree_samples is None:

@@ -21,7 +21,7 @@ from gpuclust.compute.clustering import Clustering
 from gpuclust.compute.reductions import EXAMPLES, MOMENTS, State
 from gpuclust.config import Config
 from gpuclust.config_sections import SelectConfig
-from gpuclust.engine.gram_pass import read_errors, read_neighbors, view_path, write_neighbors
+from gpuclust.engine.views import read_errors, read_neighbors, view_path, write_neighbors
 from gpuclust.errors import GpuclustError, ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.hardware.backend import on_host, resolve
@@ -224,7 +224,7 @@ def sketch_task(out: Path, kept: Array, config: Config, plan: budget.Plan) -> di
 
     Parameters
     ----------
-    out, kept, config, plan : as in `gram_pass.gram_task`, and Config
+    out, kept, config, plan : as in `views.read`, and Config
     """
     size, k = config.neighbors.sketch_size, min(config.n_neighbors, len(kept))
     blocks = store.read_rows(out / schema.ACTIVATIONS, plan.rows)
@@ -289,7 +289,7 @@ def member_task(out: Path, config: Config, view: str, n_prompts: int, number: in
     Parameters
     ----------
     out, config, device : as in `prompts_task`
-    view, n_prompts, number : as in `gram_pass.view_path` and `consensus.member_embedding`
+    view, n_prompts, number : as in `views.view_path` and `consensus.member_embedding`
     """
     from gpuclust.compute import methods
 

@@ -88,6 +88,8 @@ class Plan:
         Prompts of a block read at a time.
     tile, tiles_per_pass : int
         Features of a Gram tile, and tiles held at a time.
+    room : int
+        Bytes of the budget that process and weights leave a stage on the host; 0 on a GPU.
     """
 
     budget: int
@@ -96,6 +98,7 @@ class Plan:
     tiles_per_pass: int
     stages: tuple[StagePlan, ...]
     device_budget: int | None = None
+    room: int = 0
 
 
 def budget(config: Config, n_workers: int = 1, device: str = "cpu") -> int:
@@ -162,7 +165,8 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     peaks |= _host_of_clusters(config, shapes, base)
     peaks["quality"] = _quality(config, shapes, rows, base, peaks)
     peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _directions(config, shapes)
-    return Plan(allowed, rows, tile, per_pass, _stages(config, store, -(-n_tiles // per_pass), peaks, {}))
+    stages = _stages(config, store, -(-n_tiles // per_pass), peaks, {})
+    return Plan(allowed, rows, tile, per_pass, stages, room=max(allowed - base, 0))
 
 
 def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int, item: int) -> Plan:

@@ -21,10 +21,11 @@ from gpuclust import schema
 from gpuclust.compute.halves import half_of
 from gpuclust.config_sections import ClusterConfig
 from gpuclust.engine import failures
-from gpuclust.engine.gram_pass import PromptGroups, View, exact_neighbors, neighbors_held
+from gpuclust.engine.exact_pass import exact_neighbors
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.prompt_rows import prompt_lengths
 from gpuclust.engine.scheduler import Scheduler
+from gpuclust.engine.views import PromptGroups, View, neighbors_held
 from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
 from gpuclust.storage import store

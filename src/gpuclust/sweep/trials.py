@@ -24,7 +24,7 @@ from gpuclust.compute.reductions import MOMENTS, State, moments_empty
 from gpuclust.compute.validity import found_again
 from gpuclust.config import Config
 from gpuclust.config_sections import SelectConfig
-from gpuclust.engine.gram_pass import read_errors, read_neighbors
+from gpuclust.engine.views import read_errors, read_neighbors
 from gpuclust.hardware.backend import on_host, resolve
 from gpuclust.storage import atomic, checksums, row_blocks
 from gpuclust.storage.record import versions

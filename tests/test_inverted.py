@@ -1,0 +1,198 @@
+"""Neighbours from an index of sparse rows: the same as from the whole Gram matrix, to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy import sparse
+
+from gpuclust.compute import gram, inverted_index, inverted_pairs, neighbors, never_together, pair_distance
+from gpuclust.compute.inverted_pairs import Wanted
+from gpuclust.config import ACTIVITY
+from gpuclust.config_sections import StoreConfig
+from gpuclust.engine import exact_pass, inverted_pass
+from gpuclust.engine.progress import Progress
+from gpuclust.engine.views import PromptGroups, View, read_errors, read_neighbors
+from gpuclust.errors import ActivationError, MemoryBudgetError
+from gpuclust.hardware import budget
+from tests.strategies import sae_like
+from tests.test_store import make
+
+K = 5
+
+
+def found(
+    values: np.ndarray, groups: np.ndarray, n_groups: int, wanted: list[Wanted], parts: int,
+    lengths: np.ndarray | None = None, above: float | None = None,
+) -> tuple[list[np.ndarray], int]:  # fmt: skip
+    """Keys of every view by an index, and how many features were compared with all."""
+    cut = len(values) // 3
+    blocks = iter([sparse.csr_array(values[:cut]), values[cut:]])
+    index = inverted_index.build(blocks, groups, n_groups, (values != 0).sum(axis=0), lengths, above)
+    edges = np.linspace(0, values.shape[1], parts + 1).astype(int).tolist()
+    several = [inverted_pairs.nearest(index, wanted, index.sums, *part) for part in pairwise(edges)]
+    result, left = [], 0
+    for view, one in enumerate(wanted):
+        keys = neighbors.merge([part[view] for part in several], one.k)
+        some = never_together.complete(keys, one, index.sums, index.signed)
+        keys[some] = never_together.compared(index, one, index.sums, some)
+        result.append(keys)
+        left += len(some)
+    return result, left
+
+
+@pytest.mark.parametrize("metric", list(pair_distance.KINDS))
+@given(
+    seed=st.integers(0, 2**32 - 1), density=st.sampled_from([0.005, 0.03, 0.3]), signed=st.booleans(),
+    n_groups=st.integers(1, 3), parts=st.integers(1, 4), copies=st.booleans(),
+)  # fmt: skip
+def test_the_same_neighbours_as_from_the_whole_matrix(
+    metric: str, seed: int, density: float, signed: bool, n_groups: int, parts: int, copies: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    n_rows, n = 120, 40
+    fires = rng.random((n_rows, n)) < 3 * density * rng.random(n) ** 2
+    values = np.where(fires, rng.gamma(1.0, 1.0, fires.shape), 0).astype(np.float16).astype(np.float32)
+    if signed:
+        values *= rng.choice([-1, 1], fires.shape).astype(np.float32)
+    if copies:
+        values[:, n // 2 :] = values[:, : n // 2]
+    groups = rng.integers(-1, n_groups, n_rows)
+    groups[:n_groups] = np.arange(n_groups)
+    lengths = rng.integers(5, 50, n_rows) if metric == "partial_correlation" else None
+    above = 0.1 if metric in ACTIVITY else None
+    place = np.sort(rng.choice(n, 15, replace=False))
+    weights = [np.ones(n_groups, int), np.arange(n_groups) + 1, np.eye(n_groups, dtype=int)[0]]
+    wanted = [Wanted(one, metric, K, some) for one in weights for some in (None, place)]
+    got, _ = found(values, groups, n_groups, wanted, parts, lengths, above)
+    grams = gram.accumulate_groups(
+        [values], groups, n_groups, n, [(0, 0)], n, sparse=False, lengths=lengths, active_above=above
+    )
+    for one, keys in zip(wanted, got, strict=True):
+        view = gram.weighted(grams, one.weights)
+        view = view if one.place is None else gram.chosen(view, one.place)
+        indices, distances = neighbors.exact(view, K + 1, metric)
+        mine, far = neighbors.finish(keys, K + 1)
+        np.testing.assert_array_equal(far, distances)
+        np.testing.assert_array_equal(mine, indices)
+
+
+def test_few_are_compared_with_all() -> None:
+    values = sae_like(400, 60, density=0.05).astype(np.float32)
+    for metric in ("cosine", "correlation", "phi"):
+        above = 0.0 if metric in ACTIVITY else None
+        _, left = found(values, np.zeros(400, int), 1, [Wanted(np.ones(1), metric, K)], 1, above=above)
+        assert left == 0
+
+
+def test_sums_that_come_back_to_nothing() -> None:
+    """A product that cancels another leaves 0, and is added up once."""
+    values = np.array([[1, 2, 3, 1], [1, -2, 1, 0], [1, 2, 0, 1], [0, 1, 1, 5]], np.float32)
+    wanted = [Wanted(np.ones(1), metric, 3) for metric in ("cosine", "dot", "correlation")]
+    got, _ = found(values, np.zeros(4, int), 1, wanted, 1)
+    whole = gram.accumulate([values], 4, [(0, 0)], 4, sparse=False)
+    for one, keys in zip(wanted, got, strict=True):
+        for mine, expected in zip(neighbors.finish(keys, 4), neighbors.exact(whole, 4, one.metric), strict=True):
+            np.testing.assert_array_equal(mine, expected)
+
+
+def test_what_there_is_no_room_for_is_refused() -> None:
+    values = sae_like(50, 20).astype(np.float32)
+    rows, times = sparse.csr_array(values), np.ones(20)
+    with pytest.raises(MemoryBudgetError, match="takes more than"):
+        inverted_index.build(iter([rows]), np.zeros(50, int), 1, times, most=12 * rows.nnz - 1)
+    assert inverted_index.build(iter([rows]), np.zeros(50, int), 1, times, most=12 * rows.nnz).n_entries == rows.nnz
+
+
+def test_distances_that_float32_cannot_hold_are_refused() -> None:
+    values = np.full((3, 4), 1e18, np.float32)
+    with pytest.raises(ActivationError, match="squared length"):
+        found(values, np.zeros(3, int), 1, [Wanted(np.ones(1), "dot", 2)], 1)
+
+
+PLAN = budget.Plan(0, rows=7, tile=16, tiles_per_pass=2, stages=(), room=10**9)
+
+
+def passed(out: Path, groups: PromptGroups, views: list[View], plan: budget.Plan, kept: np.ndarray) -> dict[str, int]:
+    """Facts of a pass on two workers."""
+    from distributed import Client
+
+    with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        workers, progress = list(client.scheduler_info()["workers"]), Progress(Console(), quiet=True)
+        return exact_pass.exact_neighbors(client, workers, out, kept, groups, views, plan, progress)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "partial_correlation", "corrected_jaccard"])
+@pytest.mark.parametrize("permute", [None, 3])
+def test_passes_on_workers_by_index_and_by_tiles_are_the_same(
+    tmp_path: Path, metric: str, permute: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    n_prompts, n = 90, 50
+    make(
+        tmp_path,
+        sae_like(n_prompts, n, density=0.03),
+        StoreConfig(shard_prompts=20, chunk_prompts=10, chunk_features=n),
+    )
+    kept = np.flatnonzero(np.arange(n) % 7)
+    groups = PromptGroups(
+        np.random.default_rng(1).integers(-1, 2, n_prompts), 2, permute, np.arange(n_prompts) + 5,
+        1.2 if metric in ACTIVITY else None,
+    )  # fmt: skip
+    facts, views = {}, {}
+    for name, plan in (("index", PLAN), ("tiles", replace(PLAN, room=0))):
+        views[name] = [
+            View(np.array(weights), tmp_path / f"{name}{number}", metric, K, features)
+            for number, (weights, features) in enumerate([([1, 1], None), ([0, 1], kept[::2]), ([2, 1], None)])
+        ]
+        with caplog.at_level("INFO", logger="gpuclust"):
+            facts[name] = passed(tmp_path, groups, views[name], plan, kept)
+    assert ("entries" in facts["index"], "tiles" in facts["index"]) == (True, False)
+    assert ("entries" in facts["tiles"], "tiles" in facts["tiles"]) == (False, True)
+    assert "0.00 GB are left of the plan's" in caplog.text
+    for mine, other in zip(views["index"], views["tiles"], strict=True):
+        for one, two in zip(read_neighbors(mine.path), read_neighbors(other.path), strict=True):
+            np.testing.assert_array_equal(one, two)
+        if metric in ACTIVITY:
+            np.testing.assert_array_equal(read_errors(mine.path), read_errors(other.path))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"metric": "euclidean"}, "by metric=euclidean features that never fire together are near"),
+        ({"k": 1}, "a feature alone has no neighbours"),
+        ({"trees": {3: Path("tree.npy")}}, "the distances of all pairs are wanted"),
+    ],
+)
+def test_why_there_is_no_index(change: dict[str, object], why: str) -> None:
+    view = replace(View(np.ones(1), Path("x"), "cosine", K), **change)
+    assert why in str(inverted_pass._why_tiles(PromptGroups(np.zeros(9, int), 1), [view], np.arange(9), "cpu"))
+
+
+def test_dense_rows_are_not_indexed() -> None:
+    views = [View(np.ones(1), Path("x"), "cosine", K)]
+    groups = PromptGroups(np.zeros(2000, int), 1)
+    for density, why in ((0.5, "of its rows 50.0% are not zero"), (0.01, None)):
+        each = int(3000 * density)
+        seen = inverted_pass.Sample(500, np.full(3000, int(500 * density)), 500 * each * (each - 1) / 2)
+        assert inverted_pass._why_not(seen, 0.25, 3000, views, groups, PLAN) == why
+
+
+def test_more_rows_than_expected_go_by_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, sae_like(40, 30, density=0.02), StoreConfig(shard_prompts=20, chunk_prompts=10, chunk_features=30))
+    monkeypatch.setattr(inverted_pass, "_held", lambda *_: PLAN.room - 100)
+    monkeypatch.setattr(inverted_pass, "SLACK", 0)
+    view = View(np.ones(1), tmp_path / "near", "cosine", K)
+    facts = passed(tmp_path, PromptGroups(np.zeros(40, int), 1), [view], PLAN, np.arange(30))
+    assert "tiles" in facts
+    assert "as the rows are more than was expected" in caplog.text
+    assert len(read_neighbors(view.path)[0]) == 30
