@@ -11,7 +11,6 @@ import numpy as np
 from gpuclust.compute import gram, neighbors, row_errors
 from gpuclust.compute.association import MOST_PROMPTS
 from gpuclust.config import ACTIVITY
-from gpuclust.engine import inverted_pass
 from gpuclust.engine.gram_pass import by_tiles
 from gpuclust.engine.views import PromptGroups, View, write_neighbors
 from gpuclust.errors import InputError
@@ -51,6 +50,8 @@ def exact_neighbors(
     InputError
         If a view's metric is not of what the groups add up, or a GPU cannot count so many prompts.
     """
+    from gpuclust.engine import inverted_pass  # imports numba
+
     _refuse_other_metrics(groups, views, device)
     found = inverted_pass.by_index(client, workers, run, features, groups, views, plan, progress, device)
     if found is None:
