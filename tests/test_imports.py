@@ -44,7 +44,10 @@ PURE = {
 }
 IMPURE = {"zarr", "dask", "distributed", "pathlib", "xarray"}  # what those do not touch
 # Imported only inside functions, so they may import numba or sklearn
-LAZY = {"storage.codec_kernels", "compute.sparse_gram", "storage.codec_packed_kernels", "clusterer"}
+LAZY = {
+    "storage.codec_kernels", "compute.sparse_gram", "storage.codec_packed_kernels", "clusterer", "engine.inverted_pass",
+    *(f"compute.{name}" for name in ("inverted_index", "inverted_pairs", "never_together", "pair_distance")),
+}  # fmt: skip
 OPENERS = {"engine.execute", "sweep.experiment"}  # only these start a scheduler
 HEAVY = {
     "cupy", "cuml", "dask_cuda", "rmm", "torch", "transformers", "transformer_lens", "sae_lens", "datasets", "umap",

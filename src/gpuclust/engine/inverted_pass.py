@@ -101,7 +101,12 @@ def index_task(out: Path, kept: Array, plan: budget.Plan, groups: PromptGroups, 
 
 
 def sums_task(index: Index) -> tuple[list[gram.Gram], bool, int]:
-    """What the driver needs of an index: column sums, whether activations are below 0, and how many are not 0."""
+    """Return what the driver needs of an index: column sums, whether activations are below 0, how many are not 0.
+
+    Parameters
+    ----------
+    index : Index
+    """
     return index.sums, index.signed, index.n_entries
 
 
@@ -123,7 +128,13 @@ def nearest_task(index: Index, wanted: Sequence[Wanted], part: int, parts: int) 
 
 
 def compared_task(index: Index, wanted: Wanted, features: Array) -> Array:
-    """`never_together.compared` where the index is."""
+    """Compare features with all others where the index is: `never_together.compared`.
+
+    Parameters
+    ----------
+    index, wanted, features
+        As there.
+    """
     return never_together.compared(index, wanted, index.sums, features)
 
 
