@@ -81,9 +81,9 @@ CASES = [
     Case("max_tokens", 30, "prompts", "extraction"),
     Case("seed", 1, "prompts neighbors quality analyse", "extraction neighbors"),
     Case("deduplicate", False, "prompts", "extraction"),
-    Case("extract.rows", "token", "extract neighbors", "extraction"),  # a sweep is of prompts, and refuses it
+    Case("extract.rows", "token", "extract neighbors analyse", "extraction"),  # a sweep is of prompts, and refuses it
     Case("extract.window", 8),
-    Case("extract.window", 8, "neighbors", "", {"extract.rows": "window"}),
+    Case("extract.window", 8, "neighbors analyse", "", {"extract.rows": "window"}),
     Case("extract.aggregate", "mean", "extract", "extraction"),
     Case("extract.prepend_bos", False, "prompts extract", "extraction"),
     Case("extract.exclude_special_tokens", False, "extract", "extraction"),
@@ -167,6 +167,7 @@ CASES = [
     Case("quality.stable", 0.6, "quality"),
     Case("quality.dbcv_features", 9, "quality"),
     Case("analyse.top_prompts", 3, "analyse"),
+    Case("analyse.top_contexts", 3, "analyse"),
     Case("analyse.similarity_threshold", 0.6, "analyse"),
     Case("analyse.keywords", 3, "analyse"),
     Case("analyse.promoted_tokens", 3, "analyse"),
