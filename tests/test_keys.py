@@ -81,9 +81,9 @@ CASES = [
     Case("max_tokens", 30, "prompts", "extraction"),
     Case("seed", 1, "prompts neighbors quality analyse", "extraction neighbors"),
     Case("deduplicate", False, "prompts", "extraction"),
-    Case("extract.rows", "token", "extract neighbors analyse", "extraction"),  # a sweep is of prompts, and refuses it
+    Case("extract.rows", "token", "extract neighbors analyse", "extraction neighbors"),
     Case("extract.window", 8),
-    Case("extract.window", 8, "neighbors analyse", "", {"extract.rows": "window"}),
+    Case("extract.window", 8, "neighbors analyse", "neighbors", {"extract.rows": "window"}),
     Case("extract.aggregate", "mean", "extract", "extraction"),
     Case("extract.prepend_bos", False, "prompts extract", "extraction"),
     Case("extract.exclude_special_tokens", False, "extract", "extraction"),
