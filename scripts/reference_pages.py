@@ -57,6 +57,7 @@ TABLES: dict[str, Mapping[str, tuple[str, str]]] = {
     schema.QUALITY: schema.QUALITY_COLUMNS,
     schema.CLUSTER_SIMILARITY: schema.SIMILARITY_COLUMNS,
     schema.THEMES: schema.THEME_COLUMNS,
+    schema.CONTEXTS: schema.CONTEXT_COLUMNS,
 }
 
 

@@ -147,6 +147,25 @@ def test_methods_are_compared_with_umap_and_a_large_cluster_is_passed_over() -> 
     assert "| clear (passing over dbscan: one large cluster) | found again +20.0 points" in written
 
 
+def test_rows_are_compared_and_how_far_they_agree_with_the_default() -> None:
+    table, pairs = sweep(0.0, 0.5)
+    table["extract.rows"], table["ami_default"] = "prompt", 0.7
+    own = table[table["setting"] == 1].assign(
+        **{"extract.rows": "token", "umap.n_neighbors": 15, "questions": "rows:0", "found_again_halves": 0.6}
+    )
+    asked = {"rows": [{"extract.rows": ["prompt", "token"]}]}
+    default = table[table["setting"] == 0].assign(questions="rows:0")
+    found = answers(pd.concat([default, own], ignore_index=True), pairs, RECORD | {"questions": asked})[0]
+    assert found.title == "What should a row be: prompts, windows or tokens?"
+    said = " ".join(found.sentences)
+    assert "By row, prompt: 30% of the features found again, 10 clusters" in said
+    assert "; token: 60% of the features found again" in said
+    assert "The clusters agree with the default's to ARI 0.40 by token (AMI 0.70)." in said
+    assert "extract.rows (token rather than prompt: +30.0 points [" in said
+    assert "What a row is decides what clusters are of: none is recommended." in said
+    assert "Recommended" not in said
+
+
 def test_only_what_a_question_is_about_is_asked() -> None:
     """Cluster sizes are crossed with methods, similarities belong to communities."""
     table, pairs = sweep(0.0, 0.1)

@@ -81,17 +81,6 @@ def test_blocks_of_sparse_rows_are_larger(tokens: Path, monkeypatch: pytest.Monk
         assert sum(block.shape[0] for block in got) == sum(cut)
 
 
-def test_a_sweep_is_over_prompts(tmp_path: Path) -> None:
-    from gpuclust.sweep import grid
-
-    path = tmp_path / "sweep.yaml"
-    path.write_text("base: {}\nvary: {extract.rows: [prompt, token]}\n")
-    prompt, token = grid.expand(*grid.load(path))
-    assert prompt.error is None
-    assert token.error is not None
-    assert "a sweep is over prompts, and extract.rows is token" in token.error
-
-
 def test_a_window_that_is_none_is_named() -> None:
     config = load(overrides=["extract.window=8"])
     assert without_effect(config) == "extract.window has no effect with extract.rows=prompt: it is of window"

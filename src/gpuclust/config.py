@@ -147,6 +147,11 @@ class Config(Section):
         return self.extract.window if self.extract.rows == "window" else None
 
     @property
+    def n_contexts(self) -> int:
+        """Top contexts of a cluster; 0 where rows are prompts, which its strongest prompts tell of."""
+        return self.analyse.top_contexts if self.keeps_tokens else 0
+
+    @property
     def n_members(self) -> int:
         """Clusterings that the consensus is made of; 1 without a consensus."""
         return (self.consensus.members or MEMBERS[self.cluster.method]) if self.cluster.method in MEMBERS else 1

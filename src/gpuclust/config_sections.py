@@ -265,6 +265,9 @@ class AnalyseConfig(Section):
     """The cluster tables."""
 
     top_prompts: int = Field(5, ge=1, description="prompts a cluster")
+    top_contexts: int = Field(
+        5, ge=0, description="tokens or windows a cluster where most of its features fire at once; not over prompts"
+    )
     similarity_threshold: float = Field(0.5, ge=0, le=1, description="|correlation| shown in the report")
     keywords: int = Field(8, ge=0, description="keywords a cluster")
     promoted_tokens: int = Field(10, ge=0, description="output tokens a cluster; 0 leaves the language model unread")

@@ -30,6 +30,7 @@ CONDENSED_TREE: Final = "condensed_tree.parquet"
 CLUSTER_ACTIVATIONS: Final = "cluster_activations.zarr"
 CLUSTER_SIMILARITY: Final = "cluster_similarity.parquet"
 THEMES: Final = "themes.parquet"
+CONTEXTS: Final = "contexts.parquet"  # where rows are tokens or windows
 REPORT: Final = "report.html"
 SHARDS: Final = "shards"  # states and markers of the extraction
 # What one stage hands to the next
@@ -165,6 +166,19 @@ THEME_COLUMNS: Final = {
     "size": ("int64", "features of its clusters"),
     "clusters": ("list<int64>", "those found again first, and of them those that go with the others most"),
     "doubtful": ("int64", "clusters that are not found again or no better than random"),
+}
+CONTEXT_COLUMNS: Final = {
+    "cluster": ("int64", "without noise"),
+    "rank": ("int64", "0 is the row, a token or a window, on which most of its features fire"),
+    "prompt": ("int64", "number of the prompt; of a cluster's contexts each is of another"),
+    "position": ("int64", "place of the row's first token in the prompt's `tokens`, -1 for a BOS before them"),
+    "tokens": ("list<int32>", "ids of the row's tokens: one, or those of a window"),
+    "n_features": ("int64", "features of the cluster with |a| > activation_threshold on the row; `size` counts all"),
+    "score": ("float64", "sum over them of |a| / the feature's largest |a| on any row; decides between equal numbers"),
+    "features": ("list<int64>", "the SAE's own numbers of them, nearest to their largest |a| first"),
+    "text": ("string", "the row and 10 tokens on either side, as shown: on one line"),
+    "start": ("int64", "first character of the row in `text`; -1 where not known, or a special token"),
+    "stop": ("int64", "character after its last; -1 where not known"),
 }
 QUALITY_COLUMNS: Final = {
     "cluster": ("int64", ""),

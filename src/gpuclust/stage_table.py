@@ -83,6 +83,12 @@ def _quality(config: Config) -> tuple[str, ...]:
     return (schema.QUALITY, *(_near(config, schema.NULL) if config.permuted else ()))
 
 
+def _analyse(config: Config) -> tuple[str, ...]:
+    tables = (schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.THEMES)
+    contexts = (schema.CONTEXTS,) if config.n_contexts else ()
+    return (*tables, schema.EXAMPLE_SPANS, *contexts)
+
+
 STAGES = (
     Stage(
         "prompts", "load the model, read prompts", (), _files(schema.PROMPTS),
@@ -126,10 +132,8 @@ STAGES = (
         planned=True,
     ),
     Stage(
-        "analyse", "cluster tables", ("prompts", "extract", "reduce", "select", "cluster", "quality"),
-        _files(schema.CLUSTERS, schema.CLUSTER_ACTIVATIONS, schema.CLUSTER_SIMILARITY, schema.THEMES,
-               schema.EXAMPLE_SPANS),
-        ("analyse", "seed"), version=3, planned=True,
+        "analyse", "cluster tables", ("prompts", "extract", "reduce", "select", "cluster", "quality"), _analyse,
+        ("analyse", "seed", "extract.rows", "used_window"), version=4, planned=True,
     ),
     Stage(
         "report", "report.html",

@@ -13,6 +13,7 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.compute import halves, themes, verdicts
 from gpuclust.config import Config
+from gpuclust.engine import token_contexts
 from gpuclust.hardware import budget
 from gpuclust.storage import atomic, store
 from gpuclust.tables import feature_table
@@ -57,6 +58,10 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
         more["tokens"] = [tokens.get(c, []) for c in range(len(profile.correlation))]
         columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
         more |= columns
+        if config.n_contexts:
+            numbers = kept["feature"].to_numpy(dtype=np.int64)
+            found = token_contexts.contexts(out, config, numbers, label, prompts, tokenizer)
+            atomic.write_table(out / schema.CONTEXTS, found)
     atomic.write_table(out / schema.EXAMPLE_SPANS, spans)
     marks = cluster_table.peak_marks(features, examples, spans)
     clusters = cluster_table.cluster_table(

@@ -82,7 +82,8 @@ def check(source: Path, wanted: Sequence[Config], target: Path | None = None) ->
         if wanted[0].keeps_tokens and not known[KEEPS_TOKENS]:
             raise StoreError(
                 f"--reuse {source} has no tokens: it was extracted with extract.rows=prompt, and extract.rows is "
-                f"{wanted[0].extract.rows} here. Extract anew without --reuse, or set extract.rows=prompt"
+                f"{wanted[0].extract.rows} here. Extract anew without --reuse, or set extract.rows=prompt (in a "
+                "sweep: take away what varies it)"
             )
         other = [f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(known, texts(wanted[0]))]
         raise StoreError(

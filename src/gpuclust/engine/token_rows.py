@@ -36,13 +36,23 @@ class Rows:
     window: int | None
     aggregate: str
 
+    def starts(self, prompt: Array) -> Array:
+        """Return where every row begins among the tokens of whole prompts, (row,), from the prompt of every token."""
+        if self.window is None:
+            return np.arange(len(prompt))
+        found: Array = np.flatnonzero(np.diff(windows.windows(prompt, self.window), prepend=-1))
+        return found
+
     def of(self, prompt: Array) -> Array:
         """Return the prompt of every row, (row,), from that of every token."""
-        if self.window is None:
-            return prompt
-        group = windows.windows(prompt, self.window)
-        found: Array = prompt[np.flatnonzero(np.diff(group, prepend=-1))]
+        found: Array = prompt[self.starts(prompt)]
         return found
+
+    def together(self, prompt: Array, fired: Any) -> Any:
+        """Return what fires on every row, from what fires on every token of whole prompts; sparse rows."""
+        if self.window is None:
+            return fired
+        return windows.aggregate(fired, windows.windows(prompt, self.window), self.aggregate)
 
 
 def rows_of(config: Config, out: Path) -> Rows | None:
@@ -114,9 +124,7 @@ def blocks(
     scipy.sparse.csr_array, (row, feature), float32
     """
     for prompt, fired in _parts(out, kept, permute, first, stop):
-        found = fired
-        if rows.window is not None:
-            found = windows.aggregate(fired, windows.windows(prompt, rows.window), rows.aggregate)
+        found = rows.together(prompt, fired)
         n, entries = found.shape[0], max(found.nnz, 1)
         step = max(most, ENTRIES * n // entries) if entries < sparse_below * n * len(kept) else most
         for start in range(0, n, step):
@@ -152,6 +160,30 @@ def _between(out: Path, kept: Array, begin: int, end: int) -> tuple[Array, Any]:
         prompts.append(where["prompt"][own])
         parts.append(fired[own][:, kept])
     return np.concatenate(prompts), csr_array(vstack(parts, format="csr"))
+
+
+def shards(out: Path, kept: Array, rows: Rows) -> Iterator[tuple[dict[str, Array], Any]]:
+    """Yield the rows of one shard after the other with the tokens that they are of; a shard has whole prompts.
+
+    Parameters
+    ----------
+    out, rows
+        As of `prompts_of`.
+    kept : array, (feature,), int
+        Of the SAE's numbers, in any order.
+
+    Yields
+    ------
+    dict of str to array, (token,), int32
+        ``prompt``, ``position`` and ``token`` (`token_store.coordinates`).
+    scipy.sparse.csr_array, (row, feature), float32
+        Columns ascend within a row.
+    """
+    for index in _shards(out, 0, None):
+        where, fired = token_store.read(out, index)
+        own = fired[:, kept]
+        own.sort_indices()
+        yield where, rows.together(where["prompt"], own)
 
 
 def norms(out: Path, kept: Array, rows: Rows, most: int) -> tuple[Array, Array]:

@@ -31,6 +31,7 @@ NEURONPEDIA = "https://www.neuronpedia.org"
 AROUND = 200  # characters on either side of a peak
 WORDS_SHOWN = 8  # at which a feature peaks
 FEATURES_SHOWN = 20  # features of a cluster that are listed
+FIRING_SHOWN = 6  # features of a context
 NEAREST_SHOWN = 10  # neighbours of a feature
 DISTINCTIVE = "most distinctive prompts, by strength relative to the other clusters"
 STRONGEST = "strongest prompts"
@@ -172,7 +173,8 @@ def cluster_card(run: Run, number: int) -> Card:
         row=row,
         facts=[(name, value) for name, value in facts if value],
         words=[(name, found) for name, found in words if found],
-        prompts=_cluster_prompts(_listed(row.get("distinctive_prompts")), _listed(row.get("top_prompts"))),
+        prompts=_contexts(run, number, row["size"])
+        + _cluster_prompts(_listed(row.get("distinctive_prompts")), _listed(row.get("top_prompts"))),
         tables=[(f"features ({min(len(own), FEATURES_SHOWN)} of {len(own)})", own.head(FEATURES_SHOWN))],
         link=quick_list(run.neuronpedia_id, own["feature"].tolist(), f"cluster {number}"),
     )
@@ -268,6 +270,21 @@ def _verdict(cluster: Any) -> list[tuple[str, str]]:
     if not isinstance(verdict, str):
         return []
     return [("verdict on that", f"{verdict}: {reason}" if isinstance(reason, str) else verdict)]
+
+
+def _contexts(run: Run, number: int, size: int) -> list[tuple[str, list[Prompt]]]:
+    """Where most of its features fire at once, of a run whose rows are tokens or windows."""
+    if schema.CONTEXTS not in run.record["stages"].get("analyse", {}).get("files", {}):
+        return []
+    shown = []
+    for row in run.contexts[run.contexts["cluster"] == number].to_dict("records"):
+        which = ", ".join(map(str, row["features"][:FIRING_SHOWN]))
+        which += f" and {row['n_features'] - FIRING_SHOWN} more" * (row["n_features"] > FIRING_SHOWN)
+        source = run.prompts["source"].iat[row["prompt"]]
+        about = f"{row['n_features']} of {size} features: {which}; prompt {row['prompt']}, {source}"
+        marks = [(row["start"], row["stop"])] if row["start"] >= 0 else []
+        shown.append(Prompt(row["text"], marks, about))
+    return [(f"{run.config.extract.rows}s on which most of its features fire at once", shown)] if shown else []
 
 
 def _cluster_prompts(distinctive: list[Any], strongest: list[Any]) -> list[tuple[str, list[Prompt]]]:

@@ -142,6 +142,14 @@ class Run:
         return self._files.table(schema.THEMES)
 
     @cached_property
+    def contexts(self) -> pd.DataFrame:
+        """Where most features of each cluster fire at once, best first; columns of ``schema.CONTEXT_COLUMNS``.
+
+        Of a run whose ``extract.rows`` are tokens or windows, with ``analyse.top_contexts`` above 0.
+        """
+        return self._files.table(schema.CONTEXTS)
+
+    @cached_property
     def neighbors(self) -> xr.Dataset:
         """``indices`` and ``distances``, (feature, k), in the SAE's feature numbers; of copies only the first."""
         return self._dataset(schema.NEIGHBORS)

@@ -19,6 +19,7 @@ from gpuclust.sweep.effects import LARGEST, NOTHING, OUTCOME, Effect, Estimate
 TITLES = {
     "filters": "How do entropy and activation filters affect the clustering?",
     "prompts": "How do the number and the length of prompts affect it?",
+    "rows": "What should a row be: prompts, windows or tokens?",
     "umap": "How useful is UMAP, and with which parameters?",
     "communities": "How are communities best set?",
     "hdbscan": "How good is HDBSCAN, and with which parameters?",
@@ -27,7 +28,7 @@ TITLES = {
 }
 COMMON = "Beside what was asked: what do features of a cluster have in common, and does it vary?"
 GROUPS = ("source", "length")
-METHOD = "cluster.method"
+METHOD, ROWS = "cluster.method", "extract.rows"
 ASKED = {"umap": ("umap.", METHOD), "communities": ("communities.", "neighbors.")}  # beyond the section of its name
 WITHIN = "found again within less across"
 STATISTICS = {"shared_entropy": "entropy", "shared_sparsity": "sparsity", "shared_mean": "mean activation"}
@@ -117,7 +118,7 @@ def _answer(name: str, grids: Sequence[Mapping[str, Any]], good: pd.DataFrame, p
                 )
         answer.sentences += _special(asked, rows)
         answer.notes += interaction_notes(rows, settings) + cliff_notes(rows, settings)
-        if settings and "n_prompts" not in settings and not groups:
+        if settings and not {"n_prompts", ROWS, "extract.window"} & set(settings) and not groups:
             candidates.append(rows)
     if answer.effects:
         answer.parts += [
@@ -275,6 +276,8 @@ def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
             for method, own in equal.groupby(METHOD, sort=False)
         ]
         return [f"By method, {'; '.join(found)}.", *_against_umap(equal)]
+    if ROWS in fields:
+        return _by_rows(effects.matched(rows, ROWS, _varied(rows, ROWS)))
     if any(name.startswith("select.") for name in fields):
         kept = rows.assign(found=rows[OUTCOME] * (rows["n_kept"] - rows["duplicates"]))
         means = [(name, level, own) for name in fields for level, own in kept.groupby(name)]
@@ -297,6 +300,21 @@ def _special(fields: Sequence[str], rows: pd.DataFrame) -> list[str]:
         with_all = ", ".join(f"{score(cells[n])} with {n:,}" for n in sorted(cells.index) if n != most)
         return [f"The clustering of all {most:,} prompts is reached to ARI {with_all} prompts."]
     return []
+
+
+def _by_rows(rows: pd.DataFrame) -> list[str]:
+    """What is found again over each kind of rows, and how far its clusters are the default's."""
+    levels = {str(name): own for name, own in rows.groupby(ROWS, sort=False)}
+    told = "; ".join(f"{name}: {_said(own)}" for name, own in levels.items())
+    agreed = [
+        f"{score(own['ari_default'].mean())} by {name} (AMI {score(own['ami_default'].mean())})"
+        for name, own in levels.items()
+        if not (own["setting"] == 0).any()
+    ]
+    sentences = [f"By row, {told}."]
+    if agreed:
+        sentences.append(f"The clusters agree with the default's to ARI {', '.join(agreed)}.")
+    return [*sentences, "What a row is decides what clusters are of: none is recommended."]
 
 
 def _against_umap(rows: pd.DataFrame) -> list[str]:

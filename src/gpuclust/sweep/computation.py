@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
+from gpuclust.compute import row_errors
 from gpuclust.compute.halves import half_of
 from gpuclust.config_sections import ClusterConfig
-from gpuclust.engine import failures
+from gpuclust.engine import failures, token_rows
 from gpuclust.engine.exact_pass import exact_neighbors
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.prompt_rows import prompt_lengths
@@ -45,7 +46,8 @@ from gpuclust.sweep.sharing import (
     tree_name,
     trial_name,
 )
-from gpuclust.sweep.subsets import Layer, Subset, layers
+from gpuclust.sweep.subsets import Layer, Subset, group_prompts, layers
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
@@ -75,6 +77,7 @@ class Computation:
         self.progress = progress
         self.out = out
         self.counts = counts
+        self._counted: dict[Any, Array] = {}  # rows of every prompt, by activations and kind of rows
         if self.device != "cpu":
             log.info("sweep: clusters are cut out of the trees on the host")
 
@@ -115,8 +118,11 @@ class Computation:
         if missing:
             self._moments(extraction, cut, missing, thresholds)
         requests = self._requests(own)
-        for above in dict.fromkeys(request.active_above for request in requests):  # None: sums of products, no counts
-            self._neighbors(extraction, cut, [request for request in requests if request.active_above == above])
+        passes: dict[Any, list[Request]] = {}  # counts of active rows, sums of products, and each kind of rows apart
+        for request in requests:
+            passes.setdefault((request.active_above, request.rows), []).append(request)
+        for together in passes.values():
+            self._neighbors(extraction, cut, together)
 
     def _moments(
         self, extraction: Extraction, cut: Sequence[Layer], missing: Mapping[str, Subset], thresholds: Sequence[float]
@@ -143,7 +149,7 @@ class Computation:
         self.client.gather(written)
 
     def _neighbors(self, extraction: Extraction, cut: Sequence[Layer], requests: Sequence[Request]) -> None:
-        """Write the neighbours of subsets and of their halves, by the pass that runs have; of one `active_above`."""
+        """Write neighbours of subsets and their halves, by the pass that runs have; of one `active_above` and rows."""
         places = _places(cut)
         used = sorted({places[request.subset][0] for request in requests})
         first_group = dict(zip(used, np.cumsum([0, *(cut[number].n_atoms for number in used)]).tolist(), strict=False))
@@ -161,12 +167,11 @@ class Computation:
         features = np.unique(np.concatenate([request.kept for request in requests]))
         dense = sum(bool(view.trees) for view in views)
         lengths = prompt_lengths(extraction.run, {request.metric for request in requests})
-        above = requests[0].active_above
+        grouped = PromptGroups(codes, n_groups, None, lengths, requests[0].active_above, requests[0].rows)
         plan = self._plan(extraction, len(features), n_groups, dense, metric=requests[0].metric)
         facts = exact_neighbors(
-            self.client, self.workers, extraction.run, features, PromptGroups(codes, n_groups, None, lengths, above),
-            views, plan, self.progress, self.device,
-        )  # fmt: skip
+            self.client, self.workers, extraction.run, features, grouped, views, plan, self.progress, self.device
+        )
         if facts["passes"] > 1:
             log.warning(
                 "sweep: the store is read %d times: Gram matrices of %d groups of prompts over %d features do not fit "
@@ -242,7 +247,7 @@ class Computation:
             trial.near = near_names(trial)
             points = np.unique(trial.point)
             request = requests.setdefault(
-                trial.near, Request(trial.subset, points, c.metric, trial.near, c.active_above)
+                trial.near, Request(trial.subset, points, c.metric, trial.near, c.active_above, _rows_of(trial))
             )
             request.k = min(max(request.k, c.n_neighbors), len(points))
             if c.tree_samples is not None:
@@ -283,7 +288,7 @@ class Computation:
                     ]
                 near = [self.near_path(name) for name in trial.near]
                 futures[trial.key] = self._submit(
-                    trials.trial_task, self.trial_path(trial), near, _prompts_of(trial), self.path(trial.moments),
+                    trials.trial_task, self.trial_path(trial), near, self._observed(trial), self.path(trial.moments),
                     threshold, c, budget.budget(c, len(self.workers), self.device), trial.kept, trial.point, edges,
                     self.device,
                 )  # fmt: skip
@@ -321,7 +326,7 @@ class Computation:
         after = embeddings.get(name)
         if after is None and not sealed(self.path(name)):
             after = self._submit(
-                trials.embed_task, self.near_path(near), self.path(name), c, _prompts_of(trial)[part], number,
+                trials.embed_task, self.near_path(near), self.path(name), c, self._observed(trial)[part], number,
                 self.device,
             )  # fmt: skip
             embeddings[name] = after
@@ -330,6 +335,23 @@ class Computation:
         else:
             trees[key] = self._submit(trials.tree_task, self.path(name), samples, self.device, after)
         return trees[key]
+
+    def _observed(self, trial: Trial) -> list[int]:
+        """Prompts of each part of a trial, all and each half; of rows of tokens what leaves as much by chance."""
+        assert trial.subset is not None
+        assert trial.extraction is not None
+        n, of = trial.subset.n, trial.extraction
+        half = half_of(n, trial.config.seed)
+        prompts = [n, *np.bincount(half, minlength=2).tolist()]
+        if (rows := _rows_of(trial)) is None:
+            return prompts
+        if (of.key, rows) not in self._counted:
+            counted = np.bincount(token_rows.prompts_of(of.run, rows), minlength=len(of.prompts))
+            self._counted[of.key, rows] = counted
+        chosen = group_prompts(of.prompts, trial.pattern, trial.subset.source, trial.subset.length)[:n]
+        own = self._counted[of.key, rows][chosen]
+        held = [own.sum(), *np.bincount(half, own, minlength=2)]
+        return [row_errors.effective(int(a), b, rows.window) for a, b in zip(held, prompts, strict=True)]
 
     # ------------------------------------------------------------ what the tables need
 
@@ -375,11 +397,9 @@ def _error(future: Any) -> BaseException | None:
     return error
 
 
-def _prompts_of(trial: Trial) -> list[int]:
-    """Number of prompts of each part of a trial: of all, and of each half."""
-    assert trial.subset is not None
-    n = trial.subset.n
-    return [n, *np.bincount(half_of(n, trial.config.seed), minlength=2).tolist()]
+def _rows_of(trial: Trial) -> token_rows.Rows | None:
+    assert trial.extraction is not None
+    return token_rows.rows_of(trial.config, trial.extraction.run)
 
 
 def _places(cut: Sequence[Layer]) -> dict[Subset, tuple[int, tuple[list[int], list[int]]]]:

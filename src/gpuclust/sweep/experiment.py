@@ -34,7 +34,7 @@ from gpuclust.storage.record import RECORD_VERSION, refuse_other_version, versio
 from gpuclust.storage.run_folder import Folder, claim, differences, others, read_settings
 from gpuclust.sweep.computation import Computation
 from gpuclust.sweep.grid import LENGTH, SOURCE, Setting, SweepConfig, expand
-from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name
+from gpuclust.sweep.sharing import Counts, Extraction, Trial, extraction_name, there, with_tokens
 from gpuclust.sweep.trial_list import extractions_wanted, identity, read_extraction, trials_of
 
 log = logging.getLogger("gpuclust")
@@ -177,9 +177,12 @@ class Experiment:
         return found
 
     def _extraction(self, config: Config) -> Extraction:
+        config = there(self.out / EXTRACTIONS, config)
         path = self.out / EXTRACTIONS / extraction_name(config)
-        if not path.exists() and self.reuse is not None and reuse.same(config, Run(self.reuse)):
-            reuse.link(self.reuse, path)
+        if not path.exists() and self.reuse is not None and reuse.same(config, source := Run(self.reuse)):
+            config = with_tokens(config) if source.config.keeps_tokens else config
+            path = self.out / EXTRACTIONS / extraction_name(config)
+            reuse.link(self.reuse, path, config)
         folder = Folder(path, config)
         with contextlib.ExitStack() as stack:
             pipeline = Pipeline(

@@ -269,9 +269,6 @@ def _setting(number: int, values: Mapping[str, Any], base: Mapping[str, Any], fi
     try:
         config = configfile.validate(data, where="setting")
         data = config.resolved()
-        if config.keeps_tokens:
-            error = f"a sweep is over prompts, and extract.rows is {config.extract.rows}: run it by itself"
-            config = None
     except ConfigError as problem:
         error = str(problem)
     shown = {key: value_of(data, key) if key not in (SOURCE, LENGTH) else values.get(key) for key in fields}

@@ -19,7 +19,7 @@ from gpuclust.storage.run_folder import read_settings
 from gpuclust.sweep import subsets
 from gpuclust.sweep.experiment import EXTRACTIONS, LABELS, PAIR_TABLE, RECORD, SETTING_TABLE, SWEEP
 from gpuclust.sweep.grid import SweepConfig, expand
-from gpuclust.sweep.sharing import PARTS, Extraction, Trial, extraction_name
+from gpuclust.sweep.sharing import PARTS, Extraction, Trial, extraction_name, there
 from gpuclust.sweep.trial_list import extractions_wanted, read_extraction, trials_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class Sweep:
         )
         settings = expand(sweep, base)
         extractions: dict[str, Extraction | str] = {}
-        for name, config in extractions_wanted(settings).items():
+        for name, wanted in extractions_wanted(settings).items():
+            config = there(self.path / EXTRACTIONS, wanted)
             path = self.path / EXTRACTIONS / extraction_name(config)
             stages = read_record(path / schema.RECORD)["stages"] if (path / schema.RECORD).exists() else {}
             if "extract" in stages:
@@ -164,6 +165,12 @@ class Sweep:
             chosen = subsets.group_prompts(extraction.prompts, trial.pattern, subset.source, subset.length)[: subset.n]
             if len(chosen) == len(extraction.prompts):
                 link(extraction.run, path, config)
+            elif config.keeps_tokens:
+                raise StoreError(
+                    f"setting {trial.setting.number} of {self.path} is over {config.extract.rows}s of {subset}, of "
+                    f"{len(extraction.prompts)}, and tokens of some prompts are not copied: open one of all prompts, "
+                    "or run it by itself"
+                )
             else:
                 take(extraction.run, path, config, chosen)
         with claim(path):

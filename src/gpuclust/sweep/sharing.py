@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.config import Config
+from gpuclust.config_sections import NeighborsConfig
 from gpuclust.engine import reuse
+from gpuclust.engine.token_rows import Rows
 from gpuclust.stage_table import get
 from gpuclust.storage.keys import content_key
 from gpuclust.sweep.grid import Setting
@@ -81,13 +83,14 @@ class Counts:
 
 @dataclass(eq=False)
 class Request:
-    """Neighbours to compute: of one subset, its kept features without copies, and one metric."""
+    """Neighbours to compute: of one subset, its kept features without copies, one metric, and rows; None: prompts."""
 
     subset: Subset
     kept: Array
     metric: str
     near: tuple[str, ...]
     active_above: float | None = None
+    rows: Rows | None = None
     k: int = 0
     min_samples: set[int] = field(default_factory=set)
 
@@ -104,13 +107,38 @@ def named(kind: str, *parts: Any) -> str:
 
 
 def texts(config: Config) -> dict[str, Any]:
-    """What activations depend on, the number of prompts left out: fields of the configuration and their values."""
-    return {name: value for name, value in reuse.texts(config).items() if name != "n_prompts"}
+    """What activations depend on, the number of prompts and whether tokens are kept left out: fields and values."""
+    return {name: value for name, value in reuse.texts(config).items() if name not in ("n_prompts", reuse.KEEPS_TOKENS)}
 
 
 def extraction_name(config: Config) -> str:
     """Name of the folder of activations."""
-    return named("extraction", texts(config), config.n_prompts)
+    known = {name: value for name, value in reuse.texts(config).items() if name != "n_prompts"}
+    return named("extraction", known, config.n_prompts)
+
+
+def with_tokens(config: Config) -> Config:
+    """The configuration of an extraction that keeps tokens beside prompts, for settings of any rows."""
+    if config.keeps_tokens:
+        return config
+    free = {"rows": "token"}, {"metric": None}  # a metric may be one of prompts
+    return config.model_copy(update={
+        "extract": config.extract.model_copy(update=free[0]), "umap": config.umap.model_copy(update=free[1]),
+        "neighbors": NeighborsConfig(),
+    })  # fmt: skip
+
+
+def there(extractions: Path, config: Config) -> Config:
+    """The configuration of activations that a sweep's folder has: with tokens where it has those, which serve all rows.
+
+    Parameters
+    ----------
+    extractions : Path
+        Folder of the sweep's extractions.
+    config : Config
+    """
+    fuller = with_tokens(config)
+    return fuller if (extractions / extraction_name(fuller)).exists() else config
 
 
 def prompts_key(trial: Trial) -> str:
@@ -128,8 +156,9 @@ def near_names(trial: Trial) -> tuple[str, ...]:
     """Names of the neighbours of a trial's features, in the order of `PARTS`; for any number of them."""
     assert trial.point is not None
     c = trial.config
-    counted = [] if c.active_above is None else [c.active_above]
-    key = named("neighbors", prompts_key(trial), _digest(np.unique(trial.point)), c.metric, c.seed, *counted)
+    more: list[Any] = [] if c.active_above is None else [c.active_above]
+    more += [c.extract.rows, c.used_window] if c.keeps_tokens else []
+    key = named("neighbors", prompts_key(trial), _digest(np.unique(trial.point)), c.metric, c.seed, *more)
     return tuple(f"neighbors-{key}-{part}" for part in PARTS)
 
 

@@ -14,25 +14,28 @@ from gpuclust.errors import GpuclustError
 from gpuclust.storage.keys import content_key
 from gpuclust.sweep import subsets
 from gpuclust.sweep.grid import Setting, SweepConfig
-from gpuclust.sweep.sharing import Extraction, Trial, texts
+from gpuclust.sweep.sharing import Extraction, Trial, texts, with_tokens
 
 APART = 1000  # between the seeds of a consensus, whose members count on from there
 
 
 def identity(setting: Setting) -> str:
-    """What the activations of a setting depend on, the number of prompts left out."""
+    """What the activations of a setting depend on, the number of prompts and its rows left out."""
     return "" if setting.config is None else content_key(texts(setting.config))
 
 
 def extractions_wanted(settings: Sequence[Setting]) -> dict[str, Config]:
-    """The configuration with the most prompts for each kind of activations that settings need."""
+    """The configuration with the most prompts, and tokens if any asks for rows of them, by what activations are of."""
     wanted: dict[str, Config] = {}
     for setting in settings:
         if setting.config is not None:
             known = wanted.get(identity(setting))
             if known is None or known.n_prompts < setting.config.n_prompts:
                 wanted[identity(setting)] = setting.config
-    return wanted
+    of_tokens = {
+        identity(setting) for setting in settings if setting.config is not None and setting.config.keeps_tokens
+    }
+    return {name: with_tokens(config) if name in of_tokens else config for name, config in wanted.items()}
 
 
 def read_extraction(path: Path, config: Config, key: str, facts: Mapping[str, Any]) -> Extraction:

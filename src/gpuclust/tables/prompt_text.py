@@ -7,6 +7,7 @@ import functools
 import itertools
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.tables import words
+from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
@@ -131,24 +133,54 @@ def peak_spans(examples: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any) ->
     wanted, first = np.unique(prompt[order], return_index=True)
     rows_of = dict(zip(wanted.tolist(), np.split(order, first[1:]), strict=True)) if len(order) else {}
     unlike = 0
-    all_texts, all_tokens = prompts["text"].tolist(), prompts["tokens"].tolist() if len(order) else []
-    for batch in (wanted[i : i + BATCH].tolist() for i in range(0, len(wanted), BATCH)):
-        texts = [all_texts[p] for p in batch]
-        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for p, ids, offsets, text in zip(batch, encoded["input_ids"], encoded["offset_mapping"], texts, strict=True):
-            stored = all_tokens[p]
-            if len(ids) < len(stored) or not np.array_equal(ids[: len(stored)], stored):
-                unlike += 1
-                continue
-            rows = rows_of[p]
-            for row, at in zip(rows, position[rows].tolist(), strict=True):
-                a, b = _character(offsets, at, text)
-                a += len(text[a:b]) - len(text[a:b].lstrip())  # byte-level tokens begin with their space
-                if a < b and (at > 0 or tokenizer.decode(ids[:1]).strip()):  # a space that the tokenizer put before
-                    start[row], stop[row] = words.whole(text, a, b)
+    for p, offsets in offsets_of(wanted, prompts, tokenizer):
+        if offsets is None:
+            unlike += 1
+            continue
+        text, ids, rows = str(prompts["text"].iat[p]), prompts["tokens"].iat[p], rows_of[p]
+        for row, at in zip(rows, position[rows].tolist(), strict=True):
+            start[row], stop[row] = _token(offsets, at, text, ids, tokenizer)
     if unlike:
         log.warning("analyse: the tokenizer reads %d prompts otherwise than stored: their peaks are not marked", unlike)
     return pd.DataFrame({"feature": examples["feature"], "rank": examples["rank"], "start": start, "stop": stop})
+
+
+def offsets_of(
+    wanted: Array, prompts: pd.DataFrame, tokenizer: Any
+) -> Iterator[tuple[int, list[tuple[int, int]] | None]]:
+    """Yield prompts and where their tokens lie in the text: first character, and the one after the last.
+
+    Parameters
+    ----------
+    wanted : array, (any,), int
+        Numbers of prompts.
+    prompts : DataFrame
+        Columns of ``schema.PROMPT_COLUMNS``.
+    tokenizer : Hugging Face tokenizer
+        That gives offsets (``is_fast``).
+
+    Yields
+    ------
+    int
+    list of (int, int) or None
+        None where the tokenizer does not give the stored tokens back.
+    """
+    all_texts, all_tokens = prompts["text"].tolist(), prompts["tokens"].tolist() if len(wanted) else []
+    for batch in (wanted[i : i + BATCH].tolist() for i in range(0, len(wanted), BATCH)):
+        texts = [all_texts[p] for p in batch]
+        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        for p, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            n = len(all_tokens[p])
+            yield p, offsets if len(ids) >= n and np.array_equal(ids[:n], all_tokens[p]) else None
+
+
+def _token(offsets: list[tuple[int, int]], at: int, text: str, ids: Any, tokenizer: Any) -> tuple[int, int]:
+    """Characters of a token without the space that byte-level tokens begin with; -1 for a space that is not there."""
+    a, b = _character(offsets, at, text)
+    a += len(text[a:b]) - len(text[a:b].lstrip())
+    if a < b and (at > 0 or tokenizer.decode(ids[:1]).strip()):  # a space that the tokenizer put before
+        return words.whole(text, a, b)
+    return -1, -1
 
 
 def _character(offsets: list[tuple[int, int]], at: int, text: str) -> tuple[int, int]:

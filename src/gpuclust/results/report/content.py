@@ -23,6 +23,7 @@ PROMPT_CHARACTERS = 6_000_000  # of the clusters' prompts, in all
 FLOATS = ("entropy", "varentropy", "sparsity", "mean", "std", "max", "probability", "outlier_score", "x", "y")
 SHOWN_SOURCES = 8
 COLOURED_SOURCES = 8  # of the map
+SHOWN_CONTEXT = ("text", "start", "stop", "prompt", "n_features", "features")
 # Columns of the cluster table that the page has a place for; other numbers and words are listed in the cluster's card.
 PLACED = {
     "cluster", "size", "ratio", "persistence", "mean_activation", "max_activation", "std_activation", "sparsity",
@@ -67,7 +68,7 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
         "sources": [str(name) for name in sources.categories],
         "coloured_sources": coloured,
         "medians": _medians(features),
-        "clusters": _clusters(clusters),
+        "clusters": _clusters(clusters, _contexts(run)),
         "themes": _themes(run),
         "themes_agree": record["stages"]["analyse"].get("themes_ari_halves"),
         "pieces": pieces,
@@ -193,8 +194,17 @@ def _similarity(
     }, {"heat": matrix}
 
 
-def _clusters(clusters: pd.DataFrame) -> list[dict[str, Any]]:
-    """The cluster table as rows; long prompts are cut."""
+def _contexts(run: reading.Files) -> dict[int, list[dict[str, Any]]]:
+    """Top contexts by cluster; none of a run whose rows are prompts."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    if schema.CONTEXTS in run:
+        for row in run.table(schema.CONTEXTS, ["cluster", *SHOWN_CONTEXT]).to_dict("records"):
+            found.setdefault(row["cluster"], []).append({name: row[name] for name in SHOWN_CONTEXT})
+    return found
+
+
+def _clusters(clusters: pd.DataFrame, contexts: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The cluster table as rows, with top contexts; long prompts are cut."""
     lists = ("top_prompts", "distinctive_prompts")
     n_prompts = sum(len(_listed(cell)) for name in lists if name in clusters for cell in clusters[name])
     limit = int(np.clip(PROMPT_CHARACTERS / max(n_prompts, 1), 200, 1500))
@@ -210,6 +220,7 @@ def _clusters(clusters: pd.DataFrame) -> list[dict[str, Any]]:
         sources = _listed(row.get("sources"))
         row["sources"], row["more_sources"] = sources[:SHOWN_SOURCES], max(len(sources) - SHOWN_SOURCES, 0)
         placed = {name: value for name, value in row.items() if name in PLACED}
+        placed["contexts"] = contexts.get(row["cluster"], [])
         rows.append({**placed, "more_sources": row["more_sources"], "more": more})
     return rows
 

@@ -122,6 +122,25 @@ function promptList(name, about, rows) {
       run.n_sources > 1 && h('span', null, row.source))))] : null;
 }
 
+const FIRING = 6; // features of a context that are listed at first
+
+/** Where most of a cluster's features fire at once: on a token, or within a window. */
+function together(c) {
+  const rows = clusterOf.get(c).contexts, size = members[c]?.length ?? 0, row = run.settings.extract.rows;
+  if (!rows.length) return null;
+  const firing = list => {
+    const shown = n => list.slice(0, n).flatMap((f, i) => [i ? ', ' : '', featureLink(f)]);
+    const span = h('span', null, shown(FIRING));
+    if (list.length > FIRING) span.append(', ', h('button', {class: 'link', type: 'button', onclick: () => fill(span, shown(list.length))}, `${list.length - FIRING} more`));
+    return span;
+  };
+  return [h('h3', null, 'Its features fire together'), h('p', {class: 'quiet'}, `The ${row}s on which most of them fire at once; of a prompt one at most.`),
+    rows.map(({text, start, stop, prompt, n_features: n, features}) => h('div', {class: 'prompt'},
+      h('div', null, marked(text, start < 0 ? [] : [{start, stop, title: `${n} of ${size} features fire ${row === 'token' ? 'on this token' : 'within this window'}`}])),
+      h('div', {class: 'about'}, h('span', null, `${count(n)} of ${count(size)} features`), firing(features), h('span', null, `prompt ${prompt}`),
+        run.n_sources > 1 && h('span', null, run.sources[a.prompt_source[prompt]]))))];
+}
+
 const MEMBERS = 12;
 
 function memberTable(c) {
@@ -185,6 +204,7 @@ function clusterCard(c) {
     ]),
     words('Features peak at', null, row.tokens),
     words('Words of its prompts', null, row.keywords),
+    together(c),
     memberTable(c), quickList(c),
     known(row.theme) && h('p', null, 'Its theme: ', themeLink(run.themes[row.theme])),
     promptList('Most distinctive prompts', 'Strongest relative to the other clusters; marked where its features peak.', row.distinctive_prompts),
