@@ -10,6 +10,9 @@ from typing import Final
 # Where a run computes, by name; besides, the address of a running scheduler
 SCHEDULERS: Final = ("auto", "local-cuda", "local", "threads")
 
+# The model's name where activations are of a file
+IMPORTED: Final = "imported"
+
 # Files of a run's folder
 CONFIG: Final = "config.yaml"
 RECORD: Final = "run.json"
