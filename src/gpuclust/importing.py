@@ -162,6 +162,7 @@ def run_of(
         for text in store.underflow(looked.underflowed, looked.entries, c.store.dtype):
             log.warning("%s: %s", path, text)
         with claim(target):
+            imported.refuse_other(target, path, looked.key)  # a `Folder` writes its settings
             folder = Folder(target, c)
             imported.write(found, texts, c, folder, looked, Progress(shown, quiet))
             execute(c, folder, scheduler, shown, quiet=quiet, report=True, imported=True)

@@ -6,6 +6,7 @@ What is written is what an extraction writes, with its markers, so that a killed
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import shutil
@@ -21,12 +22,13 @@ from gpuclust import schema
 from gpuclust.compute import windows
 from gpuclust.config import Config
 from gpuclust.engine.progress import Progress
-from gpuclust.errors import ActivationError, StoreError
+from gpuclust.errors import ActivationError, CorruptDataError, StoreError
 from gpuclust.extraction.extract_shard import shard_states
 from gpuclust.extraction.row_places import Activations
 from gpuclust.hardware.backend import resolve
 from gpuclust.storage import atomic, disk, markers, store, token_store
 from gpuclust.storage.keys import content_key
+from gpuclust.storage.record import read_record
 from gpuclust.storage.run_folder import Folder
 from gpuclust.types import Array
 
@@ -94,6 +96,37 @@ def look(found: Activations, texts: Sequence[str], config: Config) -> Looked:
     return Looked(key, entries, given - entries)
 
 
+def refuse_other(out: Path, path: Path, key: str) -> None:
+    """Leave a folder alone that holds activations of something else.
+
+    Parameters
+    ----------
+    out, path : Path
+        Folder of the run, and the file.
+    key : str
+        As of `look`.
+
+    Raises
+    ------
+    StoreError
+    """
+    store_path, shards = out / schema.ACTIVATIONS, out / schema.SHARDS
+    with contextlib.suppress(CorruptDataError):  # what a lost record said is not known
+        known = read_record(out / schema.RECORD)["stages"].get("extract", {}).get("key", key)
+        if known != key:
+            raise _other(out, path)
+    held = markers.shards_done(shards) or any((store_path / "activations" / "c").glob("*"))
+    if held and markers.begun_with(store_path, shards) != key:
+        raise _other(out, path)
+
+
+def _other(out: Path, path: Path) -> StoreError:
+    return StoreError(
+        f"{out} holds another cache's run, or one that was imported with other settings or texts, and not that of "
+        f"{path}; give another --out, or delete that folder. Nothing in it was changed"
+    )
+
+
 def write(
     found: Activations, texts: Sequence[str], config: Config, folder: Folder, looked: Looked, progress: Progress
 ) -> None:
@@ -111,10 +144,9 @@ def write(
     Raises
     ------
     StoreError
-        If the folder holds other activations; nothing in it is changed then.
+        If the disk has no room.
     """
     out, key, n_prompts = folder.path, looked.key, found.n_prompts
-    _refuse_other(folder, found.rows.path, key)
     files = [schema.ACTIVATIONS, schema.SHARDS, *([schema.TOKENS] if keeps_tokens(found, config) else [])]
     attributes = {
         "model": schema.IMPORTED, "sae": config.sae.label, "hook_name": "unknown",
@@ -131,6 +163,9 @@ def write(
         progress.skipped("extract")
         return
     folder.begin("extract")
+    if markers.begun_with(out / schema.ACTIVATIONS, out / schema.SHARDS) not in (None, key):  # and has no shard yet
+        for name in (schema.ACTIVATIONS, schema.TOKENS):
+            shutil.rmtree(out / name, ignore_errors=True)
     for name, make in _templates(found, config, {**attributes, "extraction_key": key}).items():
         if not (out / name).exists():
             make(out / name)
@@ -182,22 +217,6 @@ def _write_shard(found: Activations, config: Config, out: Path, index: int, prom
             token_store.write_shard(out / schema.TOKENS, index, tokens)
     states = shard_states(data, positions, first, config, resolve("cpu")) | more
     markers.write_shard(out / schema.ACTIVATIONS, out / schema.SHARDS, index, first, data, states, key)
-
-
-def _refuse_other(folder: Folder, path: Path, key: str) -> None:
-    """Leave a folder alone that holds activations of something else."""
-    store_path, shards = folder.path / schema.ACTIVATIONS, folder.path / schema.SHARDS
-    recorded = folder.record["stages"].get("extract")
-    held = markers.shards_done(shards) or any((store_path / "activations" / "c").glob("*"))
-    other = recorded is not None and recorded["key"] != key
-    if other or (held and markers.begun_with(store_path, shards) != key):
-        raise StoreError(
-            f"{folder.path} holds another cache's run, or one that was imported with other settings or texts, and not "
-            f"that of {path}; give another `out`, or delete that folder. Nothing in it was changed"
-        )
-    if not held and store_path.exists() and markers.begun_with(store_path, shards) != key:
-        for name in (schema.ACTIVATIONS, schema.TOKENS):
-            shutil.rmtree(folder.path / name, ignore_errors=True)
 
 
 def _templates(found: Activations, config: Config, attributes: dict[str, Any]) -> dict[str, Any]:

@@ -188,9 +188,7 @@ def _is_relative(parts: list[Part], bounds: list[tuple[Any, Any]]) -> bool:
     ordered = sorted((part for part in parts if part.last is not None), key=lambda part: part.first)
     for one, other in itertools.pairwise(ordered):
         if other.first <= (one.last or 0):
-            raise ActivationError(
-                f"{one.path.name} and {other.path.name} both have feature {other.first}: take one away"
-            )
+            raise ActivationError(f"{one.path} and {other.path.name} both have feature {other.first}: take one away")
         if other.first > (one.last or 0) + 1:
             log.warning("%s: no file has features %d to %d, which never fire here", one.path.parent,
                         (one.last or 0) + 1, other.first - 1)  # fmt: skip
