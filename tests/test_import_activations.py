@@ -17,10 +17,11 @@ from scipy.sparse import csc_array, csr_array, save_npz
 
 import gpuclust
 from gpuclust import cli, schema
+from gpuclust.config_sections import DEMO
 from gpuclust.configfile import validate
 from gpuclust.engine import imported
 from gpuclust.errors import ActivationError, GpuclustError, InputError, PromptsError, StoreError
-from gpuclust.extraction import activation_files, row_readers
+from gpuclust.extraction import activation_files, encoders, row_readers
 from gpuclust.storage import markers, store, verifying
 from tests.planted import planted
 
@@ -338,12 +339,15 @@ def test_one_file_of_a_cache_has_the_numbers_of_the_sae(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.rows.read(0, 20).toarray()[:, :60], TOKENS.reshape(-1, 60)[:20])
 
 
-def test_entries_in_any_order_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_entries_in_any_order_are_read(shuffled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_readers, "HELD", 200)
-    where = np.random.default_rng(0).permutation(np.argwhere(TOKENS))
+    monkeypatch.setattr(row_readers.iterate, "__defaults__", (31,))
+    where = np.ascontiguousarray(np.argwhere(TOKENS))
+    where = np.random.default_rng(0).permutation(where) if shuffled else where
     save_file({"locations": where, "activations": TOKENS[tuple(where.T)], "tokens": IDS}, tmp_path / "a.safetensors")
     with activation_files.opened(tmp_path / "a.safetensors") as found:
-        for first, stop in ((0, 9), (9, 200), (500, 540), (3, 5)):
+        for first, stop in ((0, 9), (9, 200), (500, 540), *((row, row + 1) for row in range(60))):
             np.testing.assert_array_equal(found.rows.read(first, stop).toarray(), TOKENS.reshape(-1, 60)[first:stop])
 
 
@@ -746,3 +750,53 @@ def test_a_missing_file_of_a_cache_is_said(tmp_path: Path, caplog: pytest.LogCap
     with activation_files.opened(path) as found:
         assert found.rows.shape[1] == 65
     assert "no file has features 25 to 29, which never fire here" in caplog.text
+
+
+# ---------------------------------------------------------------- words of a tokenizer
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> gpuclust.Run:
+    """Tokens of which a tokenizer says what they are."""
+    folder = tmp_path_factory.mktemp("words")
+    lines = (Path(gpuclust.__file__).parent / "demo/prompts.jsonl").read_text().splitlines()[:N_PROMPTS]
+    tokenizer = encoders.load_tokenizer(validate({}))
+    ids = np.array([tokenizer(json.loads(line)["text"])["input_ids"][:LENGTH] for line in lines])
+    (folder / "tokenizer").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO / "model" / name, folder / "tokenizer")
+    return go(latents(folder / "l", ids=ids), folder / "out", tokenizer=folder / "tokenizer")
+
+
+def test_a_tokenizer_gives_words_and_texts(spoken: gpuclust.Run) -> None:
+    prompts = spoken.prompts
+    tokenizer = encoders.load_tokenizer(validate({}))
+    assert prompts["text"].tolist() == [tokenizer.decode(ids) for ids in prompts["tokens"]]
+    assert {len(ids) for ids in prompts["tokens"]} == {LENGTH}
+    real = spoken.clusters.query("cluster >= 0")
+    assert len(real) > 0
+    assert all(len(words) for words in real["tokens"])
+    assert real["promoted_tokens"].isna().all()
+    examples = spoken.examples.assign(start=spoken.example_spans["start"], stop=spoken.example_spans["stop"])
+    shown = examples[examples["start"] >= 0]
+    assert len(shown) > len(examples) / 2
+    for row in shown.to_dict("records")[:200]:
+        ids, text = (prompts[name].iloc[row["prompt"]] for name in ("tokens", "text"))
+        assert tokenizer.decode([ids[row["position"]]]).strip() in text[row["start"] : row["stop"]]
+    skipped = stage(spoken, "quality")["skipped"]
+    assert "decoder: the activations were imported, there is no SAE" in skipped
+
+
+def test_a_tokenizer_needs_ids(tmp_path: Path) -> None:
+    model = str(DEMO / "model")
+    with pytest.raises(InputError, match="has prompts, not tokens, so that there is nothing for a tokenizer"):
+        go(npy(tmp_path), tmp_path / "out", tokenizer=model)
+    with pytest.raises(ActivationError, match="has no token id for row 0 and 539 others"):
+        go(latents(tmp_path / "l", ids=None), tmp_path / "out", tokenizer=model)
+    values = np.ones((4, 3), np.float32)
+    np.savez(tmp_path / "a.npz", activations=values, prompt=[0, 0, 1, 1], position=[-1, 0, 0, 2], token=[1, 2, 3, 4])
+    with pytest.raises(ActivationError, match="prompt 1 has 2 tokens at positions 0 to 2"):
+        go(tmp_path / "a.npz", tmp_path / "out", tokenizer=model)
+    with pytest.raises(GpuclustError, match=r"--tokenizer .* cannot be had"):
+        go(latents(tmp_path / "m"), tmp_path / "out", tokenizer=str(tmp_path))
+    assert not (tmp_path / "out").exists()

@@ -30,6 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="texts of the prompts, in order: .txt (one a line), .jsonl, .csv or .parquet",
     )  # fmt: skip
     parser.add_argument("--column", default="text", metavar="NAME", help="column of the texts; default text")
+    parser.add_argument(
+        "--tokenizer", metavar="MODEL", help="folder or hub id of the tokenizer of token ids, for words and texts"
+    )
     parser.add_argument("--n-features", type=int, metavar="N", help="features of the SAE, where the file has no number")
     terminal.computing(parser)
     terminal.quiet(parser)
@@ -43,7 +46,8 @@ def work(args: argparse.Namespace) -> None:
     console = terminal.console(args.quiet)
     run = import_activations(
         args.file, args.out, configfile.load(args.config, args.set), args.scheduler, prompts=args.prompts,
-        column=args.column, n_features=args.n_features, console=None if args.quiet else console,
+        column=args.column, tokenizer=args.tokenizer, n_features=args.n_features,
+        console=None if args.quiet else console,
     )  # fmt: skip
     if args.quiet:
         terminal.say(str(run.path))

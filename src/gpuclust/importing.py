@@ -14,7 +14,7 @@ from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.config_sections import ModelConfig, SaeConfig
 from gpuclust.configfile import validate
-from gpuclust.errors import InputError, PromptsError
+from gpuclust.errors import InputError, ModelError, PromptsError
 from gpuclust.hardware import process
 from gpuclust.places import place
 from gpuclust.results.run import Run, open_run
@@ -30,7 +30,7 @@ log = logging.getLogger("gpuclust")
 def import_activations(
     path: str | Path, out: str | Path | None = None, config: Config | Mapping[str, Any] | None = None,
     scheduler: str = "threads", *, prompts: str | Path | None = None, column: str = "text",
-    n_features: int | None = None, console: Console | None = None,
+    tokenizer: str | Path | None = None, n_features: int | None = None, console: Console | None = None,
 ) -> Run:  # fmt: skip
     """Turn a file or folder of activations into a run, and compute everything that follows from activations.
 
@@ -51,6 +51,9 @@ def import_activations(
         Texts of the prompts, in order: a .txt file with one a line, or .jsonl, .csv or .parquet.
     column : str
         Of all but .txt.
+    tokenizer : str or Path, optional
+        Folder or hub id of the tokenizer that the file's token ids are of: with it the words at which features peak
+        are known, and the texts of prompts where `prompts` does not give them.
     n_features : int, optional
         Features of the SAE, where the file does not say it.
     console : Console, optional
@@ -83,7 +86,7 @@ def import_activations(
 
     path = place(path)
     kind = notebook_cache if path.suffix.lower() == ".pt" and not path.is_dir() else activation_files
-    return run_of(path, kind.opened(path, n_features), out, config, scheduler, prompts, column, console)
+    return run_of(path, kind.opened(path, n_features), out, config, scheduler, prompts, column, tokenizer, console)
 
 
 def import_cache(
@@ -124,13 +127,13 @@ def import_cache(
 def run_of(
     path: Path, opening: AbstractContextManager[Activations], out: str | Path | None,
     config: Config | Mapping[str, Any] | None, scheduler: str, prompts: str | Path | None = None,
-    column: str = "text", console: Console | None = None,
+    column: str = "text", tokenizer: str | Path | None = None, console: Console | None = None,
 ) -> Run:  # fmt: skip
     """Make the run of activations.
 
     Parameters
     ----------
-    path, out, config, scheduler, prompts, column, console
+    path, out, config, scheduler, prompts, column, tokenizer, console
         As of `import_activations`.
     opening : context manager
         Opens the activations.
@@ -148,7 +151,8 @@ def run_of(
     c = config if isinstance(config, Config) else validate(config or {}, where="config")
     name = path.name or path.resolve().name
     target = place(out) if out is not None else Path("runs") / Path(name).stem
-    c = c.model_copy(update={"model": ModelConfig(name=schema.IMPORTED), "sae": SaeConfig(path=name)})
+    model = ModelConfig(name=schema.IMPORTED if tokenizer is None else _absolute(tokenizer))
+    c = c.model_copy(update={"model": model, "sae": SaeConfig(path=name)})
     quiet, shown = console is None, console or Console(quiet=True)
     with opening as found:
         if c.keeps_tokens and found.places is None:
@@ -156,7 +160,7 @@ def run_of(
                 f"extract.rows is {c.extract.rows}, but {path} has prompts, not tokens: leave it at prompt, or say in "
                 "the file which prompt each row is of (`prompt`, a number a row)"
             )
-        texts = _texts(path, found, prompts, column)
+        texts = _texts(path, found, prompts, column, c)
         choose(scheduler)
         looked = imported.look(found, texts, c)
         for text in store.underflow(looked.underflowed, looked.entries, c.store.dtype):
@@ -169,8 +173,27 @@ def run_of(
     return open_run(target)
 
 
-def _texts(path: Path, found: Activations, prompts: str | Path | None, column: str) -> list[str]:
-    """The texts of the prompts, empty where they are not known."""
+def _absolute(tokenizer: str | Path) -> str:
+    """A folder's whole path; an id of a hub as it stands."""
+    folder = place(tokenizer)
+    return str(folder.absolute() if folder.is_dir() else tokenizer)
+
+
+def _texts(path: Path, found: Activations, prompts: str | Path | None, column: str, c: Config) -> list[str]:
+    """The texts of the prompts, what a tokenizer makes of their tokens, or empty where they are not known."""
+    decoded: list[str] | None = None
+    if c.model.name != schema.IMPORTED:
+        from gpuclust.extraction.encoders import load_tokenizer
+
+        if found.places is None:
+            raise InputError(f"{path} has prompts, not tokens, so that there is nothing for a tokenizer: leave it out")
+        ids = found.places.ids(path)
+        try:
+            decoded = load_tokenizer(c).batch_decode(ids, clean_up_tokenization_spaces=False)
+        except ModelError as error:
+            raise ModelError(f"--tokenizer {c.model.name} cannot be had: {error}") from error
+    if prompts is None and decoded is not None:
+        return decoded
     if prompts is None:
         return found.texts if found.texts is not None else [""] * found.n_prompts
     from gpuclust.extraction.prompts import read_texts

@@ -57,6 +57,11 @@ def keeps_tokens(found: Activations, config: Config) -> bool:
     return found.places is not None and config.store.codec == "bitmap"
 
 
+def has_words(config: Config) -> bool:
+    """Whether a tokenizer was given, which says what tokens are."""
+    return config.model.name != schema.IMPORTED
+
+
 def look(found: Activations, texts: Sequence[str], config: Config) -> Looked:
     """Read all activations once, before anything is written.
 
@@ -91,7 +96,7 @@ def look(found: Activations, texts: Sequence[str], config: Config) -> Looked:
         digest.update(getattr(found.places, name).tobytes())
     for text in texts:
         digest.update(f"{len(text)}:{text}".encode())
-    matters = [config.store.model_dump(), config.extract.aggregate, config.extract.top_examples]
+    matters = [config.store.model_dump(), config.extract.aggregate, config.extract.top_examples, has_words(config)]
     key = content_key("imported", 1, found.rows.shape, found.places is not None, matters, digest.hexdigest())
     return Looked(key, entries, given - entries)
 
@@ -154,7 +159,7 @@ def write(
     }  # fmt: skip
     if not folder.done("prompts", key, [schema.PROMPTS]):
         folder.begin("prompts")
-        atomic.write_table(out / schema.PROMPTS, _table(found, texts, str(attributes["sae"])))
+        atomic.write_table(out / schema.PROMPTS, _table(found, texts, config))
         facts = {"rows": n_prompts, "d_sae": found.rows.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}
         if found.places is not None:
             facts["tokens"] = int((found.places.position >= 0).sum())
@@ -230,13 +235,17 @@ def _templates(found: Activations, config: Config, attributes: dict[str, Any]) -
     return stores
 
 
-def _table(found: Activations, texts: Sequence[str], source: str) -> pd.DataFrame:
-    """The table of prompts: their lengths where rows are tokens."""
+def _table(found: Activations, texts: Sequence[str], config: Config) -> pd.DataFrame:
+    """The table of prompts: their lengths where rows are tokens, and the ids where a tokenizer reads them."""
     n = found.n_prompts
     lengths: Array = np.full(n, -1, np.int64)
     if found.places is not None:
         lengths = np.bincount(found.places.prompt, found.places.position >= 0, minlength=n).astype(np.int64)
-    return pd.DataFrame({"prompt": np.arange(n, dtype=np.int64), "text": texts, "n_tokens": lengths, "source": source})
+    columns = {"prompt": np.arange(n, dtype=np.int64), "text": texts, "n_tokens": lengths, "source": config.sae.label}
+    table = pd.DataFrame(columns)
+    if found.places is not None and has_words(config):
+        table["tokens"] = pd.Series(found.places.ids(found.rows.path), dtype=object)
+    return table
 
 
 def _ranges(found: Activations, config: Config) -> list[tuple[int, int]]:

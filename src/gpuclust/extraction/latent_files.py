@@ -22,7 +22,7 @@ import numpy as np
 from gpuclust.errors import ActivationError, StoreError
 from gpuclust.extraction import row_places
 from gpuclust.extraction.row_places import Activations
-from gpuclust.extraction.row_readers import SLICE, Entries, ScatteredRows, as_places, iterate
+from gpuclust.extraction.row_readers import Entries, ScatteredRows, as_places, iterate
 
 log = logging.getLogger("gpuclust")
 
@@ -101,7 +101,7 @@ def of_latents(path: Path, n_features: int | None) -> Activations:
     slices = [
         _slice(part, own, length, part.first if relative else 0)
         for part in parts
-        for own in iterate(part.shapes["activations"][0], SLICE)
+        for own in iterate(part.shapes["activations"][0])
     ]
     return Activations(ScatteredRows(path, (n_prompts * length, width), slices), places)
 

@@ -37,6 +37,30 @@ class Places:
         """How many prompts there are."""
         return int(self.prompt[-1]) + 1
 
+    def ids(self, path: Path) -> list[Array]:
+        """Return the token ids of every prompt, int32, those before its position 0 left out.
+
+        Raises
+        ------
+        ActivationError
+            If some are not known, or positions are left out.
+        """
+        if len(lost := np.flatnonzero(self.token < 0)):
+            raise ActivationError(
+                f"{path} has no token id for row {lost[0]} and {len(lost) - 1:,} others, so that a tokenizer can say "
+                "nothing: add `token`, or leave the tokenizer out"
+            )
+        own = [part[part >= 0] for part in np.split(self.position, self.starts()[1:-1])]
+        for prompt, positions in enumerate(own):
+            if not np.array_equal(positions, np.arange(len(positions))):
+                raise ActivationError(
+                    f"{path}: prompt {prompt} has {len(positions)} tokens at positions {positions[0]} to "
+                    f"{positions[-1]}: some are left out, so that its text is not known. Leave the tokenizer out"
+                )
+        kept = self.position >= 0
+        counts = np.bincount(self.prompt[kept], minlength=self.n_prompts)
+        return np.split(self.token[kept], np.cumsum(counts)[:-1])
+
     def starts(self) -> Array:
         """Return the first row of every prompt, and last the number of rows, (prompt + 1,), int64."""
         return np.searchsorted(self.prompt, np.arange(self.n_prompts + 1))
