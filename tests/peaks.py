@@ -77,7 +77,7 @@ def make_store(case: Case, out: Path, states: bool = False) -> Path:
         data.reshape(-1)[places] = rng.random(len(places)) + 0.1
         if states:
             positions = np.zeros(data.shape, np.int16)
-            found = extract_shard._states(data, positions, first, case.config, resolve("cpu"))
+            found = extract_shard.shard_states(data, positions, first, case.config, resolve("cpu"))
             markers.write_shard(path, out / schema.SHARDS, index, first, data, found, "key")
         else:
             store.write_rows(path, index, first, data)

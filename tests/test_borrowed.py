@@ -172,6 +172,18 @@ def test_every_package_that_is_imported_is_required_and_no_other() -> None:
     names = {
         module: [n for n in found if not n.endswith("-stubs")] for module, found in packages_distributions().items()
     }
-    optional = {"cupy", "cupyx", "cuml", "rmm", "dask_cuda", "pynvml", "anndata", "IPython", "anywidget", "ipywidgets"}
+    optional = {
+        "cupy",
+        "cupyx",
+        "cuml",
+        "rmm",
+        "dask_cuda",
+        "pynvml",
+        "anndata",
+        "h5py",
+        "IPython",
+        "anywidget",
+        "ipywidgets",
+    }
     needed = {names[module][0].lower().replace("_", "-") for module in imported - optional if names.get(module)}
     assert needed - {"gpuclust"} == set(requirements())

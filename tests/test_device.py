@@ -163,7 +163,7 @@ def test_moments_of_a_shard_halve_their_slice(caplog: pytest.LogCaptureFixture) 
     expected = MOMENTS.finalize(MOMENTS.chunk(data))
     with cuda_stub.installed():
         cuda_stub.STATE["fail_after"] = 5
-        states = extract_shard._states(data, positions, 100, validate({}), CUDA)
+        states = extract_shard.shard_states(data, positions, 100, validate({}), CUDA)
     found = MOMENTS.finalize({name: states[f"moments.{name}"] for name in MOMENTS.fields})
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-12, err_msg=name)

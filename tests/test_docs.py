@@ -60,7 +60,7 @@ class Newcomer:
 
     def command(self, words: list[str]) -> None:
         name = words[0]
-        if name in ("run", "sweep"):
+        if name in ("run", "sweep", "import"):
             words = [*words, "--scheduler", "threads", "--quiet"]
         if name == "run":
             out = words[words.index("--out") + 1] if "--out" in words else "runs/demo"

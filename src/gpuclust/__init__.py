@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from gpuclust.clusterer import FeatureClusterer as FeatureClusterer
     from gpuclust.config import Config as Config
     from gpuclust.errors import GpuclustError as GpuclustError
-    from gpuclust.notebook_cache import import_cache as import_cache
+    from gpuclust.importing import import_activations as import_activations
+    from gpuclust.importing import import_cache as import_cache
     from gpuclust.results.feature_clusters import FeatureClusters as FeatureClusters
     from gpuclust.results.run import Run as Run
     from gpuclust.results.run import cluster_features as cluster_features
@@ -31,14 +32,15 @@ _HOMES = {
     "GpuclustError": "errors",
     "Run": "results.run",
     "cluster_features": "results.run",
-    "import_cache": "notebook_cache",
+    "import_activations": "importing",
+    "import_cache": "importing",
     "open_run": "results.run",
     "Sweep": "sweep.opened",
     "open_sweep": "sweep.opened",
 }
 __all__ = [
     "Config", "FeatureClusterer", "FeatureClusters", "GpuclustError", "Run", "Sweep", "cluster_features",
-    "import_cache", "open_run", "open_sweep",
+    "import_activations", "import_cache", "open_run", "open_sweep",
 ]  # fmt: skip
 
 

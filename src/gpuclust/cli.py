@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,10 +12,12 @@ from gpuclust.sweep import __main__ as sweep
 
 Adds = Callable[[argparse.ArgumentParser], None]
 Works = Callable[[argparse.Namespace], None]
+importing = importlib.import_module("gpuclust.import")  # a keyword, which the statement cannot say
 COMMANDS: dict[str, tuple[str, Adds, Works]] = {
     "run": (run.DESCRIPTION, run.arguments, run.work),
     "plan": (plan.DESCRIPTION, plan.arguments, plan.work),
     "sweep": (sweep.DESCRIPTION, sweep.arguments, sweep.work),
+    "import": (importing.DESCRIPTION, importing.arguments, importing.work),
     "compare": (compare.DESCRIPTION, compare.arguments, compare.work),
     "show": (show.DESCRIPTION, show.arguments, show.work),
     "report": (report.DESCRIPTION, report.arguments, report.work),

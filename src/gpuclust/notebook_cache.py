@@ -1,126 +1,33 @@
-"""Import the notebook's cache, a ``.pt`` file of ``{'acts', 'prompts'}``, as a run."""
+"""The notebook's cache, a ``.pt`` file of ``{'acts', 'prompts'}``, as activations to be imported."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from rich.console import Console
-
-from gpuclust import schema
-from gpuclust.config import Config
-from gpuclust.config_sections import ModelConfig, SaeConfig
-from gpuclust.configfile import validate
-from gpuclust.errors import ActivationError, GpuclustError, InputError, StoreError
+from gpuclust.errors import ActivationError, StoreError
+from gpuclust.extraction.row_places import Activations
+from gpuclust.extraction.row_readers import DenseRows
 from gpuclust.extraction.texts import storable
-from gpuclust.hardware import process
-from gpuclust.places import place
 from gpuclust.results.inputs import dense
-from gpuclust.results.run import Run, open_run
-from gpuclust.storage import atomic, store
-from gpuclust.storage.keys import content_key
-from gpuclust.storage.run_folder import Folder, claim
 from gpuclust.types import Array
 
-log = logging.getLogger("gpuclust")
 
-
-def import_cache(
-    path: str | Path, out: str | Path | None = None, config: Config | Mapping[str, Any] | None = None,
-    scheduler: str = "threads",
-) -> Run:  # fmt: skip
-    """Turn a cache of activations into a run, and compute everything that follows from activations.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file that ``torch.save`` wrote: ``acts``, a tensor (prompt, feature), and ``prompts``, a list of str.
-    out : str or Path, optional
-        Folder of the run; default ``runs/`` and the file's name.
-    config : Config or mapping, optional
-        What comes after extraction; model and SAE are not used.
-    scheduler : str
-        As ``--scheduler``.
-
-    Returns
-    -------
-    Run
-        Its prompts have no tokens (``n_tokens`` is -1), and its examples no token positions (-1).
+@contextmanager
+def opened(path: Path, n_features: int | None = None) -> Iterator[Activations]:
+    """Open a cache as rows of prompts, with their texts.
 
     Raises
     ------
-    StoreError
-        If the file cannot be read without running code from it, or is no such cache.
-    ActivationError
-        If the activations cannot be stored.
+    StoreError, ActivationError
+        As `read_cache`, and if `n_features` are not as many as it has.
     """
-    from gpuclust.engine.execute import execute
-    from gpuclust.engine.scheduler import choose
-
-    process.check_room()
-    path = place(path)
     acts, texts = read_cache(path)
-    c = config if isinstance(config, Config) else validate(config or {}, where="config")
-    if c.keeps_tokens:
-        raise InputError(f"extract.rows is {c.extract.rows}, but {path} has prompts, not tokens: leave it at prompt")
-    target = place(out) if out is not None else Path("runs") / path.stem
-    c = c.model_copy(update={"model": ModelConfig(name="imported"), "sae": SaeConfig(path=path.name)})
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-        data = store.to_stored(acts.astype(np.float32), c.store.dtype, str(path))
-    nonzero = int(np.count_nonzero(data))
-    underflowed = int(np.count_nonzero(acts)) - nonzero
-    warnings = store.underflow(underflowed, nonzero, c.store.dtype)
-    for text in warnings:
-        log.warning("%s: %s", path, text)
-    choose(scheduler)
-    with claim(target):
-        folder = Folder(target, c)
-        digest = hashlib.sha256(data.tobytes()).hexdigest()
-        key = content_key("imported", prompts_digest(texts), data.shape, str(data.dtype), digest)
-        recorded = folder.record["stages"].get("extract")
-        if (recorded is not None and recorded["key"] != key) or (folder.lost and not _holds(target, texts, data)):
-            raise StoreError(f"{target} holds another cache's run; give another `out`, or delete that folder")
-        if not (folder.done("prompts", key, [schema.PROMPTS]) and folder.done("extract", key, [schema.ACTIVATIONS])):
-            folder.begin("prompts")
-            table = pd.DataFrame(
-                {"prompt": np.arange(len(texts), dtype=np.int64), "text": texts, "n_tokens": -1, "source": path.name}
-            )
-            atomic.write_table(target / schema.PROMPTS, table)
-            attributes = {"model": "imported", "sae": path.name, "hook_name": "unknown", "aggregate": "unknown"}
-            shutil.rmtree(target / schema.ACTIVATIONS, ignore_errors=True)
-            store.create(target / schema.ACTIVATIONS, data.shape[0], data.shape[1], c.store, attributes)
-            for index, (first, stop) in enumerate(store.shard_ranges(target / schema.ACTIVATIONS)):
-                store.write_rows(target / schema.ACTIVATIONS, index, first, data[first:stop])
-            facts = {"rows": len(texts), "d_sae": data.shape[1], "d_in": 0, "model_bytes": 0, "attributes": attributes}
-            folder.complete("prompts", key, [schema.PROMPTS], **facts)
-            facts = {"rows": len(texts), "bytes": data.nbytes, "underflowed": underflowed, "warnings": warnings}
-            folder.complete("extract", key, [schema.ACTIVATIONS], **facts)
-        execute(c, folder, scheduler, Console(quiet=True), quiet=True, report=True, imported=True)
-    return open_run(target)
-
-
-def _holds(target: Path, texts: list[str], data: Array) -> bool:
-    """Whether a folder whose record is lost holds this cache's prompts and activations, as far as they can be read."""
-    try:
-        table = store.read_table(target / schema.PROMPTS, ["text"])
-        rows = store.read_rows(target / schema.ACTIVATIONS, 512)
-        return table["text"].tolist() == texts and all(
-            np.array_equal(block, data[first : first + len(block)]) for first, block in rows
-        )
-    except (GpuclustError, OSError, ValueError) as error:
-        log.warning("%s cannot be compared with the cache: %s", target, error)
-        return False
-
-
-def prompts_digest(texts: list[str]) -> str:
-    """Hash the texts, in order."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    if n_features is not None and n_features != acts.shape[1]:
+        raise ActivationError(f"{path} has {acts.shape[1]} features, and --n-features (n_features) is {n_features}")
+    yield Activations(DenseRows(path, acts), None, texts)
 
 
 def read_cache(path: Path) -> tuple[Array, list[str]]:

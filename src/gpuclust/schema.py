@@ -10,6 +10,9 @@ from typing import Final
 # Where a run computes, by name; besides, the address of a running scheduler
 SCHEDULERS: Final = ("auto", "local-cuda", "local", "threads")
 
+# The model's name where activations are of a file
+IMPORTED: Final = "imported"
+
 # Files of a run's folder
 CONFIG: Final = "config.yaml"
 RECORD: Final = "run.json"
@@ -66,7 +69,7 @@ RESAMPLING: Final = "Resampling"  # high H, high V
 # Columns: name -> (dtype, meaning). Entropy and its relatives are in nats, over prompts, on |a|.
 PROMPT_COLUMNS: Final = {
     "prompt": ("int64", "number of the prompt: the first axis of the activations"),
-    "text": ("string", "the whole text, as read"),
+    "text": ("string", "the whole text, as read; empty where activations were imported without"),
     "n_tokens": ("int64", "tokens that are read, special tokens not counted"),
     "source": ("string", "label of the source, or the value of its source_column"),
     "tokens": ("list<int32>", "the token ids that are read, special tokens not included"),

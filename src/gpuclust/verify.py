@@ -42,7 +42,8 @@ def work(args: argparse.Namespace) -> None:
     if (args.run / schema.SWEEP).exists():
         _sweep(args.run, console)
         return
-    stages = [name for name in stage_table.NAMES if name in open_run(args.run).record["stages"]]
+    run = open_run(args.run)
+    stages = [name for name in stage_table.NAMES if name in run.record["stages"]]
     writable = os.access(args.run, os.W_OK)
     with claim(args.run) if writable else contextlib.nullcontext():
         found = verifying.damages(args.run)
@@ -64,8 +65,11 @@ def work(args: argparse.Namespace) -> None:
                 f"{args.run} takes its activations from {shards.readlink().parent}, which is not there any more: put "
                 "that run back, or give --reuse where it is now and another --out"
             )
-        if first in stage_table.ACTIVATIONS and not shards.exists():
-            raise CorruptDataError(f"{args.run}: imported activations are damaged; import them again")
+        imported = run.attributes.get("model") == schema.IMPORTED and not shards.is_symlink()
+        if first in stage_table.ACTIVATIONS and (imported or not shards.exists()):
+            if imported and writable:
+                verifying.forget(args.run, first)
+            raise CorruptDataError(f"{args.run}: imported activations are damaged; import them again, to this folder")
         if not writable:
             raise CorruptDataError(f"{args.run}: {bad}, and nothing can be written there")
         verifying.forget(args.run, first)

@@ -27,7 +27,8 @@ MODULES = (
     "gpuclust.cli", "gpuclust.engine.execute", "gpuclust.engine.tasks", "gpuclust.engine.planning",
     "gpuclust.engine.quality_task", "gpuclust.results.report.content", "gpuclust.results.comparison",
     "gpuclust.extraction.encoders", "gpuclust.extraction.extract_shard", "gpuclust.sweep.experiment",
-    "gpuclust.sweep.report", "gpuclust.notebook_cache", "gpuclust.tables.profiles", "distributed", "zarr", "xarray",
+    "gpuclust.sweep.report", "gpuclust.importing", "gpuclust.notebook_cache",
+    "gpuclust.tables.profiles", "distributed", "zarr", "xarray",
     "transformers", "transformer_lens", "sae_lens", "pyarrow.parquet", "anndata", "datasets", "plotly.offline",
 )  # fmt: skip
 TRACEBACK = 70  # exit code of a child whose function raised what nobody foresaw

@@ -60,7 +60,7 @@ def aggregate(rows: Any, group: Array, how: str) -> Any:
     entry = np.repeat(group, np.diff(rows.indptr))
     place = entry * rows.shape[1] + rows.indices
     if how == "max":
-        chosen = _peaks(place, rows.data)
+        chosen = peaks(place, rows.data)
         place, values = place[chosen], rows.data[chosen]
     else:
         place, inverse = np.unique(place, return_inverse=True)
@@ -101,12 +101,23 @@ def permuted(rows: Any, prompt: Array, seed: list[int]) -> Any:
     to = moved[rows.indices, own]
     begun = (turn[rows.indices, own] * length[to]).astype(np.int64)
     place = (begin[to] + (row - begin[own] + begun) % length[to]) * n_features + rows.indices
-    chosen = _peaks(place, rows.data)
+    chosen = peaks(place, rows.data)
     return _rows(place[chosen], rows.data[chosen], rows.shape)
 
 
-def _peaks(place: Array, values: Array) -> Array:
-    """Which entries stay where several have one place: the largest abs(value), of equal ones the first; by place."""
+def peaks(place: Array, values: Array) -> Array:
+    """Return which entries stay where several have one place: the largest abs(value), of equal ones the first.
+
+    Parameters
+    ----------
+    place, values : array, (entry,), int and floating
+        Two dimensions in one: row times columns and column.
+
+    Returns
+    -------
+    array, (place,), int64
+        Numbers of entries, by place.
+    """
     order = np.lexsort((np.arange(len(place)), -np.abs(values), place))
     chosen: Array = order[np.concatenate([[True], np.diff(place[order]) > 0])[: len(place)]]
     return chosen

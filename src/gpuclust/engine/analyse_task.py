@@ -51,13 +51,14 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     notes: list[str] = []
     spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
     spans[["feature", "rank"]] = examples[["feature", "rank"]]
-    if "tokens" in prompts:  # not of imported activations
+    if "tokens" in prompts:  # of imported activations only where a tokenizer was given
         tokenizer = encoders.load_tokenizer(config)
         spans = prompt_text.peak_spans(examples, prompts, tokenizer)
         tokens = keywords.peak_tokens(features, examples, prompts, tokenizer, spans=spans)
         more["tokens"] = [tokens.get(c, []) for c in range(len(profile.correlation))]
-        columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
-        more |= columns
+        if not store.imported(out / schema.ACTIVATIONS):
+            columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
+            more |= columns
         if config.n_contexts:
             numbers = kept["feature"].to_numpy(dtype=np.int64)
             found = token_contexts.contexts(out, config, numbers, label, prompts, tokenizer)

@@ -17,7 +17,7 @@ from gpuclust.engine import prompt_rows, token_rows
 from gpuclust.engine.views import read_neighbors
 from gpuclust.extraction import encoders
 from gpuclust.hardware import budget
-from gpuclust.storage import atomic
+from gpuclust.storage import atomic, store
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -163,7 +163,7 @@ def _dbcv(out: Path, labels: Array, limit: int) -> tuple[float | None, str]:
 def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[str, float] | None, str]:
     """Neighbours and clusters of the decoder's directions against those of the activations."""
     kept, indices, _ = read_neighbors(out / schema.NEIGHBORS)
-    if "tokens" not in pd.read_parquet(out / schema.PROMPTS).columns:
+    if store.imported(out / schema.ACTIVATIONS):
         return None, "decoder: the activations were imported, there is no SAE"
     weights = encoders.load_directions(config, unembedding=False)[0][kept]
     k = min(config.umap.n_neighbors, indices.shape[1])

@@ -47,9 +47,14 @@ def texts(config: Config) -> dict[str, Any]:
             for name, value in stage_table.values(stage_table.get(stage), config).items()}  # fmt: skip
 
 
+def held(run: Run) -> dict[str, Any]:
+    """Return what a run's activations depend on; tokens are there, too, where they were imported with prompts."""
+    return texts(run.config) | ({KEEPS_TOKENS: True} if (run.path / schema.TOKENS).exists() else {})
+
+
 def same(config: Config, run: Run) -> bool:
     """Whether a run has the activations that a configuration asks for, however it spells their paths."""
-    known = texts(run.config)
+    known = held(run)
     wanted = config_paths.as_recorded(texts(config), known)
     if known[KEEPS_TOKENS]:  # what is asked of prompts alone is there, too
         wanted = wanted | {KEEPS_TOKENS: True}
@@ -77,7 +82,7 @@ def check(source: Path, wanted: Sequence[Config], target: Path | None = None) ->
     refuse_other_version(there.record, f"--reuse {source}", "run")
     if "extract" not in there.record["stages"]:
         raise StoreError(f"--reuse {source}: the run has no activations yet; finish it, or leave --reuse out")
-    known = texts(there.config)
+    known = held(there)
     if not any(same(config, there) for config in wanted):
         if wanted[0].keeps_tokens and not known[KEEPS_TOKENS]:
             raise StoreError(

@@ -68,7 +68,7 @@ def rows_of(config: Config, out: Path) -> Rows | None:
     if not (out / schema.TOKENS).exists():
         raise StoreError(
             f"{out} has no {schema.TOKENS}, and extract.rows is {config.extract.rows}: its activations were extracted "
-            "with extract.rows=prompt, or imported. Extract anew, or leave extract.rows at prompt"
+            "with extract.rows=prompt, or imported as prompts. Extract anew, or leave extract.rows at prompt"
         )
     return Rows(config.used_window, config.extract.aggregate)
 

@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuclust.config import Config
@@ -155,8 +156,13 @@ def load_encoder(config: Config, device: str = "cpu") -> Encoder:
 
 
 def load_tokenizer(config: Config) -> Any:
-    """Load the tokenizer of `config.model`, as its folder or hub id has it; ModelError if it cannot be had."""
-    source, _ = weights.locate(config.model)
+    """Load the tokenizer of `config.model`, as its folder or hub id has it; ModelError if it cannot be had.
+
+    A folder by its whole path need hold no model, as where activations were imported.
+    """
+    folder = Path(config.model.name)
+    alone = folder.is_absolute() and (folder / "tokenizer_config.json").is_file()
+    source = str(folder) if alone else weights.locate(config.model)[0]
     with weights.explained(f"the tokenizer of {config.model.name}", "model.name"):
         from transformers import AutoTokenizer
 

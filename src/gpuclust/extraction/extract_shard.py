@@ -72,7 +72,7 @@ def run_shard(
     kept = GatheredTokens(config, first) if config.keeps_tokens else None
     activations, positions = aggregate_prompts(encoder, tokens, config, f"shard {index}", kept)
     data = store.to_stored(activations, config.store.dtype, f"shard {index} (prompts {first} and on)")
-    states = _states(data, positions, first, config, backend)
+    states = shard_states(data, positions, first, config, backend)
     states["negative"] = np.int64((activations < 0).sum())
     states["underflowed"] = np.int64(np.count_nonzero(activations) - np.count_nonzero(data))
     if kept is not None:
@@ -240,8 +240,24 @@ class _Back:
             target[batch] = result.numpy()
 
 
-def _states(data: Array, positions: Array, first: int, config: Config, backend: Backend) -> State:
-    """Moments and top examples of a shard; on a GPU a slice of prompts at a time, halved when memory runs out."""
+def shard_states(data: Array, positions: Array, first: int, config: Config, backend: Backend) -> State:
+    """Reduce a shard to moments and top examples; on a GPU a slice of prompts at a time, halved when memory runs out.
+
+    Parameters
+    ----------
+    data : array, (prompt, feature), in the stored dtype
+    positions : array, (prompt, feature), int32
+        Token with the largest abs(activation); -1 where it is not known.
+    first : int
+        Number of the first prompt.
+    config : Config
+    backend : Backend
+
+    Returns
+    -------
+    dict of arrays
+        What a shard's states hold, for `markers.write_shard`.
+    """
     options = config.extract
 
     def compute(step: int) -> State:

@@ -16,7 +16,7 @@ from gpuclust.config import Config
 from gpuclust.config_sections import DEMO, PromptSource
 from gpuclust.errors import ModelError, PromptsError
 from gpuclust.extraction import prompt_files, prompt_hub
-from gpuclust.extraction.texts import storable
+from gpuclust.extraction.texts import decoded, storable
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -208,6 +208,30 @@ def read(source: PromptSource, n_prompts: int) -> Iterator[tuple[str | None, str
             wanted -= 1
             if wanted == 0:
                 return
+
+
+def read_texts(path: Path, column: str = "text") -> list[str]:
+    """Read the texts of prompts whose activations are there, one a prompt, in order; nothing for one that is missing.
+
+    Parameters
+    ----------
+    path : Path
+        A .txt file, one text a line, or a .jsonl, .csv or .parquet file.
+    column : str
+        Of all but .txt.
+
+    Raises
+    ------
+    PromptsError
+        If it cannot be read, has no such column, or a row holds something else than text.
+    """
+    if prompt_files.suffix_of(path) == ".txt":
+        try:
+            lines = decoded(path.read_bytes(), path).replace("\r\n", "\n").split("\n")
+        except OSError as error:
+            raise prompt_files.unreadable(path, error) from error
+        return lines if lines[-1] else lines[:-1]
+    return [text or "" for text, _ in read(PromptSource(path=str(path), column=column), 0)]
 
 
 def _value(row: dict[str, Any], column: str | None, where: str) -> str:

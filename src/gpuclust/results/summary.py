@@ -222,7 +222,8 @@ def _top_prompts(clusters: pd.DataFrame, console: Console) -> None:
         table.add_column("tokens", justify="right", no_wrap=True)
         for prompt in _listed(row["top_prompts"]):
             table.add_row(
-                f"{prompt['activation']:.3g}", escape(prompt["text"]), f"[dim]{escape(prompt['source'])}[/dim]",
+                f"{prompt['activation']:.3g}", escape(prompt["text"]) or f"[dim]prompt {prompt['prompt']}[/dim]",
+                f"[dim]{escape(prompt['source'])}[/dim]",
                 str(prompt["n_chars"]), str(prompt["n_tokens"]) if prompt["n_tokens"] >= 0 else "?",
             )  # fmt: skip
         console.print(table)

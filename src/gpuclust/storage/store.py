@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gpuclust import schema
 from gpuclust.config_sections import StoreConfig
 from gpuclust.errors import ActivationError, CorruptDataError, StoreError
 from gpuclust.hardware import process
@@ -137,6 +138,11 @@ def attributes(path: Path) -> dict[str, Any]:
     import zarr
 
     return dict(zarr.open_group(path, mode="r").attrs) if (path / "zarr.json").exists() else {}
+
+
+def imported(path: Path) -> bool:
+    """Whether the activations of a store are of a file, so that neither model nor SAE are known."""
+    return attributes(path).get("model") == schema.IMPORTED
 
 
 def shard_ranges(path: Path) -> list[tuple[int, int]]:

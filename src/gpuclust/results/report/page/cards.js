@@ -115,7 +115,7 @@ const words = (name, about, list) => list?.length ? [h('h3', null, name), about 
 
 function promptList(name, about, rows) {
   return rows.length ? [h('h3', null, name), h('p', {class: 'quiet'}, about), rows.map(row => h('div', {class: 'prompt'},
-    h('div', null, marked(row.text, row.marks.map(({start, stop, features}) =>
+    row.text && h('div', null, marked(row.text, row.marks.map(({start, stop, features}) =>
       ({start, stop, title: `${features} of its features peak${features === 1 ? 's' : ''} here`})))),
     h('div', {class: 'about'}, h('span', null, `mean |a| ${number(row.activation)}`), h('span', null, `prompt ${row.prompt}`),
       h('span', null, row.n_tokens >= 0 ? `${count(row.n_tokens)} tokens` : `${count(row.n_chars)} characters`),
