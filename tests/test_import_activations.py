@@ -29,7 +29,7 @@ N_PROMPTS, LENGTH = 90, 6
 SETTINGS: dict[str, Any] = {
     "select": {"sparsity_max": 2.0, "sparsity_min": 0.0}, "hdbscan": {"min_cluster_size": 4, "min_samples": 3},
     "quality": {"null": False, "random_sets": 2}, "consensus": {"members": 2}, "umap": {"n_neighbors": 10},
-    "store": {"shard_prompts": 40, "chunk_prompts": 20, "chunk_features": 32},
+    "store": {"shard_prompts": 40, "chunk_prompts": 20, "chunk_features": 32}, "model": {"name": schema.IMPORTED},
 }  # fmt: skip
 VALUES = planted(n_prompts=N_PROMPTS, n_clusters=4, size=10, n_noise=20)[0].astype(np.float32)
 Array = np.ndarray[Any, Any]
@@ -750,6 +750,19 @@ def test_a_missing_file_of_a_cache_is_said(tmp_path: Path, caplog: pytest.LogCap
     with activation_files.opened(path) as found:
         assert found.rows.shape[1] == 65
     assert "no file has features 25 to 29, which never fire here" in caplog.text
+
+
+def test_bfloat16_is_read(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file as save_tensors
+
+    data = {"locations": torch.tensor([[0, 0, 1], [1, 1, 2]]), "activations": torch.tensor([1.5, 2.5])}
+    for name, kind in (("a", torch.bfloat16), ("b", torch.float8_e4m3fn)):
+        save_tensors(data | {"activations": data["activations"].to(kind)}, tmp_path / f"{name}.safetensors")
+    with activation_files.opened(tmp_path / "a.safetensors", 4) as found:
+        assert found.rows.read(0, 4).toarray().tolist() == [[0, 1.5, 0, 0], [0] * 4, [0] * 4, [0, 0, 2.5, 0]]
+    with pytest.raises(ActivationError, match="activations are of dtype F8_E4M3"):
+        go(tmp_path / "b.safetensors", tmp_path / "out")
 
 
 # ---------------------------------------------------------------- words of a tokenizer

@@ -27,18 +27,30 @@ from gpuclust.extraction.row_readers import Entries, ScatteredRows, as_places, i
 log = logging.getLogger("gpuclust")
 
 NAME = re.compile(r"(\d+)_(\d+)")
+WIDE = "BF16"
+KNOWN = ("F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 NEEDED = ("locations", "activations")
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One file: its features, as its name says them (None where it does not), and its open tensors."""
+    """One file: its features, as its name says them (None where it does not), and its open tensors.
+
+    `wide` is the file opened by PyTorch where its activations are bfloat16, which NumPy lacks.
+    """
 
     path: Path
     first: int
     last: int | None
     file: Any
     shapes: dict[str, tuple[int, ...]]
+    wide: Any = None
+
+    def values(self, own: slice) -> Any:
+        """Return some of the activations, (entry,)."""
+        if self.wide is not None:
+            return self.wide.get_slice("activations")[own].float().numpy()
+        return self.file.get_slice("activations")[own]
 
     def largest(self) -> tuple[Any, Any]:
         """Return the smallest and the largest prompt, position and feature, (3,), int64; of no entry 0 and -1."""
@@ -145,10 +157,17 @@ def _part(path: Path, named: bool) -> Part:
             f"{path}: locations have the shape {shapes['locations']} and activations {shapes['activations']}; "
             "(entry, 3) and (entry,) of as many entries are expected"
         )
+    kinds = {key: file.get_slice(key).get_dtype() for key in shapes if key in (*NEEDED, "tokens")}
+    if unknown := [key for key, kind in kinds.items() if kind not in KNOWN and (key, kind) != ("activations", WIDE)]:
+        raise ActivationError(
+            f"{path}: {unknown[0]} are of dtype {kinds[unknown[0]]}; whole numbers, and for activations float16, "
+            "bfloat16, float32 or float64, are expected"
+        )
+    wide: Any = safe_open(path, framework="pt") if kinds["activations"] == WIDE else None
     first, last = (int(name[1]), int(name[2])) if name else (0, None)
     if last is not None and last < first:
         raise StoreError(f"{path} is named by features {first} to {last}: the first is beyond the last")
-    return Part(path, first, last, file, shapes)
+    return Part(path, first, last, file, shapes, wide)
 
 
 def _tokens(parts: list[Part]) -> Any:
@@ -212,6 +231,6 @@ def _is_relative(parts: list[Part], bounds: list[tuple[Any, Any]]) -> bool:
 def _slice(part: Part, own: slice, length: int, offset: int) -> Callable[[], Entries]:
     def read() -> Entries:
         where = as_places(part.file.get_slice("locations")[own], part.path)
-        return where[:, 0] * length + where[:, 1], where[:, 2] + offset, part.file.get_slice("activations")[own]
+        return where[:, 0] * length + where[:, 1], where[:, 2] + offset, part.values(own)
 
     return read
