@@ -51,6 +51,7 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     notes: list[str] = []
     spans = pd.DataFrame(dict.fromkeys(schema.SPAN_COLUMNS, -1), index=examples.index)
     spans[["feature", "rank"]] = examples[["feature", "rank"]]
+    tokenizer = None
     if "tokens" in prompts:  # of imported activations only where a tokenizer was given
         tokenizer = encoders.load_tokenizer(config)
         spans = prompt_text.peak_spans(examples, prompts, tokenizer)
@@ -59,10 +60,10 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
         if not store.imported(out / schema.ACTIVATIONS):
             columns, notes = decoder_columns(config, kept["feature"].to_numpy(), label, tokenizer)
             more |= columns
-        if config.n_contexts:
-            numbers = kept["feature"].to_numpy(dtype=np.int64)
-            found = token_contexts.contexts(out, config, numbers, label, prompts, tokenizer)
-            atomic.write_table(out / schema.CONTEXTS, found)
+    if config.n_contexts:
+        numbers = kept["feature"].to_numpy(dtype=np.int64)
+        found = token_contexts.contexts(out, config, numbers, label, prompts, tokenizer)
+        atomic.write_table(out / schema.CONTEXTS, found)
     atomic.write_table(out / schema.EXAMPLE_SPANS, spans)
     marks = cluster_table.peak_marks(features, examples, spans)
     clusters = cluster_table.cluster_table(

@@ -30,7 +30,8 @@ def contexts(
         The SAE's numbers of the features, and their clusters.
     prompts : DataFrame
         Columns of ``schema.PROMPT_COLUMNS``.
-    tokenizer : Hugging Face tokenizer
+    tokenizer : Hugging Face tokenizer or None
+        None where nothing is known of the texts.
 
     Returns
     -------

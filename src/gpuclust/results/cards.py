@@ -282,6 +282,7 @@ def _contexts(run: Run, number: int, size: int) -> list[tuple[str, list[Prompt]]
         which += f" and {row['n_features'] - FIRING_SHOWN} more" * (row["n_features"] > FIRING_SHOWN)
         source = run.prompts["source"].iat[row["prompt"]]
         about = f"{row['n_features']} of {size} features: {which}; prompt {row['prompt']}, {source}"
+        about += "" if row["text"] else f", token {row['position']}"
         marks = [(row["start"], row["stop"])] if row["start"] >= 0 else []
         shown.append(Prompt(row["text"], marks, about))
     return [(f"{run.config.extract.rows}s on which most of its features fire at once", shown)] if shown else []

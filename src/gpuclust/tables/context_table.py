@@ -29,7 +29,8 @@ def context_table(found: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any) ->
         ``schema.CONTEXT_COLUMNS``; of a cluster best first.
     prompts : DataFrame
         Columns of ``schema.PROMPT_COLUMNS``.
-    tokenizer : Hugging Face tokenizer
+    tokenizer : Hugging Face tokenizer or None
+        None where nothing is known of the texts: they are empty then.
 
     Returns
     -------
@@ -38,7 +39,9 @@ def context_table(found: pd.DataFrame, prompts: pd.DataFrame, tokenizer: Any) ->
     """
     cluster, first = found["cluster"].to_numpy(), found["position"].to_numpy()
     last = first + found["tokens"].map(len).to_numpy(np.int64) - 1
-    texts = _texts(found["prompt"].to_numpy(), first, last, prompts, tokenizer)
+    texts = [("", -1, -1)] * len(found)
+    if tokenizer is not None:
+        texts = _texts(found["prompt"].to_numpy(), first, last, prompts, tokenizer)
     table = found.assign(
         rank=np.arange(len(cluster)) - np.searchsorted(cluster, cluster),
         text=[text for text, *_ in texts],

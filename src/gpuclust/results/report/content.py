@@ -23,7 +23,7 @@ PROMPT_CHARACTERS = 6_000_000  # of the clusters' prompts, in all
 FLOATS = ("entropy", "varentropy", "sparsity", "mean", "std", "max", "probability", "outlier_score", "x", "y")
 SHOWN_SOURCES = 8
 COLOURED_SOURCES = 8  # of the map
-SHOWN_CONTEXT = ("text", "start", "stop", "prompt", "n_features", "features")
+SHOWN_CONTEXT = ("text", "start", "stop", "prompt", "position", "n_features", "features")
 # Columns of the cluster table that the page has a place for; other numbers and words are listed in the cluster's card.
 PLACED = {
     "cluster", "size", "ratio", "persistence", "mean_activation", "max_activation", "std_activation", "sparsity",

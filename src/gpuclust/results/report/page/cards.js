@@ -135,9 +135,10 @@ function together(c) {
     return span;
   };
   return [h('h3', null, 'Its features fire together'), h('p', {class: 'quiet'}, `The ${row}s on which most of them fire at once; of a prompt one at most.`),
-    rows.map(({text, start, stop, prompt, n_features: n, features}) => h('div', {class: 'prompt'},
-      h('div', null, marked(text, start < 0 ? [] : [{start, stop, title: `${n} of ${size} features fire ${row === 'token' ? 'on this token' : 'within this window'}`}])),
+    rows.map(({text, start, stop, prompt, position, n_features: n, features}) => h('div', {class: 'prompt'},
+      text && h('div', null, marked(text, start < 0 ? [] : [{start, stop, title: `${n} of ${size} features fire ${row === 'token' ? 'on this token' : 'within this window'}`}])),
       h('div', {class: 'about'}, h('span', null, `${count(n)} of ${count(size)} features`), firing(features), h('span', null, `prompt ${prompt}`),
+        !text && h('span', null, `token ${position}`),
         run.n_sources > 1 && h('span', null, run.sources[a.prompt_source[prompt]]))))];
 }
 
