@@ -35,7 +35,8 @@ SHARES = 64  # of the work, that threads take in turn
 SLACK = 1e-6  # of a similarity: what float32 rounds, and what a product rounds that says whether a pair is near enough
 MERGED = 1 << 16  # features whose nearest are merged at once
 NOTHING = topk.NOTHING
-SUM, SHARE, LENGTH, LEFT, SCALE, LIMIT, NUMBER, FACTS = 0, 1, 2, 3, 4, 5, 6, 8  # of a feature, in one line of the cache
+SUM, SHARE, LENGTH, LEFT, SCALE, NUMBER, FACTS = 0, 1, 2, 3, 4, 5, 8  # of a feature, in one line of the cache
+SHORT, LIMIT = 0, 1  # of a feature, float32: its scale, and how near others must be; in an eighth of a line
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +157,17 @@ class _State:
             columns = (side.sums, side.shares, side.lengths, side.left, side.scale)
             for column, values in enumerate(columns):
                 table[:, column] = values[index.order]
-            table[:, LIMIT], table[:, NUMBER] = -np.inf, own
-        whole = np.array([[side.kind, side.n, side.largest] for side in each])
-        self.arrays = np.zeros((n, n_groups)), np.empty(n + 1, np.int32), self.nearest, facts, whole
+            table[:, NUMBER] = own
+        limits = tuple(np.empty((n, 2), np.float32) for _ in each)
+        for table, limit in zip(facts, limits, strict=True):
+            limit[:, SHORT], limit[:, LIMIT] = table[:, SCALE], -np.inf
+        whole = np.array([[side.kind, side.n, side.largest, _takes_off(side)] for side in each])
+        self.arrays = np.zeros((n, n_groups)), np.empty(n + 1, np.int32), self.nearest, facts, limits, whole
+
+
+def _takes_off(side: Sides) -> bool:
+    """Whether what a linear metric takes off for chance is never below 0, so that a product alone is the most."""
+    return side.kind < LINEAR and not side.lengths.any() and float(side.sums.min(initial=0)) >= 0
 
 
 def _merged(parts: list[Array], k: int) -> Array:
@@ -181,7 +190,7 @@ def _work(entries: Any, places: Any, edge: Any, work: Any) -> None:
 @_compile
 def _pairs(
     entries: Any, places: Any, edges: Any, weights: Any, first: int, stop: int,
-    held: Any, touched: Any, nearest: Any, facts: Any, whole: Any,
+    held: Any, touched: Any, nearest: Any, facts: Any, limits: Any, whole: Any,
 ) -> None:  # fmt: skip
     """Add up the pairs of ranks from `first` to before `stop`, and keep the nearest."""
     n, n_groups = held.shape
@@ -193,7 +202,7 @@ def _pairs(
             touched[:n] = np.arange(n)
         for view in range(len(weights)):
             if facts[view][i, NUMBER] >= 0:
-                _offer(i, m, touched, held, weights[view], nearest[view], facts[view], whole[view])
+                _offer(i, m, touched, held, weights[view], nearest[view], facts[view], limits[view], whole[view])
         for t in range(m):
             for group in range(n_groups):
                 held[touched[t], group] = 0
@@ -226,21 +235,27 @@ def _add_up(own: Any, at: Any, begin: int, end: int, group: int, held: Any, touc
 
 
 @_compile
-def _offer(i: int, m: int, touched: Any, held: Any, weights: Any, nearest: Any, facts: Any, whole: Any) -> None:
+def _offer(
+    i: int, m: int, touched: Any, held: Any, weights: Any, nearest: Any, facts: Any, limits: Any, whole: Any
+) -> None:
     """Keep the pairs of a feature that are among the nearest of one of the two."""
-    kind, n, largest = int(whole[0]), whole[1], whole[2]
-    n_groups = held.shape[1]
+    kind, n, largest, takes_off = int(whole[0]), whole[1], whole[2], whole[3] > 0
+    n_groups, scale = held.shape[1], facts[i, SCALE]
     for t in range(m):
         c = touched[t]
         total = 0.0
         for group in range(n_groups):
             total += weights[group] * held[c, group]
+        if takes_off:
+            near = total * scale * limits[c, SHORT]
+            if near < limits[i, LIMIT] and near < limits[c, LIMIT]:
+                continue
         if total == 0 or facts[c, NUMBER] < 0:
             continue
         if kind < LINEAR:
             near = total - facts[i, SUM] * facts[c, SHARE] - facts[i, LENGTH] * facts[c, LENGTH]
-            near *= facts[i, SCALE] * facts[c, SCALE]
-            if near < facts[i, LIMIT] and near < facts[c, LIMIT]:
+            near *= scale * facts[c, SCALE]
+            if near < limits[i, LIMIT] and near < limits[c, LIMIT]:
                 continue
         a, b = (i, c) if facts[i, NUMBER] < facts[c, NUMBER] else (c, i)
         far = distance(
@@ -248,12 +263,12 @@ def _offer(i: int, m: int, touched: Any, held: Any, weights: Any, nearest: Any, 
             facts[b, LEFT], largest,
         )  # fmt: skip
         high = np.uint64(np.float32(far).view(np.uint32)) << np.uint64(32)
-        _keep(nearest, facts, i, high | np.uint64(facts[c, NUMBER]))
-        _keep(nearest, facts, c, high | np.uint64(facts[i, NUMBER]))
+        _keep(nearest, limits, i, high | np.uint64(facts[c, NUMBER]))
+        _keep(nearest, limits, c, high | np.uint64(facts[i, NUMBER]))
 
 
 @_compile
-def _keep(nearest: Any, facts: Any, feature: int, key: Any) -> None:
+def _keep(nearest: Any, limits: Any, feature: int, key: Any) -> None:
     """Put a key among a feature's smallest, in order; once more it changes nothing."""
     k = nearest.shape[1]
     if key >= nearest[feature, k - 1]:
@@ -268,4 +283,4 @@ def _keep(nearest: Any, facts: Any, feature: int, key: Any) -> None:
     nearest[feature, at] = key
     if nearest[feature, k - 1] != NOTHING:
         worst = np.float32(np.uint32(nearest[feature, k - 1] >> np.uint64(32)).view(np.float32))
-        facts[feature, LIMIT] = 1 - np.float64(worst) - SLACK
+        limits[feature, LIMIT] = 1 - np.float64(worst) - SLACK

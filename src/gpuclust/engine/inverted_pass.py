@@ -256,5 +256,5 @@ def _why_not(
 def _held(wanted: Sequence[Wanted] | Sequence[View], groups: PromptGroups, n_features: int) -> int:
     """Bytes besides the entries: a block of rows, and of every thread sums, facts and the nearest of every view."""
     threads: int = numba.config.NUMBA_NUM_THREADS
-    each = 8 * groups.n_groups + 4 + sum(8 * (one.k + inverted_pairs.FACTS) for one in wanted)
+    each = 8 * groups.n_groups + 4 + sum(8 * (one.k + inverted_pairs.FACTS + 1) for one in wanted)
     return BLOCK + n_features * ((threads + 1) * each + 8 * groups.n_groups)
