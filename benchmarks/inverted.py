@@ -44,6 +44,7 @@ from gpuclust.storage import store, token_store
 GROUP, PLANTED, FIRES, K = 10, 0.1, 0.7, 16
 PER_PROMPT = 100  # tokens
 SHARD = 250  # prompts
+STEPS = 1 << 20
 
 
 def rates(n: int, active: float, seed: int = 0) -> np.ndarray:
@@ -56,29 +57,49 @@ def rates(n: int, active: float, seed: int = 0) -> np.ndarray:
     return np.minimum(high / ranks, 0.2)
 
 
+def quantiles(rate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulated rates, and where to begin to look for a number in them."""
+    cumulated = np.cumsum(rate)
+    return cumulated, np.searchsorted(cumulated, np.linspace(0, cumulated[-1], STEPS, endpoint=False))
+
+
 @numba.njit(nogil=True, cache=True)
-def drawn(alone: Any, together: Any, n_rows: int, n_alone: float, n_groups: float, seed: int) -> Any:
-    """Draw rows: features that fire alone and groups, by their cumulated rates."""
+def one_of(cumulated: Any, begin: Any) -> int:
+    """Draw one by its rate."""
+    u = np.random.random()
+    at = begin[int(u * STEPS)]
+    while cumulated[at] < u * cumulated[-1] and at < len(cumulated) - 1:
+        at += 1
+    return at
+
+
+@numba.njit(nogil=True, cache=True)
+def key(feature: int, value: float) -> int:
+    """Pack a feature and a value, so that keys sort by feature."""
+    return (np.int64(feature) << 32) | np.int64(np.float32(value).view(np.int32))
+
+
+@numba.njit(nogil=True, cache=True)
+def drawn(alone: Any, together: Any, place: Any, n_rows: int, seed: int) -> Any:
+    """Draw rows: features that fire alone and groups, by their cumulated rates; `place` numbers them all."""
     np.random.seed(seed)
+    n_alone, n_groups = alone[0][-1], together[0][-1]
     starts = np.zeros(n_rows + 1, np.int64)
-    size = int(n_rows * (n_alone + n_groups * GROUP) * 1.5) + 1000
-    keys = np.empty(size, np.int64)
+    keys = np.empty(int(n_rows * (n_alone + n_groups * GROUP) * 1.5) + 1000, np.int64)
     at = 0
     for row in range(n_rows):
         begin = at
         loud = np.exp(0.5 * np.random.standard_normal())
         for _ in range(np.random.poisson(n_alone)):
-            feature = np.searchsorted(alone, np.random.random() * alone[-1])
-            value = np.float32(np.exp(0.5 * np.random.standard_normal()))
-            keys[at] = (np.int64(feature) << 32) | np.int64(np.float32(value).view(np.int32))
+            feature = one_of(alone[0], alone[1])
+            keys[at] = key(place[feature], np.exp(0.5 * np.random.standard_normal()))
             at += 1
         for _ in range(np.random.poisson(n_groups)):
-            group = np.searchsorted(together, np.random.random() * together[-1])
+            group = one_of(together[0], together[1])
             for member in range(GROUP):
                 if np.random.random() < FIRES:
-                    value = np.float32(loud * np.exp(0.2 * np.random.standard_normal()))
-                    feature = len(alone) + group * GROUP + member
-                    keys[at] = (np.int64(feature) << 32) | np.int64(np.float32(value).view(np.int32))
+                    feature = len(alone[0]) + group * GROUP + member
+                    keys[at] = key(place[feature], loud * np.exp(0.2 * np.random.standard_normal()))
                     at += 1
         keys[begin:at].sort()
         kept = begin
@@ -105,17 +126,16 @@ def written(out: Path, n: int, n_tokens: int, active: float) -> dict[str, Any]:
     rows = [(stop - first) * PER_PROMPT for first, stop in ranges]
     token_store.create(out / schema.TOKENS, rows, n, config, {})
     place = np.random.default_rng(2).permutation(n).astype(np.int32)  # planted ones lie anywhere
-    cumulated = np.cumsum(alone), np.cumsum(together)
+    sources = quantiles(alone), quantiles(together)
     (out / schema.SHARDS).mkdir()
 
     def write(index: int) -> int:
         first, stop = ranges[index]
-        starts, keys = drawn(*cumulated, rows[index], alone.sum(), together.sum(), index)
-        column, values = place[keys >> 32], (keys & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
-        order = np.lexsort((column, np.repeat(np.arange(rows[index]), np.diff(starts))))
+        starts, keys = drawn(*sources, place, rows[index], index)
+        column, values = (keys >> 32).astype(np.int32), keys.astype(np.uint32).view(np.float32)
         prompt = np.repeat(np.arange(first, stop, dtype=np.int32), PER_PROMPT)
         where = np.tile(np.arange(PER_PROMPT, dtype=np.int32), stop - first)
-        tokens = token_store.Tokens(starts, column[order], values[order].astype(np.float16), prompt, where, where)
+        tokens = token_store.Tokens(starts, column, values.astype(np.float16), prompt, where, where)
         token_store.write_shard(out / schema.TOKENS, index, tokens)
         np.savez(out / schema.SHARDS / f"{index:05d}.npz", **tokens.states())
         return len(column)

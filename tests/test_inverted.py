@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import sparse
 
-from gpuclust.compute import gram, inverted_index, inverted_pairs, neighbors, never_together, pair_distance
+from gpuclust.compute import gram, inverted_index, inverted_pairs, neighbors, never_together, pair_distance, topk
 from gpuclust.compute.inverted_pairs import Wanted
 from gpuclust.config import ACTIVITY
 from gpuclust.config_sections import StoreConfig
@@ -37,7 +37,10 @@ def found(
     blocks = iter([sparse.csr_array(values[:cut]), values[cut:]])
     index = inverted_index.build(blocks, groups, n_groups, (values != 0).sum(axis=0), lengths, above)
     edges = np.linspace(0, values.shape[1], parts + 1).astype(int).tolist()
-    several = [inverted_pairs.nearest(index, wanted, index.sums, *part) for part in pairwise(edges)]
+    several: list[list[np.ndarray]] = []
+    for first, stop in reversed(list(pairwise(edges))):
+        known = [topk.unpack(keys[:, -1])[0] for keys in several[-1]] if several else None
+        several.append(inverted_pairs.nearest(index, wanted, index.sums, first, stop, known))
     result, left = [], 0
     for view, one in enumerate(wanted):
         keys = neighbors.merge([part[view] for part in several], one.k)

@@ -79,7 +79,10 @@ class Wanted:
         return sides(view, self.metric, float(squares.max(initial=0)))
 
 
-def nearest(index: Index, wanted: Sequence[Wanted], sums: Sequence[Gram], first: int, stop: int) -> list[Array]:
+def nearest(
+    index: Index, wanted: Sequence[Wanted], sums: Sequence[Gram], first: int, stop: int,
+    known: Sequence[Array] | None = None,
+) -> list[Array]:  # fmt: skip
     """Return the nearest of all features among the pairs of some with more frequent ones.
 
     Parameters
@@ -89,7 +92,10 @@ def nearest(index: Index, wanted: Sequence[Wanted], sums: Sequence[Gram], first:
     sums : sequence of Gram
         Of all rows, a Gram a group; tiles are not read.
     first, stop : int
-        Ranks of the index. What several ranges find together is put together by `neighbors.merge`.
+        Ranks of the index. What several ranges find is put together by `neighbors.merge`.
+    known : sequence of array, (chosen,), float32, optional
+        Distances beyond which nothing is wanted of a feature, a view each; NaN where there is none. Frequent features,
+        the last ranks, have the shortest.
 
     Returns
     -------
@@ -101,7 +107,7 @@ def nearest(index: Index, wanted: Sequence[Wanted], sums: Sequence[Gram], first:
     weights = np.stack([np.asarray(one.weights, np.float64) for one in wanted])
     threads = numba.config.NUMBA_NUM_THREADS
     states: SimpleQueue[Any] = SimpleQueue()
-    held = [_State(index, each, number, [one.k for one in wanted]) for _ in range(threads)]
+    held = [_State(index, each, number, [one.k for one in wanted], known) for _ in range(threads)]
     for state in held:
         states.put(state)
 
@@ -149,7 +155,10 @@ def shares(index: Index, first: int, stop: int, count: int) -> Array:
 class _State:
     """What a thread holds: sums of a feature with others, and the nearest so far of every feature and view."""
 
-    def __init__(self, index: Index, each: Sequence[Sides], number: Sequence[Array], k: Sequence[int]) -> None:
+    def __init__(
+        self, index: Index, each: Sequence[Sides], number: Sequence[Array], k: Sequence[int],
+        known: Sequence[Array] | None,
+    ) -> None:  # fmt: skip
         n, n_groups = len(index.order), len(index.entries)
         self.nearest = tuple(np.full((n, one), NOTHING, np.uint64) for one in k)
         facts = tuple(np.empty((n, FACTS)) for _ in each)
@@ -159,8 +168,11 @@ class _State:
                 table[:, column] = values[index.order]
             table[:, NUMBER] = own
         limits = tuple(np.empty((n, 2), np.float32) for _ in each)
-        for table, limit in zip(facts, limits, strict=True):
-            limit[:, SHORT], limit[:, LIMIT] = table[:, SCALE], -np.inf
+        for view, limit in enumerate(limits):
+            limit[:, SHORT], limit[:, LIMIT] = facts[view][:, SCALE], -np.inf
+            if known is not None:
+                chosen = np.flatnonzero(number[view] >= 0)
+                limit[chosen, LIMIT] = np.nan_to_num(1 - known[view][number[view][chosen]] - SLACK, nan=-np.inf)
         whole = np.array([[side.kind, side.n, side.largest, _takes_off(side)] for side in each])
         self.arrays = np.zeros((n, n_groups)), np.empty(n + 1, np.int32), self.nearest, facts, limits, whole
 
@@ -283,4 +295,4 @@ def _keep(nearest: Any, limits: Any, feature: int, key: Any) -> None:
     nearest[feature, at] = key
     if nearest[feature, k - 1] != NOTHING:
         worst = np.float32(np.uint32(nearest[feature, k - 1] >> np.uint64(32)).view(np.float32))
-        limits[feature, LIMIT] = 1 - np.float64(worst) - SLACK
+        limits[feature, LIMIT] = max(limits[feature, LIMIT], 1 - np.float64(worst) - SLACK)

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute import gram, inverted_index, inverted_pairs, neighbors, never_together, sparse_blocks
+from gpuclust.compute import gram, inverted_index, inverted_pairs, neighbors, never_together, sparse_blocks, topk
 from gpuclust.compute.inverted_index import Index
 from gpuclust.compute.inverted_pairs import Wanted
 from gpuclust.compute.pair_distance import KINDS
@@ -38,7 +38,7 @@ SAMPLES = 4  # shards that are looked at to choose
 # product of a dense tile; a pair of features of a view
 INDEXED, SPARSE, DENSE, PAIR = 5.0, 8.0, 0.025, 25.0
 BLOCK = 60 * token_rows.ENTRIES  # bytes of a block of rows while it is put into the index
-SLACK = 1.2  # of the entries, whose number is estimated
+SLACK = 1.05  # of the entries, whose number is estimated
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,19 +84,20 @@ def sample_task(
     return Sample(n_rows, times, pairs)
 
 
-def index_task(out: Path, kept: Array, plan: budget.Plan, groups: PromptGroups, times: Array, most: int) -> Index:
+def index_task(out: Path, kept: Array, plan: budget.Plan, groups: PromptGroups, seen: Sample, most: int) -> Index:
     """Read all rows into an index.
 
     Parameters
     ----------
     out, kept, plan, groups
         As of `views.read`.
-    times, most
+    seen : Sample
+    most : int
         As of `inverted_index.build`.
     """
     rows = read(out, kept, 0, groups.groups.shape[-1], plan, groups, resolve("cpu"))
     return inverted_index.build(
-        rows.blocks, rows.groups, groups.n_groups, times, rows.lengths, groups.active_above, most
+        rows.blocks, rows.groups, groups.n_groups, seen.times, rows.lengths, groups.active_above, most
     )
 
 
@@ -110,21 +111,21 @@ def sums_task(index: Index) -> tuple[list[gram.Gram], bool, int]:
     return index.sums, index.signed, index.n_entries
 
 
-def nearest_task(index: Index, wanted: Sequence[Wanted], part: int, parts: int) -> list[Array]:
+def nearest_task(
+    index: Index, wanted: Sequence[Wanted], part: int, parts: int, known: Sequence[Array] | None
+) -> list[Array]:
     """Return the nearest that one of several parts of the features meets, as of `inverted_pairs.nearest`.
 
     Parameters
     ----------
-    index : Index
-    wanted : sequence of Wanted
+    index, wanted, known
+        As there.
     part, parts : int
+        The first has the features that fire most.
     """
-    edges = inverted_pairs.shares(index, 0, len(index.order), parts)
-    if part >= len(edges) - 1:
-        first = stop = 0
-    else:
-        first, stop = edges[part : part + 2].tolist()
-    return inverted_pairs.nearest(index, wanted, index.sums, first, stop)
+    edges = inverted_pairs.shares(index, 0, len(index.order), parts)[::-1].tolist()
+    stop, first = edges[part : part + 2] if part + 1 < len(edges) else (0, 0)
+    return inverted_pairs.nearest(index, wanted, index.sums, first, stop, known)
 
 
 def compared_task(index: Index, wanted: Wanted, features: Array) -> Array:
@@ -154,7 +155,8 @@ def by_index(
         ranges = store.shard_ranges(run / schema.ACTIVATIONS)
         some = [ranges[at] for at in np.unique(np.linspace(0, len(ranges) - 1, SAMPLES).astype(int))]
         plain = replace(groups, permute=None)
-        seen = submit(client, "neighbors", sample_task, run, features, some, plan, plain).result()
+        sample = submit(client, "neighbors", sample_task, run, features, some, plan, plain)
+        seen = sample.result()
         share = sum(stop - first for first, stop in some) / groups.groups.shape[-1]
         reason = _why_not(seen, share, len(features), views, groups, plan)
     if reason is not None:
@@ -166,7 +168,7 @@ def by_index(
         for view, place in zip(views, places, strict=True)
     ]
     try:
-        return _found(client, len(workers), run, features, groups, wanted, plan, progress, seen.times)
+        return _found(client, len(workers), run, features, groups, wanted, plan, progress, sample)
     except MemoryBudgetError as error:
         log.warning("neighbors: by tiles of a Gram matrix, as the rows are more than was expected: %s", error)
         return None
@@ -174,32 +176,33 @@ def by_index(
 
 def _found(
     client: Any, n_workers: int, run: Path, features: Array, groups: PromptGroups, wanted: Sequence[Wanted],
-    plan: budget.Plan, progress: Any, times: Array,
+    plan: budget.Plan, progress: Any, sample: Any,
 ) -> Found:  # fmt: skip
     most = plan.room - _held(wanted, groups, len(features))
     indices = [
-        submit(client, "neighbors", index_task, run, features, plan, groups, times, most, label=f"index {number}")
+        submit(client, "neighbors", index_task, run, features, plan, groups, sample, most, label=f"index {number}")
         for number in range(n_workers)
     ]
     sums, signed, entries = submit(client, "neighbors", sums_task, indices[0]).result()
     parts = n_workers * RANGES
     keys: list[Array] = []
     with progress.counting("ranges of features", parts) as advance:
-        tasks = [
-            submit(
-                client, "neighbors", nearest_task, indices[part % n_workers], wanted, part, parts,
-                label=f"range {part} of the features",
-            )
-            for part in range(parts)
-        ]  # fmt: skip
-        for task in tasks:
-            found = task.result()
-            task.release()
-            keys = [
-                neighbors.merge([old, new], one.k) if keys else new
-                for one, old, new in zip(wanted, keys or found, found, strict=True)
-            ]
-            advance()
+        for begin in range(0, parts, n_workers):
+            known = [topk.unpack(own[:, -1])[0] for own in keys] or None
+            tasks = [
+                submit(
+                    client, "neighbors", nearest_task, index, wanted, begin + number, parts, known,
+                    label=f"range {begin + number} of the features",
+                )
+                for number, index in enumerate(indices)
+            ]  # fmt: skip
+            for task in tasks:
+                found = task.result()
+                keys = [
+                    neighbors.merge([old, new], one.k)
+                    for one, old, new in zip(wanted, keys or [own[:, :0] for own in found], found, strict=True)
+                ]
+                advance()
     compared = 0
     for one, own in zip(wanted, keys, strict=True):
         left = never_together.complete(own, one, sums, signed)
