@@ -243,3 +243,33 @@ def test_hosts_of_gpu_workers() -> None:
     assert got["neighbors"] == GPU_WORKER + blocks + 4 * K * K * 8
     dense = peaks(settings | {"cluster": {"method": "distances"}}, device_allowed=ROOM)
     assert dense["neighbors"] == got["neighbors"] + K * K * (4 + 4)
+
+
+@pytest.mark.parametrize(("rows", "quality"), [("token", {"null": True}), ("window", {"null": False})])
+def test_tokens_take_what_fires_on_them(rows: str, quality: dict[str, bool]) -> None:
+    settings = ONE | {"store": {"shard_prompts": 300}, "quality": quality}
+    tokens = settings | {"extract": {"rows": rows}, "max_tokens": 90}
+    plain = peaks(settings | {"neighbors": {"metric": "correlation"}})
+    each = 64  # features that fire on a token, at least
+    block = 60 << 22
+    for n_tokens, length in ((0, 90), (30 * N, 30)):
+        shard, mixed = 300 * length * each, min(512, N) * length * each if quality["null"] else 0
+        more = {name: size - plain[name] for name, size in peaks(tokens, replace(SHAPES, n_tokens=n_tokens)).items()}
+        assert more["extract"] == 64 * shard
+        assert more["neighbors"] == 24 * shard + block
+        assert more["quality"] == 24 * shard + block + 90 * mixed
+        assert more["analyse"] == (24 + 80) * shard
+        assert more["reduce"] == more["embed"] == 0
+    wide = replace(SHAPES, n_features=100_000)
+    assert peaks(tokens, wide)["neighbors"] - peaks(settings, wide)["neighbors"] == 24 * 300 * 90 * 500 + block
+    assert device_peaks(tokens) == device_peaks(settings | {"neighbors": {"metric": "correlation"}})
+    on_gpu, plain = (
+        peaks(one, device_allowed=ROOM) for one in (tokens, settings | {"neighbors": {"metric": "correlation"}})
+    )
+    assert on_gpu["extract"] - plain["extract"] == 64 * 300 * 90 * each
+
+
+def test_an_index_has_the_room_that_process_and_weights_leave() -> None:
+    assert budget.plan(validate({}), SHAPES, BASE + 12345, ()).room == 12345
+    assert budget.plan(validate({}), SHAPES, BASE - 1, ()).room == 0
+    assert budget.plan(validate({}), SHAPES, ROOM, (), device_allowed=ROOM).room == 0

@@ -22,6 +22,7 @@ from gpuclust.engine import token_rows
 from gpuclust.errors import ConfigError, InputError, ParameterError, StoreError
 from gpuclust.extraction import encoders, extract_shard
 from gpuclust.extraction.gathered_tokens import GatheredTokens
+from gpuclust.hardware import token_budget
 from gpuclust.storage import store, token_store, verifying
 from tests import tiny
 
@@ -72,7 +73,7 @@ def test_blocks_of_sparse_rows_are_larger(tokens: Path, monkeypatch: pytest.Monk
     assert max(cut) == 7
     whole = list(token_rows.blocks(tokens, kept, rows, 7, sparse_below=1.0))
     assert len(whole) == 3  # shards
-    monkeypatch.setattr(token_rows, "ENTRIES", 200)
+    monkeypatch.setattr(token_budget, "ENTRIES", 200)
     several = list(token_rows.blocks(tokens, kept, rows, 7, sparse_below=1.0))
     assert len(whole) < len(several) < len(cut)
     assert max(block.nnz for block in several) < 2 * 200

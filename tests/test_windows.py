@@ -97,6 +97,18 @@ def test_features_are_permuted_apart_from_each_other() -> None:
     assert (windows.permuted(sparse.csr_array(rows), np.arange(40), [0, 2]).toarray() != got).any()
 
 
+def test_no_two_features_are_permuted_alike_however_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.tile(np.arange(1, 41, dtype=np.float32)[:, None], (1, 6))
+    whole = windows.permuted(sparse.csr_array(rows), np.arange(40), [0, 1]).toarray()
+    monkeypatch.setattr(windows, "PERMUTED", 2)
+    got = windows.permuted(sparse.csr_array(rows), np.arange(40), [0, 1]).toarray()
+    np.testing.assert_array_equal(np.sort(got, axis=0), rows)
+    assert len({tuple(column) for column in got.T}) == 6
+    first = windows.permuted(sparse.csr_array(rows[:, :2]), np.arange(40), [0, 1]).toarray()
+    np.testing.assert_array_equal(got[:, :2], first)
+    assert (whole[:, 2:] != got[:, 2:]).any()
+
+
 @pytest.mark.parametrize("lengths", [[1, 9], [9, 1], [4, 2, 7]])
 def test_prompts_of_other_lengths_hold_what_moves_to_them(lengths: list[int]) -> None:
     prompt = prompts_of(lengths)

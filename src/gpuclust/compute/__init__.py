@@ -2,6 +2,7 @@
 
     reductions       moments and strongest prompts, as states that add up; topk
     gram             the Gram matrix in tiles; neighbors: exact neighbours from it, or from a sketch
+    inverted_index   sparse rows by feature; inverted_pairs and never_together: exact neighbours without all pairs
     feature_filter   which features are kept, and their quadrants
     embedding        UMAP of a neighbour graph; spanning_tree and clustering: HDBSCAN; consensus: of many clusterings
     halves           which prompts are in which half; duplicates: features that are copies of one another

@@ -8,6 +8,8 @@ import numpy as np
 
 from gpuclust.types import Array
 
+PERMUTED = 1 << 14  # features whose prompts are permuted at once: 8 bytes a prompt of the block for each
+
 
 def windows(prompt: Array, size: int) -> Array:
     """Cut each prompt's rows into windows, in order; a prompt's last window may have fewer rows.
@@ -92,17 +94,27 @@ def permuted(rows: Any, prompt: Array, seed: list[int]) -> Any:
         return rows
     _, begin, number = np.unique(prompt, return_index=True, return_inverse=True)
     length = np.bincount(number)
-    n_prompts, n_features = len(begin), rows.shape[1]
-    rng = np.random.default_rng(seed)
-    moved = rng.permuted(np.tile(np.arange(n_prompts, dtype=np.int32), (n_features, 1)), axis=1)
-    turn = rng.random((n_features, n_prompts), np.float32)
     row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
     own = number[row]
-    to = moved[rows.indices, own]
-    begun = (turn[rows.indices, own] * length[to]).astype(np.int64)
-    place = (begin[to] + (row - begin[own] + begun) % length[to]) * n_features + rows.indices
+    place = np.empty(rows.nnz, np.int64)
+    for first in range(0, rows.shape[1], PERMUTED):
+        slab = [] if first == 0 else [first]
+        width = min(PERMUTED, rows.shape[1] - first)
+        at = np.flatnonzero((rows.indices >= first) & (rows.indices < first + width))
+        moved, turn = _moved(width, len(begin), seed + slab)
+        column = rows.indices[at] - first
+        to = moved[column, own[at]]
+        begun = (turn[column, own[at]] * length[to]).astype(np.int64)
+        place[at] = (begin[to] + (row[at] - begin[own[at]] + begun) % length[to]) * rows.shape[1] + rows.indices[at]
     chosen = peaks(place, rows.data)
     return _rows(place[chosen], rows.data[chosen], rows.shape)
+
+
+def _moved(n_features: int, n_prompts: int, seed: list[int]) -> tuple[Array, Array]:
+    """Where each feature's prompts go, and how far into them they begin: (feature, prompt), int32 and float32."""
+    rng = np.random.default_rng(seed)
+    prompts = np.tile(np.arange(n_prompts, dtype=np.int32), (n_features, 1))
+    return rng.permuted(prompts, axis=1), rng.random((n_features, n_prompts), np.float32)
 
 
 def peaks(place: Array, values: Array) -> Array:

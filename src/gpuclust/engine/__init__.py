@@ -3,7 +3,8 @@
     pipeline       the loop over the stages, resumed where they were left
     steps          what the driver does in each stage
     tasks          what a worker does for each; quality_task: for quality
-    gram_pass      the Gram matrix over workers, and neighbours from it, for any groups of prompts
+    exact_pass     neighbours for any views of the prompts: gram_pass by tiles, inverted_pass by an index of sparse rows
+    views          groups and views of the prompts, what a pass reads, and the files of neighbours
     prompt_rows    what a pass reads of the prompts
     execute        a run on a scheduler that starts when it is needed; planning: what it would take
     imported       activations of a file, as the first stages of a run

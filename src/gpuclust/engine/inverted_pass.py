@@ -20,12 +20,11 @@ from gpuclust.compute import gram, inverted_index, inverted_pairs, neighbors, ne
 from gpuclust.compute.inverted_index import Index
 from gpuclust.compute.inverted_pairs import Wanted
 from gpuclust.compute.pair_distance import KINDS
-from gpuclust.engine import token_rows
 from gpuclust.engine.failures import submit
 from gpuclust.engine.views import Found, PromptGroups, View, read
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.formatting import gigabytes
-from gpuclust.hardware import budget
+from gpuclust.hardware import budget, token_budget
 from gpuclust.hardware.backend import resolve
 from gpuclust.storage import store
 from gpuclust.types import Array
@@ -37,7 +36,6 @@ SAMPLES = 4  # shards that are looked at to choose
 # Nanoseconds on two cores (benchmarks/inverted.py): a pair of entries of a row, by an index and by sparse tiles; a
 # product of a dense tile; a pair of features of a view
 INDEXED, SPARSE, DENSE, PAIR = 5.0, 8.0, 0.025, 25.0
-BLOCK = 60 * token_rows.ENTRIES  # bytes of a block of rows while it is put into the index
 SLACK = 1.05  # of the entries, whose number is estimated
 
 
@@ -260,4 +258,4 @@ def _held(wanted: Sequence[Wanted] | Sequence[View], groups: PromptGroups, n_fea
     """Bytes besides the entries: a block of rows, and of every thread sums, facts and the nearest of every view."""
     threads: int = numba.config.NUMBA_NUM_THREADS
     each = 8 * groups.n_groups + 4 + sum(8 * (one.k + inverted_pairs.FACTS + 1) for one in wanted)
-    return BLOCK + n_features * ((threads + 1) * each + 8 * groups.n_groups)
+    return token_budget.BLOCK + n_features * ((threads + 1) * each + 8 * groups.n_groups)

@@ -110,7 +110,7 @@ class Context:
         shapes = budget.Shapes(
             facts["rows"], facts["d_sae"], n_kept or facts["d_sae"], facts["d_in"], facts["model_bytes"],
             sae_bytes=facts.get("sae_bytes", 0), whole_bytes=facts.get("whole_bytes", 0), n_clusters=n_clusters,
-            n_groups=2 if halved else 1, n_views=3 if halved else 1,
+            n_groups=2 if halved else 1, n_views=3 if halved else 1, n_tokens=facts.get("tokens", 0),
         )  # fmt: skip
         allowed = budget.budget(self.config, len(self.scheduler.workers), self.on)
         # Before the filter the number of kept features is not known, and then not that of clusters.

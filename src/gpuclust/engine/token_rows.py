@@ -14,11 +14,9 @@ from gpuclust import schema
 from gpuclust.compute import windows
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
-from gpuclust.hardware import budget
+from gpuclust.hardware import budget, token_budget
 from gpuclust.storage import store, token_store
 from gpuclust.types import Array
-
-ENTRIES = 1 << 22  # of a block of sparse rows; some 60 bytes each while it is added to a Gram matrix
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,8 @@ def blocks(
     permute : int, optional
         Seed (`windows.permuted`).
     sparse_below : float
-        Of rows of which a smaller share is not zero, blocks have more: up to ENTRIES entries. A sparse product takes as
-        long for a block as for its features, however few its rows are.
+        Of rows of which a smaller share is not zero, blocks have more: up to `token_budget.ENTRIES` entries. A sparse
+        product takes as long for a block as for its features, however few its rows are.
 
     Yields
     ------
@@ -126,7 +124,7 @@ def blocks(
     for prompt, fired in _parts(out, kept, permute, first, stop):
         found = rows.together(prompt, fired)
         n, entries = found.shape[0], max(found.nnz, 1)
-        step = max(most, ENTRIES * n // entries) if entries < sparse_below * n * len(kept) else most
+        step = max(most, token_budget.ENTRIES * n // entries) if entries < sparse_below * n * len(kept) else most
         for start in range(0, n, step):
             yield found[start : start + step]
 

@@ -16,7 +16,7 @@ from typing import Any
 from gpuclust.config import Config
 from gpuclust.errors import MemoryBudgetError
 from gpuclust.formatting import gigabytes
-from gpuclust.hardware import process
+from gpuclust.hardware import process, token_budget
 from gpuclust.hardware.device import RESERVE as CONTEXT
 from gpuclust.section import parse_bytes
 from gpuclust.stage_table import PLANNED
@@ -49,7 +49,8 @@ class Shapes:
 
     `n_groups` and `n_views` count the groups of prompts that have a Gram of their own, and the sums of them that
     neighbours are wanted for. `n_clusters` is 0 while it is not known; as many as `min_cluster_size` allows are then
-    counted. `whole_bytes` is the whole language model as it is loaded, 0 where not known.
+    counted. `whole_bytes` is the whole language model as it is loaded, `n_tokens` counts those of all prompts; 0 where
+    not known.
     """
 
     n_prompts: int
@@ -62,6 +63,7 @@ class Shapes:
     sae_bytes: int = 0
     n_clusters: int = 0
     whole_bytes: int = 0
+    n_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     peaks |= _host_of_clusters(config, shapes, base)
     peaks["quality"] = _quality(config, shapes, rows, base, peaks)
     peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _directions(config, shapes)
+    _add_tokens(config, shapes, peaks)
     stages = _stages(config, store, -(-n_tiles // per_pass), peaks, {})
     return Plan(allowed, rows, tile, per_pass, stages, room=max(allowed - base, 0))
 
@@ -214,9 +217,17 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     host["analyse"] = (
         base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes) + _directions(config, shapes)
     )
+    _add_tokens(config, shapes, host)
     device["quality"] = max(device[name] for name in ("neighbors", "embed", "cluster"))
     stages = _stages(config, store, -(-n_tiles // per_pass), host, device)
     return Plan(allowed, rows, tile, per_pass, stages, device_allowed)
+
+
+def _add_tokens(config: Config, shapes: Shapes, host: dict[str, int]) -> None:
+    """Add what tokens take to the peaks of the host, in place."""
+    more = token_budget.bytes_of_stages(config, shapes.n_prompts, shapes.n_features, shapes.n_tokens, PERMUTED_ROWS)
+    for stage, size in more.items():
+        host[stage] += size
 
 
 def _blocks(
