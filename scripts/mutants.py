@@ -249,7 +249,7 @@ MUTANTS = [
            "found = _most(0 * side.scale)", "test_inverted.py", "lengths tie features that never fire together"),
     Mutant("index-room", "engine/inverted_pass.py", "if needed > plan.room:", "if needed > 10**18:",
            "test_inverted.py", "an index without room is not begun"),
-    Mutant("index-cost", "engine/inverted_pass.py", "if pairs * INDEXED > tiles:", "if pairs * INDEXED > 1e30:",
+    Mutant("index-cost", "engine/inverted_pass.py", "if index > tiles:", "if index > 1e30:",
            "test_inverted.py", "dense rows go by tiles"),
     Mutant("permuted-parts", "compute/windows.py", "seed + slab", "seed", "test_windows.py",
            "features of different parts are permuted alike"),

@@ -182,7 +182,10 @@ def test_why_there_is_no_index(change: dict[str, object], why: str) -> None:
 def test_dense_rows_are_not_indexed() -> None:
     views = [View(np.ones(1), Path("x"), "cosine", K)]
     groups = PromptGroups(np.zeros(2000, int), 1)
-    for density, why in ((0.5, "of its rows 50.0% are not zero"), (0.01, None)):
+    for density, why in (
+        (0.5, "of its rows 50.0% are not zero: some 0.338 s, by an index of them 12.5 s"),
+        (0.01, None),
+    ):
         each = int(3000 * density)
         seen = inverted_pass.Sample(500, np.full(3000, int(500 * density)), 500 * each * (each - 1) / 2)
         assert inverted_pass._why_not(seen, 0.25, 3000, views, groups, PLAN) == why

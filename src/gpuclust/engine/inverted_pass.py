@@ -33,9 +33,9 @@ log = logging.getLogger("gpuclust")
 
 RANGES = 4  # of the features, for each worker
 SAMPLES = 4  # shards that are looked at to choose
-# Nanoseconds on two cores (benchmarks/inverted.py): a pair of entries of a row, by an index and by sparse tiles; a
-# product of a dense tile; a pair of features of a view
-INDEXED, SPARSE, DENSE, PAIR = 5.0, 8.0, 0.025, 25.0
+# Nanoseconds on two cores (docs/decisions.md): a pair of entries of a row by an index, and to put an entry into it; a
+# pair by sparse tiles; a product of a dense tile; a pair of features of a view
+INDEXED, PUT, SPARSE, DENSE, PAIR = 5.5, 45.0, 8.0, 0.025, 25.0
 SLACK = 1.05  # of the entries, whose number is estimated
 
 
@@ -242,8 +242,12 @@ def _why_not(
     sparse = entries < gram.SPARSE_DENSITY * n_features * seen.n_rows / share
     product = pairs * SPARSE if sparse else seen.n_rows / share * all_pairs * DENSE
     tiles = product + all_pairs * len(views) * PAIR
-    if pairs * INDEXED > tiles:
-        return f"of its rows {entries / max(seen.n_rows / share * n_features, 1):.1%} are not zero"
+    index = pairs * INDEXED + entries * PUT
+    if index > tiles:
+        dense = entries / max(seen.n_rows / share * n_features, 1)
+        return (
+            f"of its rows {dense:.1%} are not zero: some {tiles / 1e9:.3g} s, by an index of them {index / 1e9:.3g} s"
+        )
     needed = int(entries * SLACK) * inverted_index.BYTES + _held(views, groups, n_features)
     if needed > plan.room:
         return f"an index of the rows takes {gigabytes(needed)}, and {gigabytes(plan.room)} are left of the plan's"
