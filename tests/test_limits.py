@@ -144,6 +144,16 @@ def test_the_estimate_holds_what_a_run_takes(tmp_path: Path) -> None:
     assert like == shards
 
 
+def test_the_estimate_counts_what_fires_on_tokens() -> None:
+    prompts, tokens = (
+        Config.model_validate({"extract": {"rows": rows}, "max_tokens": 50}) for rows in ("prompt", "token")
+    )
+    for d_sae, active in ((96, 64), (32_768, 163.84)):
+        (less, before), (least, most) = disk.needed(prompts, 600, d_sae), disk.needed(tokens, 600, d_sae)
+        assert least == less
+        assert most - before == int(4 * 600 * 50 * active)
+
+
 def test_a_disk_with_room_is_no_hindrance(tmp_path: Path) -> None:
     disk.check(tmp_path, Config(), 1000, 2048)
     with pytest.raises(StoreError, match="take at least"):

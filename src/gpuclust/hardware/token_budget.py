@@ -13,6 +13,19 @@ ENTRIES = 1 << 22  # of a block of sparse rows
 BLOCK = 60 * ENTRIES  # while it is added to a Gram matrix or put into an index
 
 
+def entries(config: Config, n_prompts: int, n_features: int, n_tokens: int = 0) -> float:
+    """Return about how many activations of tokens are not zero.
+
+    Parameters
+    ----------
+    config : Config
+    n_prompts, n_features : int
+    n_tokens : int
+        Of all prompts; 0 where not known: as many as they may have.
+    """
+    return (n_tokens or n_prompts * config.max_tokens) * max(SHARE * n_features, FEWEST)
+
+
 def bytes_of_stages(
     config: Config, n_prompts: int, n_features: int, n_tokens: int, permuted_prompts: int
 ) -> dict[str, int]:
@@ -34,7 +47,7 @@ def bytes_of_stages(
     """
     if not config.keeps_tokens:
         return {}
-    each = (n_tokens / max(n_prompts, 1) if n_tokens else config.max_tokens) * max(SHARE * n_features, FEWEST)
+    each = entries(config, n_prompts, n_features, n_tokens) / max(n_prompts, 1)
     shard = int(min(config.store.shard_prompts, n_prompts) * each)
     mixed = int(min(permuted_prompts, n_prompts) * each) if config.permuted else 0
     return {

@@ -9,6 +9,7 @@ from pathlib import Path
 from gpuclust.config import Config
 from gpuclust.errors import StoreError
 from gpuclust.formatting import gigabytes
+from gpuclust.hardware import token_budget
 
 log = logging.getLogger("gpuclust")
 
@@ -18,13 +19,15 @@ PER_EXAMPLE = 60  # bytes of an example of a feature: prompt, value, token, word
 PER_NEIGHBOR = 8  # bytes of a neighbour: int32 and float32
 SPARSEST = 1 << 16  # elements of a bucket of the codec's layout for sparse chunks, a bit each
 SHARD = 52  # bytes of a shard's file without an entry: a chunk's header, its place and their checksum
+TOKEN = 4  # bytes of an activation of a token, its place included: real ones take 3.2 to 3.8
 MOMENTS = 20 * 8  # bytes of a feature in the state of a shard
 
 
 def needed(config: Config, rows: int, d_sae: int, kept_bytes: int = 0, kept_rows: int = 0) -> tuple[int, int]:
     """Return the bytes that activations still take on a disk, and what is made of them: at least, and at most.
 
-    What fires on tokens (``extract.rows``) is counted in the shards that are there, and not before the first one is.
+    What fires on tokens (``extract.rows``) is counted in the shards that are there; before the first one is, at most
+    `TOKEN` bytes for each activation that `token_budget.entries` expects.
 
     Parameters
     ----------
@@ -49,7 +52,8 @@ def needed(config: Config, rows: int, d_sae: int, kept_bytes: int = 0, kept_rows
     if kept_rows:
         like = kept_bytes * rows // kept_rows
         return like, like + like // 10 + states + later
-    return sparsest, bitmap + rows * d_sae * item + states + later
+    tokens = int(TOKEN * token_budget.entries(config, rows, d_sae)) if config.keeps_tokens else 0
+    return sparsest, bitmap + rows * d_sae * item + tokens + states + later
 
 
 def check(path: Path, config: Config, rows: int, d_sae: int, kept_bytes: int = 0, kept_rows: int = 0) -> None:
