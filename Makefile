@@ -1,5 +1,5 @@
 # make run    the main job on the embedded demo     make test   all tests
-# make questions  the the questions on the embedded demo: minutes
+# make questions  the questions on the embedded demo: minutes
 # make lint   ruff and mypy                         make clean  remove what the others made
 # make docs   the documentation's site, into build/site
 # make mutants  wrong lines, one at a time, on a copy: which do the tests not notice? (scripts/mutants.py)
