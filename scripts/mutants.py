@@ -310,6 +310,8 @@ MUTANTS = [
            "test_imported_runs.py", "a plan on activations that are there asks no model how large they are"),
     Mutant("sweep-imported", "sweep/experiment.py", "if store.imported(path / schema.ACTIVATIONS):", "if False:",
            "test_imported_runs.py", "a sweep takes imported activations as they are"),
+    Mutant("extraction-held", "engine/steps.py", 'if self.stage != "extract":', "if False:", "test_imported_runs.py",
+           "memory of an extraction that is done is not asked for"),
     Mutant("contexts-by-number",
            "results/cards.py", 'f"token {position}" if n == 1 else', 'f"token {position}" if True else',
            "test_imported_runs.py", "a window without text says how many tokens it has"),

@@ -132,3 +132,9 @@ def test_missing_texts_of_observations_are_empty(tmp_path: Path) -> None:
 
     column = {"values": np.array([b"a", b"", b"c"], object), "mask": np.array([False, True, False])}
     assert list(_column(tmp_path, "text", column)) == ["a", None, "c"]
+
+
+def test_memory_that_an_extraction_would_take_is_not_asked_for(windows: gpuclust.Run, tmp_path: Path) -> None:
+    given = ["--reuse", str(windows.path), "--out", str(tmp_path / "out"), "--scheduler", "threads", "--quiet"]
+    more = ["device.memory=2.5GB", "extract.batch_tokens=100000000"]  # of which the extraction alone makes batches
+    assert cli.main(["run", *given, "--no-report", "--set", *more]) == 0
