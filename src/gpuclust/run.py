@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpuclust import plan, terminal
+from gpuclust import plan, schema, terminal
 from gpuclust.places import place
 
 log = logging.getLogger("gpuclust")
@@ -60,6 +60,11 @@ def work(args: argparse.Namespace) -> None:
     config = configfile.load(args.config, args.set)
     if idle := configfile.without_effect(config):
         log.warning(idle)
+    if config.model.name == schema.IMPORTED and args.reuse is None:
+        raise InputError(
+            f"these are settings of activations that were imported from {config.sae.path}, without a model: gpuclust "
+            "import goes on with that run, and gpuclust run --reuse RUN --out OTHER clusters its activations anew"
+        )
     out = args.out or Path("runs") / (args.config.stem if args.config else "demo")
     if config.analyse.labeller is not None:
         labeller.find(config.analyse.labeller)

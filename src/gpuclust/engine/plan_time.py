@@ -52,7 +52,9 @@ def _told(config: Config, there: Config, stages: dict[str, Any], earlier: Path, 
     parts = [] if extracted else [_extraction(config, there, stages, earlier)]
     if config.n_prompts == there.n_prompts:
         same = [
-            name for name in stage_table.NAMES if name in stages and name != "extract" and _same(name, config, there)
+            name
+            for name in stage_table.NAMES
+            if name in stages and name != "extract" and _same(name, config, there, extracted)
         ]
         same = [name for name in same if not (extracted and name in stage_table.ACTIVATIONS)]
         if same:
@@ -64,7 +66,7 @@ def _told(config: Config, there: Config, stages: dict[str, Any], earlier: Path, 
         parts.append(
             f"what follows is not estimated: it took {duration(seconds)} there, with {there.n_prompts:,} prompts"
         )
-    elif others := [name for name in left if not _same(name, config, there)]:
+    elif others := [name for name in left if not _same(name, config, there, extracted)]:
         parts.append(f"not estimated, because set otherwise there or not done: {', '.join(others)}")
     return (
         f"time, by {earlier} on the machine that made it: {'; '.join(parts)}"
@@ -103,8 +105,10 @@ def _extraction(config: Config, there: Config, stages: dict[str, Any], earlier: 
     return f"{duration(needed / rate)} to extract {config.n_prompts:,} prompts, at {rate:,.0f} tokens a second"
 
 
-def _same(name: str, config: Config, there: Config) -> bool:
-    """Whether a stage, and all that it reads, is set as it was there."""
+def _same(name: str, config: Config, there: Config, extracted: bool) -> bool:
+    """Whether a stage, and all it reads, is set as it was there; activations that are taken from there are."""
+    if extracted and name in stage_table.ACTIVATIONS:
+        return True
     stage = stage_table.get(name)
     own = stage_table.values(stage, config) == stage_table.values(stage, there)
-    return own and all(_same(read, config, there) for read in stage.reads)
+    return own and all(_same(read, config, there, extracted) for read in stage.reads)

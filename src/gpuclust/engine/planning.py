@@ -39,7 +39,8 @@ def show_plan(
     earlier : Path, optional
         Folder of a run whose record says how long such a run takes.
     """
-    facts = model_sizes.facts(config)
+    there = Run(earlier).record["stages"]["prompts"] if extracted and earlier else None
+    facts = model_sizes.facts(config) if there is None else model_sizes.recorded(there)
     feature_filter.check_size(facts["d_sae"], config.fewest_features)
     name = "local-cuda" if scheduler == "local-cuda" else choose(scheduler)[0]
     device = "cuda" if name == "local-cuda" else "cpu"
@@ -50,7 +51,7 @@ def show_plan(
                 "--plan for GPU workers needs a budget where there is no GPU: --set device.memory=6GB, say"
             )
         on_device = free_bytes()
-    n_prompts = Run(earlier).record["stages"]["prompts"]["rows"] if extracted and earlier else config.n_prompts
+    n_prompts = config.n_prompts if there is None else there["rows"]
     whole = budget.Shapes(
         n_prompts,
         facts["d_sae"],
@@ -82,9 +83,10 @@ def show_plan(
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
     console.print(plan_time.estimate(config, earlier, extracted, device), markup=False)
-    model = gigabytes(facts["model_bytes"]) + " of language model up to the hook counted in"
     bounds = "all features kept, as many clusters as hdbscan.min_cluster_size allows"
-    console.print(f"[dim]upper bounds: {bounds}; {model}[/dim]")
+    if facts["model_bytes"]:
+        bounds += f"; {gigabytes(facts['model_bytes'])} of language model up to the hook counted in"
+    console.print(f"[dim]upper bounds: {bounds}[/dim]")
     for stage in (stage for stage in plan.stages if not (extracted and stage.stage == "extract")):
         for needed, of, bound in ((stage.peak, "host", allowed), (stage.device_peak, "GPU", on_device)):
             if needed is not None and bound is not None and needed > bound:

@@ -93,14 +93,33 @@ def check(source: Path, wanted: Sequence[Config], target: Path | None = None) ->
         other = [f"{key} is {a!r} there and {b!r} here" for key, a, b in differences(known, texts(wanted[0]))]
         raise StoreError(
             f"--reuse {source} has other activations than are needed: {'; '.join(other[:4])}. Leave these settings as "
-            "they are there, or leave --reuse out"
+            f"they are there (in a sweep: base: {source / schema.CONFIG}), or leave --reuse out"
         )
-    if reason := _not_whole(source, there.record["stages"]["extract"]):
+    refuse_not_whole(source, there.record["stages"])
+    if target is not None and target.resolve().is_relative_to(source.resolve()):
+        raise StoreError(f"--out {target} lies in --reuse {source}, which is only read: give a folder beside it")
+
+
+def refuse_not_whole(source: Path, stages: dict[str, Any]) -> None:
+    """Refuse activations of which some are missing.
+
+    Parameters
+    ----------
+    source : Path
+        Folder of a run.
+    stages : dict
+        Of its record.
+
+    Raises
+    ------
+    StoreError
+    """
+    lost = [name for name in stage_table.ACTIVATIONS if name not in stages]
+    reason = f"the record has no stage {lost[0]}" if lost else _not_whole(source, stages["extract"])
+    if reason:
         raise StoreError(
             f"--reuse {source}: its activations are not whole ({reason}); that run's own command makes them whole"
         )
-    if target is not None and target.resolve().is_relative_to(source.resolve()):
-        raise StoreError(f"--out {target} lies in --reuse {source}, which is only read: give a folder beside it")
 
 
 def _not_whole(source: Path, entry: dict[str, Any]) -> str | None:

@@ -115,6 +115,8 @@ class Context:
         allowed = budget.budget(self.config, len(self.scheduler.workers), self.on)
         # Before the filter the number of kept features is not known, and then not that of clusters.
         held = stage_table.PLANNED if n_clusters else budget.TO_CLUSTERS if n_kept else ("extract",)
+        if self.stage != "extract":  # it is done: here, by another run, or by whom activations are imported from
+            held = tuple(name for name in held if name != "extract")
         return budget.plan(self.config, shapes, allowed, held, self.scheduler.memory)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -163,7 +163,10 @@ def _column(path: Path, name: str, found: Any) -> Any:
         if len(missing) and name != "text":
             raise ActivationError(f"{path}: obs column {name} is missing in row {missing[0]}: fill it")
         values = _plain(found["values"])
-        return [None if row in set(missing) else value for row, value in enumerate(values)] if len(missing) else values
+        if len(missing):
+            values = values.astype(object)
+            values[missing] = None
+        return values
     raise ActivationError(f"{path}: obs column {name} is a group of {_listed(found)}, which is not read")
 
 

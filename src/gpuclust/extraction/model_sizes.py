@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+from gpuclust import schema
 from gpuclust.config import Config
 from gpuclust.errors import ModelError
 from gpuclust.extraction import encoders, weights
@@ -31,6 +33,11 @@ def facts(config: Config) -> dict[str, Any]:
     if stated.d_in and stated.d_sae and stated.model_bytes:
         found = {"d_in": stated.d_in, "d_sae": stated.d_sae, "model_bytes": parse_bytes(stated.model_bytes)}
         source = "shapes as stated in the configuration's plan"
+    elif config.model.name == schema.IMPORTED:
+        raise ModelError(
+            f"these are settings of activations that were imported from {config.sae.path}, without a model: --reuse of "
+            "that run plans what would follow from them"
+        )
     else:
         try:
             with weights.quiet_hub():
@@ -45,6 +52,22 @@ def facts(config: Config) -> dict[str, Any]:
             raise ModelError(f"{what}. --plan also does with stated shapes: {STATED}") from error
         source = str(about["hook_name"])
     return {"model": config.model.name, "source": source, "sae_bytes": 4 * found["d_in"] * found["d_sae"], **found}
+
+
+def recorded(prompts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same of activations that are there, as the record of their stage `prompts` says it.
+
+    Of imported ones there is neither model nor SAE, so that ``d_in`` and ``model_bytes`` are 0.
+
+    Parameters
+    ----------
+    prompts : mapping
+        ``d_in``, ``d_sae``, ``model_bytes`` and ``attributes`` of the store.
+    """
+    found = {name: int(prompts[name]) for name in ("d_in", "d_sae", "model_bytes")}
+    about = prompts["attributes"]
+    source = about["sae"] if about["model"] == schema.IMPORTED else about["hook_name"]
+    return {"model": about["model"], "source": source, "sae_bytes": 4 * found["d_in"] * found["d_sae"], **found}
 
 
 def model_bytes(config: Config, hook_name: str | None) -> int:

@@ -127,6 +127,9 @@ class Card:
         for name, chosen in self.prompts:
             parts.append(Text(f"\n{visible(name)}", style="bold"))
             for prompt in chosen:
+                if not prompt.text:
+                    parts.append(Text(visible(prompt.about), style="dim"))
+                    continue
                 text = Text("\n")
                 for piece, marked in prompt.parts():
                     text.append(*((marks.format(visible(piece)), "bold reverse") if marked else (visible(piece), "")))
@@ -146,7 +149,7 @@ class Card:
 
 def _prompt_html(prompt: Prompt) -> str:
     marked = (f"<mark>{escape(text)}</mark>" if is_marked else escape(text) for text, is_marked in prompt.parts())
-    return f"<p>{''.join(marked)}<br><small>{escape(prompt.about)}</small></p>"
+    return f"<p>{''.join(marked)}{'<br>' if prompt.text else ''}<small>{escape(prompt.about)}</small></p>"
 
 
 def cluster_card(run: Run, number: int) -> Card:
@@ -282,10 +285,15 @@ def _contexts(run: Run, number: int, size: int) -> list[tuple[str, list[Prompt]]
         which += f" and {row['n_features'] - FIRING_SHOWN} more" * (row["n_features"] > FIRING_SHOWN)
         source = run.prompts["source"].iat[row["prompt"]]
         about = f"{row['n_features']} of {size} features: {which}; prompt {row['prompt']}, {source}"
-        about += "" if row["text"] else f", token {row['position']}"
+        about += "" if row["text"] else f", {_by_number(row['position'], len(row['tokens']))}"
         marks = [(row["start"], row["stop"])] if row["start"] >= 0 else []
         shown.append(Prompt(row["text"], marks, about))
     return [(f"{run.config.extract.rows}s on which most of its features fire at once", shown)] if shown else []
+
+
+def _by_number(position: int, n: int) -> str:
+    """Which tokens a row has, where there is no text; between those of a window some may be left out."""
+    return f"token {position}" if n == 1 else f"{n} tokens from token {position} on"
 
 
 def _cluster_prompts(distinctive: list[Any], strongest: list[Any]) -> list[tuple[str, list[Prompt]]]:

@@ -29,7 +29,7 @@ from gpuclust.errors import GpuclustError, SelectionError, StoreError
 from gpuclust.formatting import counted
 from gpuclust.hardware import process
 from gpuclust.results.run import Run
-from gpuclust.storage import atomic, checksums
+from gpuclust.storage import atomic, checksums, store
 from gpuclust.storage.record import RECORD_VERSION, refuse_other_version, versions
 from gpuclust.storage.run_folder import Folder, claim, differences, others, read_settings
 from gpuclust.sweep.computation import Computation
@@ -184,6 +184,10 @@ class Experiment:
             path = self.out / EXTRACTIONS / extraction_name(config)
             reuse.link(self.reuse, path, config)
         folder = Folder(path, config)
+        if store.imported(path / schema.ACTIVATIONS):  # nothing here computes them
+            reuse.refuse_not_whole(path, folder.record["stages"])
+            key = folder.record["stages"]["extract"]["key"]
+            return read_extraction(path, config, key, folder.record["stages"]["prompts"])
         with contextlib.ExitStack() as stack:
             pipeline = Pipeline(
                 config, folder, _once(lambda: stack.enter_context(

@@ -198,8 +198,9 @@ def _contexts(run: reading.Files) -> dict[int, list[dict[str, Any]]]:
     """Top contexts by cluster; none of a run whose rows are prompts."""
     found: dict[int, list[dict[str, Any]]] = {}
     if schema.CONTEXTS in run:
-        for row in run.table(schema.CONTEXTS, ["cluster", *SHOWN_CONTEXT]).to_dict("records"):
-            found.setdefault(row["cluster"], []).append({name: row[name] for name in SHOWN_CONTEXT})
+        for row in run.table(schema.CONTEXTS, ["cluster", "tokens", *SHOWN_CONTEXT]).to_dict("records"):
+            shown = {name: row[name] for name in SHOWN_CONTEXT} | {"n_tokens": len(row["tokens"])}
+            found.setdefault(row["cluster"], []).append(shown)
     return found
 
 

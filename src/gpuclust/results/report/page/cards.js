@@ -135,22 +135,22 @@ function together(c) {
     return span;
   };
   return [h('h3', null, 'Its features fire together'), h('p', {class: 'quiet'}, `The ${row}s on which most of them fire at once; of a prompt one at most.`),
-    rows.map(({text, start, stop, prompt, position, n_features: n, features}) => h('div', {class: 'prompt'},
+    rows.map(({text, start, stop, prompt, position, n_tokens, n_features: n, features}) => h('div', {class: 'prompt'},
       text && h('div', null, marked(text, start < 0 ? [] : [{start, stop, title: `${n} of ${size} features fire ${row === 'token' ? 'on this token' : 'within this window'}`}])),
       h('div', {class: 'about'}, h('span', null, `${count(n)} of ${count(size)} features`), firing(features), h('span', null, `prompt ${prompt}`),
-        !text && h('span', null, `token ${position}`),
+        !text && h('span', null, n_tokens === 1 ? `token ${position}` : `${n_tokens} tokens from token ${position} on`),
         run.n_sources > 1 && h('span', null, run.sources[a.prompt_source[prompt]]))))];
 }
 
 const MEMBERS = 12;
 
 function memberTable(c) {
-  const list = members[c] || [], body = h('tbody');
+  const list = members[c] || [], body = h('tbody'), peaks = list.some(peak); // of imported prompts there may be no words
   const show = n => fill(body, list.slice(0, n).map(f => h('tr', null, h('td', {class: 'n'}, featureLink(f)),
-    h('td', {class: 'n'}, number(a.probability[f], 2)), h('td', {class: 'n'}, number(a.max[f])), h('td', null, visible(peak(f))))));
+    h('td', {class: 'n'}, number(a.probability[f], 2)), h('td', {class: 'n'}, number(a.max[f])), peaks && h('td', null, visible(peak(f))))));
   show(MEMBERS);
   return [h('h3', null, `Its ${count(list.length)} features`), h('table', null, h('thead', null, h('tr', null,
-    h('th', {class: 'n'}, 'feature'), h('th', {class: 'n'}, 'prob.'), h('th', {class: 'n'}, 'max |a|'), h('th', null, 'peaks at'))), body),
+    h('th', {class: 'n'}, 'feature'), h('th', {class: 'n'}, 'prob.'), h('th', {class: 'n'}, 'max |a|'), peaks && h('th', null, 'peaks at'))), body),
     list.length > MEMBERS && h('button', {type: 'button', onclick: event => { show(list.length); event.target.remove(); }}, `all ${count(list.length)}`)];
 }
 
