@@ -53,7 +53,7 @@ def complete(keys: Array, wanted: Wanted, sums: Sequence[Gram], signed: bool) ->
     alike = side.left[chosen] <= 0  # nothing to tell by: as far from all
     if wanted.metric in EQUAL and not signed:
         alike[:] = True
-    least = np.where(alike, same, same - _in_common_apart(side, wanted.metric, signed)[chosen] - SLACK)
+    least = np.where(alike, same, same - _in_common_apart(side, wanted.metric)[chosen] - SLACK)
     far = topk.unpack(keys[:, -1])[0]
     reached = np.isnan(far) | (far >= least)
     for start in range(0, len(keys), FILLED):
@@ -62,20 +62,17 @@ def complete(keys: Array, wanted: Wanted, sums: Sequence[Gram], signed: bool) ->
     return np.flatnonzero(reached & ~alike)
 
 
-def _in_common_apart(side: Sides, metric: str, signed: bool) -> Array:
+def _in_common_apart(side: Sides, metric: str) -> Array:
     """The most that a feature can have in common with one it never fires with, (feature,), float64."""
     if metric not in CORRELATIONS:
         return np.zeros(len(side.left))
-    found = _most(side.lengths * side.scale)
-    if signed:
-        found += _most(side.sums * side.scale / np.sqrt(side.n))
-    return found
+    return _most(side.lengths * side.scale) + _most(side.sums * side.scale / np.sqrt(side.n))
 
 
 def _most(part: Array) -> Array:
-    """Products of each part with the largest, by size."""
-    size = np.abs(part)
-    found: Array = size * size.max(initial=0)
+    """Products of each part with the largest of the other sign, by size: what is taken off adds only there."""
+    above, below = np.maximum(part, 0), np.maximum(-part, 0)
+    found: Array = above * below.max(initial=0) + below * above.max(initial=0)
     return found
 
 
