@@ -11,7 +11,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -209,9 +209,9 @@ def neighbors(case: Case, out: Path) -> Callable[[], Any]:
         with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
             workers = list(client.scheduler_info()["workers"])
             progress = Progress(Console(), quiet=True)
-            exact_pass.exact_neighbors(
-                client, workers, out, kept, groups, list(map(view, weights)), case.plan, progress
-            )
+            # by tiles, which the projection is of: an index is as large as there is room
+            plan = replace(case.plan, room=0)
+            exact_pass.exact_neighbors(client, workers, out, kept, groups, list(map(view, weights)), plan, progress)
 
     return compute
 

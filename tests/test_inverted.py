@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import sparse
 
+from gpuclust import schema
 from gpuclust.compute import gram, inverted_index, inverted_pairs, neighbors, never_together, pair_distance, topk
 from gpuclust.compute.inverted_pairs import Wanted
 from gpuclust.config import ACTIVITY
@@ -202,3 +203,23 @@ def test_more_rows_than_expected_go_by_tiles(
     assert "tiles" in facts
     assert "as the rows are more than was expected" in caplog.text
     assert len(read_neighbors(view.path)[0]) == 30
+
+
+def test_of_prompts_the_states_say_how_much_there_is(tmp_path: Path) -> None:
+    values = sae_like(60, 30, density=0.1)
+    values[:, 3] = 0
+    make(tmp_path, values, StoreConfig(shard_prompts=20, chunk_prompts=10, chunk_features=30))
+    assert inverted_pass.states_task(tmp_path, np.arange(30), [0]) is None  # they say nothing
+    (tmp_path / schema.SHARDS).mkdir(exist_ok=True)
+    for index in range(3):
+        part = values[20 * index : 20 * (index + 1)]
+        state = {"moments.n": np.int64(20), "moments.n_nonzero": (part != 0).sum(axis=0)}
+        np.savez(tmp_path / schema.SHARDS / f"{index:05d}.npz", **state)
+    kept = np.arange(1, 30, 2)
+    seen = inverted_pass.states_task(tmp_path, kept, [0, 2])
+    both = np.concatenate([values[:20], values[40:]])[:, kept]
+    assert seen is not None
+    assert seen.n_rows == 40
+    np.testing.assert_array_equal(seen.times, (both != 0).sum(axis=0))
+    each = (both != 0).sum() / 40
+    assert seen.pairs == pytest.approx(40 * each * (each - 1) / 2)

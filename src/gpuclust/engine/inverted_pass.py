@@ -26,7 +26,7 @@ from gpuclust.errors import MemoryBudgetError
 from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget, token_budget
 from gpuclust.hardware.backend import resolve
-from gpuclust.storage import store
+from gpuclust.storage import markers, store
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -80,6 +80,30 @@ def sample_task(
             n_rows, pairs = n_rows + len(own), pairs + float(own @ (own - 1)) / 2
             times += np.bincount(rows.indices, minlength=len(kept))
     return Sample(n_rows, times, pairs)
+
+
+def states_task(out: Path, kept: Array, shards: Sequence[int]) -> Sample | None:
+    """Return what the moments of prompts say, without a look at the activations: as if all prompts had as many.
+
+    Parameters
+    ----------
+    out, kept
+        As of `views.read`.
+    shards : sequence of int
+
+    Returns
+    -------
+    Sample or None
+        None where a shard has no moments.
+    """
+    n_rows, times = 0, np.zeros(len(kept), np.int64)
+    for index in shards:
+        state = markers.read_states(out / schema.SHARDS, index)
+        if state is None or "moments.n_nonzero" not in state:
+            return None
+        n_rows, times = n_rows + int(state["moments.n"]), times + state["moments.n_nonzero"][kept]
+    each = times.sum() / max(n_rows, 1)
+    return Sample(n_rows, times, float(n_rows * each * (each - 1) / 2))
 
 
 def index_task(out: Path, kept: Array, plan: budget.Plan, groups: PromptGroups, seen: Sample, most: int) -> Index:
@@ -151,10 +175,15 @@ def by_index(
     reason = _why_tiles(groups, views, features, device)
     if reason is None:
         ranges = store.shard_ranges(run / schema.ACTIVATIONS)
-        some = [ranges[at] for at in np.unique(np.linspace(0, len(ranges) - 1, SAMPLES).astype(int))]
-        plain = replace(groups, permute=None)
-        sample = submit(client, "neighbors", sample_task, run, features, some, plan, plain)
-        seen = sample.result()
+        shards = np.unique(np.linspace(0, len(ranges) - 1, SAMPLES).astype(int)).tolist()
+        some = [ranges[at] for at in shards]
+        seen = None
+        if groups.rows is None:
+            sample = submit(client, "neighbors", states_task, run, features, shards)
+            seen = sample.result()
+        if seen is None:
+            sample = submit(client, "neighbors", sample_task, run, features, some, plan, replace(groups, permute=None))
+            seen = sample.result()
         share = sum(stop - first for first, stop in some) / groups.groups.shape[-1]
         reason = _why_not(seen, share, len(features), views, groups, plan)
     if reason is not None:
