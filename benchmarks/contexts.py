@@ -38,7 +38,8 @@ def main() -> None:
     numbers, label = kept["feature"].to_numpy(np.int64), kept["label"].to_numpy(np.int64)
     tokenizer = encoders.load_tokenizer(run.config)
     started = time.perf_counter()
-    contexts = token_contexts.contexts(args.run, run.config, numbers, label, run.prompts, tokenizer)
+    peak = kept["max"].to_numpy()
+    contexts = token_contexts.contexts(args.run, run.config, numbers, label, peak, run.prompts, tokenizer)
     seconds = time.perf_counter() - started
     features, label = numbers[label >= 0], label[label >= 0]
     rows = token_rows.rows_of(run.config, args.run)

@@ -160,14 +160,20 @@ def test_contexts_do_not_depend_on_how_prompts_are_cut(tokens: Path, tmp_path: P
     assert len(token_rows._shards(out, 0, None)) > 5
     cut = gpuclust.open_run(out)
     features = gpuclust.open_run(tokens).features.query("kept")  # the same clusters, whatever rounding does to them
-    found = token_contexts.contexts(
-        out, cut.config, features["feature"].to_numpy(), features["label"].to_numpy(np.int64), cut.prompts,
-        encoders.load_tokenizer(cut.config),
-    )  # fmt: skip
-    table = gpuclust.open_run(tokens).contexts
-    for name in ("tokens", "features"):
-        found[name], table[name] = found[name].map(list), table[name].map(list)
-    pd.testing.assert_frame_equal(found, table)
+    numbers, label, peak = (
+        features["feature"].to_numpy(),
+        features["label"].to_numpy(np.int64),
+        features["max"].to_numpy(),
+    )
+    tokenizer = encoders.load_tokenizer(cut.config)
+    # Of means over prompts the largest of tokens are not known, and looked for
+    means = cut.config.model_copy(update={"extract": cut.config.extract.model_copy(update={"aggregate": "mean"})})
+    for asked, known in ((cut.config, peak), (means, np.full(len(peak), 1e-3))):
+        found = token_contexts.contexts(out, asked, numbers, label, known, cut.prompts, tokenizer)
+        table = gpuclust.open_run(tokens).contexts
+        for name in ("tokens", "features"):
+            found[name], table[name] = found[name].map(list), table[name].map(list)
+        pd.testing.assert_frame_equal(found, table)
 
 
 def test_rows_of_prompts_and_none_asked_for_have_no_file(small_run: Path, tokens: Path, tmp_path: Path) -> None:

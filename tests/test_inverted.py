@@ -16,9 +16,9 @@ from scipy import sparse
 from gpuclust import schema
 from gpuclust.compute import gram, inverted_index, inverted_pairs, neighbors, never_together, pair_distance, topk
 from gpuclust.compute.inverted_pairs import Wanted
-from gpuclust.config import ACTIVITY
+from gpuclust.config import ACTIVITY, SIMILARITIES
 from gpuclust.config_sections import StoreConfig
-from gpuclust.engine import exact_pass, inverted_pass
+from gpuclust.engine import exact_pass, neighbor_route
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.views import PromptGroups, View, read_errors, read_neighbors
 from gpuclust.errors import ActivationError, MemoryBudgetError
@@ -146,7 +146,7 @@ def test_passes_on_workers_by_index_and_by_tiles_are_the_same(
     )
     kept = np.flatnonzero(np.arange(n) % 7)
     groups = PromptGroups(
-        np.random.default_rng(1).integers(-1, 2, n_prompts), 2, permute, np.arange(n_prompts) + 5,
+        np.random.default_rng(1).integers(-1, 2, (1, n_prompts)), 2, permute, np.arange(n_prompts) + 5,
         1.2 if metric in ACTIVITY else None,
     )  # fmt: skip
     facts, views = {}, {}
@@ -173,31 +173,48 @@ def test_passes_on_workers_by_index_and_by_tiles_are_the_same(
         ({"metric": "euclidean"}, "by metric=euclidean features that never fire together are near"),
         ({"k": 1}, "a feature alone has no neighbours"),
         ({"trees": {3: Path("tree.npy")}}, "the distances of all pairs are wanted"),
+        ({}, "None"),
     ],
 )
 def test_why_there_is_no_index(change: dict[str, object], why: str) -> None:
     view = replace(View(np.ones(1), Path("x"), "cosine", K), **change)
-    assert why in str(inverted_pass._why_tiles(PromptGroups(np.zeros(9, int), 1), [view], np.arange(9), "cpu"))
+    groups = PromptGroups(np.zeros((1, 9), int), 1)
+    assert why in str(neighbor_route.why_tiles(groups, [view], 9, "cpu"))
+    assert neighbor_route.why_tiles(groups, [view], 9, "cuda") == "an index of the rows is of the host"
+    layers = PromptGroups(np.zeros((2, 9), int), 1)
+    assert neighbor_route.why_tiles(layers, [view], 9, "cpu") == "groups of prompts overlap"
+    assert set(SIMILARITIES) | {"dot"} == set(pair_distance.KINDS)
 
 
-def test_dense_rows_are_not_indexed() -> None:
+def test_it_is_chosen_by_what_it_costs_and_has_room_for() -> None:
     views = [View(np.ones(1), Path("x"), "cosine", K)]
-    groups = PromptGroups(np.zeros(2000, int), 1)
-    for density, why in (
-        (0.5, "of its rows 50.0% are not zero: some 0.338 s, by an index of them 12.5 s"),
-        (0.01, None),
-    ):
+
+    def why(density: float, plan: budget.Plan = PLAN, n_workers: int = 1, n_rows: int = 2000) -> str | None:
         each = int(3000 * density)
-        seen = inverted_pass.Sample(500, np.full(3000, int(500 * density)), 500 * each * (each - 1) / 2)
-        assert inverted_pass._why_not(seen, 0.25, 3000, views, groups, PLAN) == why
+        seen = neighbor_route.Sample(500, n_rows, np.full(3000, 500 * density), 500 * each * (each - 1) / 2)
+        return neighbor_route.why_not(seen, 3000, views, 1, plan, n_workers)
+
+    assert why(0.01) is None
+    assert str(why(0.5)).startswith("of its rows 50.0% are not zero: some 0.338 s, by an index of them 12.5 s")
+    tight = replace(PLAN, room=neighbor_route.held(views, 1, 3000) + int(60_000 * 1.05) * 12)
+    assert why(0.01, tight) is None
+    assert "are left of the plan's" in str(why(0.01, replace(tight, room=tight.room - 1)))
+    assert "are left of the plan's" in str(why(0.01, tight, n_rows=2100))  # the sample stands for all
+    assert why(0.01, n_workers=20) is None
+    assert "are not zero" in str(why(0.01, n_workers=100))  # each puts all rows into an index of its own
+
+
+def test_constants_are_what_an_index_holds() -> None:
+    assert neighbor_route.ENTRY == inverted_index.BYTES == inverted_index.ENTRY.itemsize + 4
+    assert neighbor_route.FEATURE == 8 * (inverted_pairs.FACTS + 1)
 
 
 def test_more_rows_than_expected_go_by_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(tmp_path, sae_like(40, 30, density=0.02), StoreConfig(shard_prompts=20, chunk_prompts=10, chunk_features=30))
-    monkeypatch.setattr(inverted_pass, "_held", lambda *_: PLAN.room - 100)
-    monkeypatch.setattr(inverted_pass, "SLACK", 0)
+    monkeypatch.setattr(neighbor_route, "held", lambda *_: PLAN.room - 100)
+    monkeypatch.setattr(neighbor_route, "SLACK", 0)
     view = View(np.ones(1), tmp_path / "near", "cosine", K)
     facts = passed(tmp_path, PromptGroups(np.zeros(40, int), 1), [view], PLAN, np.arange(30))
     assert "tiles" in facts
@@ -209,17 +226,40 @@ def test_of_prompts_the_states_say_how_much_there_is(tmp_path: Path) -> None:
     values = sae_like(60, 30, density=0.1)
     values[:, 3] = 0
     make(tmp_path, values, StoreConfig(shard_prompts=20, chunk_prompts=10, chunk_features=30))
-    assert inverted_pass.states_task(tmp_path, np.arange(30), [0]) is None  # they say nothing
+    kept, groups = np.arange(1, 30, 2), PromptGroups(np.zeros(60, int), 1)
+    times = (values[:, kept] != 0).sum(axis=0)
+    read = neighbor_route.sample_task(tmp_path, kept, groups)  # their states say nothing
+    own = (values[:, kept] != 0).sum(axis=1)
+    np.testing.assert_array_equal(read.times, times)
+    assert (read.n_rows, read.of, read.pairs) == (60, 60, (own * (own - 1)).sum() / 2)
     (tmp_path / schema.SHARDS).mkdir(exist_ok=True)
     for index in range(3):
         part = values[20 * index : 20 * (index + 1)]
         state = {"moments.n": np.int64(20), "moments.n_nonzero": (part != 0).sum(axis=0)}
         np.savez(tmp_path / schema.SHARDS / f"{index:05d}.npz", **state)
-    kept = np.arange(1, 30, 2)
-    seen = inverted_pass.states_task(tmp_path, kept, [0, 2])
-    both = np.concatenate([values[:20], values[40:]])[:, kept]
-    assert seen is not None
-    assert seen.n_rows == 40
-    np.testing.assert_array_equal(seen.times, (both != 0).sum(axis=0))
-    each = (both != 0).sum() / 40
-    assert seen.pairs == pytest.approx(40 * each * (each - 1) / 2)
+    seen = neighbor_route.sample_task(tmp_path, kept, groups)
+    np.testing.assert_array_equal(seen.times, times)
+    each = [(values[a : a + 20, kept] != 0).sum() / 20 for a in (0, 20, 40)]
+    assert seen.pairs == pytest.approx(sum(20 * mean * (mean - 1) / 2 for mean in each))
+    assert seen.entries == times.sum()
+
+
+def test_lengths_may_bring_features_together_that_hardly_fire_together() -> None:
+    """What the length takes off is below 0 for features of very long and very short prompts: a product is no bound."""
+    nearer = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        end = np.repeat([-1, 1, 0], [20, 20, 560])  # few prompts are much longer or shorter than the others
+        side = np.where(np.arange(24) % 2 == 0, 1, -1)
+        fires = rng.random((600, 24)) < np.where(end[:, None] == side, 0.8, 0.02)
+        values = np.where(fires, (rng.random(fires.shape) + 0.5) ** 3, 0).astype(np.float16).astype(np.float32)
+        lengths = 50 + 40 * end + rng.integers(0, 3, 600)
+        wanted = Wanted(np.ones(1), "partial_correlation", K)
+        (keys,), _ = found(values, np.zeros(600, int), 1, [wanted], 1, lengths)
+        whole = gram.accumulate([values], 24, [(0, 0)], 24, sparse=False, lengths=lengths)
+        indices, distances = neighbors.exact(whole, K + 1, "partial_correlation")
+        mine, far = neighbors.finish(keys, K + 1)
+        np.testing.assert_array_equal(mine, indices)
+        np.testing.assert_array_equal(far, distances)
+        nearer += int((side[indices[:, 1:]] != side[:, None]).sum())
+    assert nearer > 100

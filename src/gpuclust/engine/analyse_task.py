@@ -62,7 +62,8 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
             more |= columns
     if config.n_contexts:
         numbers = kept["feature"].to_numpy(dtype=np.int64)
-        found = token_contexts.contexts(out, config, numbers, label, prompts, tokenizer)
+        peak = kept["max"].to_numpy()
+        found = token_contexts.contexts(out, config, numbers, label, peak, prompts, tokenizer)
         atomic.write_table(out / schema.CONTEXTS, found)
     atomic.write_table(out / schema.EXAMPLE_SPANS, spans)
     marks = cluster_table.peak_marks(features, examples, spans)

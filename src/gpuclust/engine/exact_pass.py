@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import numpy as np
 from gpuclust.compute import gram, neighbors, row_errors
 from gpuclust.compute.association import MOST_PROMPTS
 from gpuclust.config import ACTIVITY
+from gpuclust.engine import neighbor_route
+from gpuclust.engine.failures import submit
 from gpuclust.engine.gram_pass import by_tiles
-from gpuclust.engine.views import PromptGroups, View, write_neighbors
-from gpuclust.errors import InputError
+from gpuclust.engine.views import Found, PromptGroups, View, write_neighbors
+from gpuclust.errors import InputError, MemoryBudgetError
 from gpuclust.hardware import budget
 from gpuclust.types import Array
+
+log = logging.getLogger("gpuclust")
 
 
 def exact_neighbors(
@@ -42,18 +47,16 @@ def exact_neighbors(
     Returns
     -------
     dict
-        ``rows`` (features); by tiles ``passes`` over the store, ``tiles``, and ``routes`` of the products; by an index
-        ``entries`` and ``compared`` (features that were compared with all others).
+        ``rows`` (features) and ``passes`` over the store; by tiles ``tiles`` and ``routes`` of the products; by an
+        index ``entries`` and ``compared`` (features of views that were compared with all others).
 
     Raises
     ------
     InputError
         If a view's metric is not of what the groups add up, or a GPU cannot count so many prompts.
     """
-    from gpuclust.engine import inverted_pass  # imports numba
-
     _refuse_other_metrics(groups, views, device)
-    found = inverted_pass.by_index(client, workers, run, features, groups, views, plan, progress, device)
+    found = _by_index(client, len(workers), run, features, groups, views, plan, progress, device)
     if found is None:
         found = by_tiles(client, workers, run, features, groups, views, plan, progress, device)
     for view, keys in zip(views, found.keys, strict=True):
@@ -68,6 +71,27 @@ def exact_neighbors(
                 errors = row_errors.standard_errors(far, whole.n_prompts, n_prompts)
         write_neighbors(view.path, features if place is None else features[place], indices, far, view.metric, errors)
     return {"rows": len(features), **found.facts}
+
+
+def _by_index(
+    client: Any, n_workers: int, run: Path, features: Array, groups: PromptGroups, views: Sequence[View],
+    plan: budget.Plan, progress: Any, device: str,
+) -> Found | None:  # fmt: skip
+    """What an index of the rows finds; None, and the reason logged, where tiles are the way."""
+    reason = neighbor_route.why_tiles(groups, views, len(features), device)
+    if reason is None:
+        sample = submit(client, "neighbors", neighbor_route.sample_task, run, features, groups)
+        reason = neighbor_route.why_not(sample.result(), len(features), views, groups.n_groups, plan, n_workers)
+    if reason is not None:
+        log.info("neighbors: by tiles of a Gram matrix: %s", reason)
+        return None
+    from gpuclust.engine import inverted_pass  # imports numba
+
+    try:
+        return inverted_pass.by_index(client, n_workers, run, features, groups, views, plan, progress, sample)
+    except MemoryBudgetError as error:
+        log.warning("neighbors: by tiles of a Gram matrix, as the rows are more than was expected: %s", error)
+        return None
 
 
 def _refuse_other_metrics(groups: PromptGroups, views: Sequence[View], device: str) -> None:

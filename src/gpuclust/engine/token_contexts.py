@@ -1,4 +1,4 @@
-"""Top contexts of clusters: two passes over what fires on every token, the first for what the second scales by."""
+"""Top contexts of clusters: a pass over what fires on every token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpuclust.types import Array
 
 
 def contexts(
-    out: Path, config: Config, kept: Array, label: Array, prompts: pd.DataFrame, tokenizer: Any
+    out: Path, config: Config, kept: Array, label: Array, peak: Array, prompts: pd.DataFrame, tokenizer: Any
 ) -> pd.DataFrame:
     """Find the rows on which most features of each cluster fire.
 
@@ -28,6 +28,8 @@ def contexts(
         Whose rows are tokens or windows.
     kept, label : array, (kept,), int64
         The SAE's numbers of the features, and their clusters.
+    peak : array, (kept,), float64
+        Largest abs(activation) of each over prompts.
     prompts : DataFrame
         Columns of ``schema.PROMPT_COLUMNS``.
     tokenizer : Hugging Face tokenizer or None
@@ -44,10 +46,8 @@ def contexts(
     """
     rows = token_rows.rows_of(config, out)
     assert rows is not None
-    features, label = kept[label >= 0], label[label >= 0]
-    largest = np.zeros(len(features), np.float32)
-    for _, fired in token_rows.shards(out, features, rows):
-        np.maximum.at(largest, fired.indices, np.abs(fired.data))
+    features, peak, label = kept[label >= 0], peak[label >= 0], label[label >= 0]
+    largest = peak if config.extract.aggregate == "max" else _largest(out, features, rows)
     found, first = top_rows.nothing(), 0
     places: dict[int, tuple[int, Array]] = {}
     for where, fired in token_rows.shards(out, features, rows):
@@ -69,3 +69,11 @@ def contexts(
         "features": [features[own].tolist() for own in found.columns],
     }  # fmt: skip
     return context_table.context_table(pd.DataFrame(columns), prompts, tokenizer)
+
+
+def _largest(out: Path, features: Array, rows: token_rows.Rows) -> Array:
+    """Largest abs(activation) of each feature over the rows, by a pass of its own: what prompts have is no maximum."""
+    largest = np.zeros(len(features))
+    for _, fired in token_rows.shards(out, features, rows):
+        np.maximum.at(largest, fired.indices, np.abs(fired.data))
+    return largest

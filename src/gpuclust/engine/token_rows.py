@@ -184,6 +184,26 @@ def shards(out: Path, kept: Array, rows: Rows) -> Iterator[tuple[dict[str, Array
         yield where, rows.together(where["prompt"], own)
 
 
+def first_rows(out: Path, kept: Array, rows: Rows, index: int) -> Any:
+    """Return the rows of the first chunk of a shard's tokens, as an example.
+
+    Parameters
+    ----------
+    out, rows
+        As of `prompts_of`.
+    kept : array, (feature,), int
+        The SAE's numbers, ascending.
+    index : int
+        Number of the shard.
+
+    Returns
+    -------
+    scipy.sparse.csr_array, (row, feature), float32
+    """
+    where, fired = token_store.read(out, index, token_store.CHUNK_ROWS)
+    return rows.together(where["prompt"], fired[:, kept])
+
+
 def norms(out: Path, kept: Array, rows: Rows, most: int) -> tuple[Array, Array]:
     """Return √Σ a² of every feature, and on how many rows it fires: (feature,), float64 and int64.
 

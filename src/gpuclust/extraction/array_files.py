@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuclust.errors import ActivationError, StoreError
-from gpuclust.extraction.row_places import COORDINATES, Activations, with_places
+from gpuclust.extraction.row_places import Activations, with_places
 from gpuclust.extraction.row_readers import (
     DenseRows,
     Entries,
@@ -23,6 +23,7 @@ from gpuclust.extraction.row_readers import (
     by_columns,
     iterate,
 )
+from gpuclust.storage.token_store import COORDINATES
 
 CODED = 4096  # bytes of a header of an array, at most
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from gpuclust.errors import ActivationError, InputError
-from gpuclust.extraction.row_places import COORDINATES, Activations, with_places
+from gpuclust.extraction.row_places import Activations, with_places
 from gpuclust.extraction.row_readers import DenseRows, Rows, SparseRows, as_shape, by_columns
 from gpuclust.extraction.texts import storable
 from gpuclust.storage import shards, sparse_rows
+from gpuclust.storage.token_store import COORDINATES
 
 H5PY = "reading .h5ad files needs h5py, which is not installed: pip install 'gpuclust[h5ad]', or pip install h5py"
 

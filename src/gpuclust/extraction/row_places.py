@@ -13,7 +13,6 @@ from gpuclust.errors import ActivationError
 from gpuclust.extraction.row_readers import ChosenRows, Rows
 from gpuclust.types import Array
 
-COORDINATES = ("prompt", "position", "token")
 LARGEST = np.iinfo(np.int32).max
 
 

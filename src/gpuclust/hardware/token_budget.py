@@ -33,10 +33,8 @@ def bytes_of_stages(
 
     Parameters
     ----------
-    config : Config
-    n_prompts, n_features : int
-    n_tokens : int
-        Of all prompts; 0 where not known: as many as they may have.
+    config, n_prompts, n_features, n_tokens
+        As of `entries`.
     permuted_prompts : int
         Prompts of a block within which activations are permuted.
 

@@ -6,7 +6,7 @@ there, has the extraction's key, and both files have the sizes and CRC-32C that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +131,23 @@ def lost(path: Path, shards: Path) -> list[str]:
     return [f"{shards.name}/{name}" for name in wanted if name not in there]
 
 
-def read_states(shards: Path, index: int) -> dict[str, Array] | None:
-    """Return the states of one shard, or None when it has none."""
+def read_states(shards: Path, index: int, names: Collection[str] | None = None) -> dict[str, Array] | None:
+    """Return the states of one shard, or None when it has none.
+
+    Parameters
+    ----------
+    shards : Path
+        Folder of the states.
+    index : int
+    names : collection of str, optional
+        Those that are read; None: all. None, too, is returned where one of them is not there.
+    """
     file = shards / f"{index:05d}.npz"
     if not file.exists():
         return None
     with np.load(file, allow_pickle=False) as states:
-        return dict(states)
+        wanted = states.files if names is None else names
+        return {name: states[name] for name in wanted} if set(wanted) <= set(states.files) else None
 
 
 def shard_file(path: Path, index: int) -> Path:

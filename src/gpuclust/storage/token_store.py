@@ -178,13 +178,13 @@ def coordinates(states: Path, index: int) -> dict[str, Array]:
     CorruptDataError
         If the shard has no states, or states without tokens.
     """
-    found = markers.read_states(states, index)
-    if found is None or not set(STATES.values()) <= set(found):
+    found = markers.read_states(states, index, STATES.values())
+    if found is None:
         raise CorruptDataError(f"{states / f'{index:05d}.npz'} says nothing of tokens, which were extracted")
     return {name: found[key] for name, key in STATES.items()}
 
 
-def read(run: Path, index: int) -> tuple[dict[str, Array], Any]:
+def read(run: Path, index: int, most: int | None = None) -> tuple[dict[str, Array], Any]:
     """Return the rows of one shard: their coordinates, and what fires on them.
 
     Parameters
@@ -193,6 +193,8 @@ def read(run: Path, index: int) -> tuple[dict[str, Array], Any]:
         Folder of the run.
     index : int
         Number of the shard.
+    most : int, optional
+        The first rows, so many at most; None: all.
 
     Returns
     -------
@@ -204,7 +206,7 @@ def read(run: Path, index: int) -> tuple[dict[str, Array], Any]:
     ------
     CorruptDataError
     """
-    own = coordinates(run / schema.SHARDS, index)
+    own = {name: values[:most] for name, values in coordinates(run / schema.SHARDS, index).items()}
     path = run / schema.TOKENS
     size, n = store.open_array(path).shards[0], len(own["prompt"])
     blocks = [block for _, block in sparse_rows.read_rows(path, max(n, 1), index * size, index * size + n)]
