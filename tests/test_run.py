@@ -442,6 +442,23 @@ def test_damaged_tables_are_said(
     assert "Traceback" not in said
 
 
+def test_a_run_that_is_being_computed_is_not_called_damaged(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    record = json.loads((out / schema.RECORD).read_text())
+    del record["stages"]["analyse"]
+    write_record(out / schema.RECORD, record)
+    with claim(out):
+        assert show([str(out)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a process is computing in it" in said
+    assert "damaged" not in said
+    assert show([str(out)]) == 2
+    assert "the run's own command goes on from there" in " ".join(capsys.readouterr().err.split())
+
+
 def test_places_that_cannot_be_written_are_refused(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

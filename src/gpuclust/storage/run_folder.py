@@ -82,6 +82,21 @@ def claim(path: Path, mark: str | None = None) -> Iterator[None]:
         lock.release()
 
 
+def computing(path: Path) -> bool:
+    """Whether a process computes in a run's folder just now."""
+    from filelock import FileLock, Timeout
+
+    if not (path / schema.LOCK).exists():
+        return False
+    try:
+        with FileLock(path / schema.LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that may only be read: nobody here computes in it
+        return False
+
+
 class Folder:
     """The folder of one run, open for writing.
 
