@@ -55,11 +55,11 @@ def test_without_umap_all_distances_must_fit() -> None:
 def test_clusters_are_held_to_the_budget_once_their_number_is_known() -> None:
     shapes = budget.Shapes(100_000, 131_072, 131_072, 512)
     with pytest.raises(MemoryBudgetError, match=r"stage quality needs .*hdbscan.min_cluster_size"):
-        budget.plan(validate({}), shapes, 24 * GB)
-    budget.plan(validate({}), shapes, 24 * GB, budget.TO_CLUSTERS)
-    budget.plan(validate({}), replace(shapes, n_clusters=2000), 24 * GB)
+        budget.plan(validate({}), shapes, 14 * GB)
+    budget.plan(validate({}), shapes, 14 * GB, budget.TO_CLUSTERS)
+    budget.plan(validate({}), replace(shapes, n_clusters=2000), 14 * GB)
     with pytest.raises(MemoryBudgetError, match="stage quality needs"):
-        budget.plan(validate({}), replace(shapes, n_clusters=12_000), 24 * GB)
+        budget.plan(validate({}), replace(shapes, n_clusters=12_000), 14 * GB)
 
 
 def test_analyse_counts_the_language_model_that_promoted_tokens_need() -> None:

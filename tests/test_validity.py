@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from sklearn.metrics import silhouette_samples
 
 from gpuclust.compute import validity
@@ -52,6 +53,27 @@ def test_cohesion_and_silhouette_equal_those_from_all_pairs() -> None:
     expected = [each[labels[inside] == cluster].mean() for cluster in range(4)]
     np.testing.assert_allclose(validity.silhouette(found, labels), expected, rtol=1e-9)
     assert np.isnan(validity.silhouette(taken(values, np.minimum(labels, 0)), np.minimum(labels, 0))).all()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("slab", [5, 1000])
+def test_sums_and_silhouette_a_slab_at_a_time(monkeypatch: pytest.MonkeyPatch, sparse: bool, slab: int) -> None:
+    monkeypatch.setattr(validity, "COSINES", slab)
+    values, labels = planted(n_prompts=200, n_clusters=4, size=8, n_noise=10)
+    norms = np.sqrt((values.astype(np.float64) ** 2).sum(axis=0))
+    sets = validity.matched_sets(labels, np.count_nonzero(values, axis=0), 3, seed=1)
+    blocks = np.array_split(values.astype(np.float32), 3)
+    found = validity.sums(map(csr_array, blocks) if sparse else blocks, norms, labels, sets)
+    unit = values / norms
+    inside = labels[:, None] == np.arange(4)
+    np.testing.assert_allclose(found.cosine, unit.T @ (unit @ inside), rtol=1e-9, atol=1e-12)
+    of_sets = ((unit @ sets.toarray()) ** 2).sum(axis=0) - sets.toarray().sum(axis=0)
+    np.testing.assert_allclose(found.squares, of_sets, rtol=1e-9, atol=1e-9)
+    distance = np.clip(1 - (unit.T @ unit)[np.ix_(labels >= 0, labels >= 0)], 0, None)
+    np.fill_diagonal(distance, 0)
+    each = silhouette_samples(distance, labels[labels >= 0], metric="precomputed")
+    expected = [each[labels[labels >= 0] == cluster].mean() for cluster in range(4)]
+    np.testing.assert_allclose(validity.silhouette(found, labels), expected, rtol=1e-9)
 
 
 def test_silhouette_of_duplicates_is_not_rounding() -> None:

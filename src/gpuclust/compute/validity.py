@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuclust.hardware.budget import COSINES
 from gpuclust.schema import NOISE
 from gpuclust.types import Array
 
@@ -169,23 +170,30 @@ def sums(blocks: Iterable[Array], norms: Array, labels: Array, sets: Any = None)
     sets : sparse array, (feature, set), optional
         Indicators of further sets.
     """
-    from scipy.sparse import diags_array
+    from scipy.sparse import csr_array, diags_array
 
     inverse = 1 / np.where(norms > 0, norms, np.inf)
     n_clusters = int(labels.max(initial=NOISE)) + 1
-    inside = (labels[:, None] == np.arange(n_clusters)).astype(np.float64)
+    own_cluster = np.flatnonzero(labels >= 0)
+    place = (labels[own_cluster], own_cluster)
+    inside = csr_array((np.ones(len(own_cluster)), place), shape=(n_clusters, len(labels)))
     n_sets = 0 if sets is None else sets.shape[1]
+    across: Any = None if sets is None else sets.T.tocsr()
     cosine, total, squares = np.zeros((len(labels), n_clusters)), np.zeros(len(labels)), np.zeros(n_sets)
     n_prompts = 0
     for block in blocks:
         sparse = hasattr(block, "tocsr")
-        unit = block.astype(np.float64) @ diags_array(inverse) if sparse else block.astype(np.float64) * inverse
-        cosine += unit.T @ (unit @ inside)
+        unit: Any = block.astype(np.float64) @ diags_array(inverse) if sparse else block.astype(np.float64) * inverse
+        turned = unit.T.tocsr() if sparse else np.ascontiguousarray(unit.T)  # (feature, prompt)
+        within = inside @ turned
+        within = within.toarray().T if sparse else within.T
+        for start in range(0, len(labels), COSINES):
+            cosine[start : start + COSINES] += turned[start : start + COSINES] @ within
         total += unit.sum(axis=0)
         n_prompts += block.shape[0]
-        if n_sets:
-            inner = sets.T @ unit.T
-            squares += (inner.multiply(inner) if sparse else inner**2).sum(axis=1)
+        for start in range(0, n_sets, COSINES):
+            inner = across[start : start + COSINES] @ turned
+            squares[start : start + COSINES] += (inner.multiply(inner) if sparse else inner**2).sum(axis=1)
     own = (norms > 0).astype(np.float64)
     if n_sets:
         squares -= sets.T @ own
@@ -308,16 +316,19 @@ def silhouette(found: Sums, labels: Array) -> Array:
     n_clusters = found.cosine.shape[1]
     if n_clusters < 2:
         return np.full(n_clusters, np.nan)
-    clustered = np.flatnonzero(labels >= 0)
-    own, sizes = labels[clustered], np.bincount(labels[clustered], minlength=n_clusters)
-    apart = 1 - found.cosine[clustered] / sizes
-    rows = np.arange(len(clustered))
-    a = 1 - (found.cosine[clustered, own] - found.own[clustered]) / np.maximum(sizes[own] - 1, 1)
-    apart[rows, own] = np.inf
-    a, b = (np.where(distance > ROUNDING, distance, 0) for distance in (a, apart.min(axis=1)))
-    farther = np.maximum(a, b)
-    scores = np.where(farther > 0, b - a, 0) / np.where(farther > 0, farther, 1)
-    means: Array = np.bincount(own, scores, minlength=n_clusters) / sizes
+    clustered, sizes = np.flatnonzero(labels >= 0), np.bincount(labels[labels >= 0], minlength=n_clusters)
+    total = np.zeros(n_clusters)
+    for start in range(0, len(clustered), COSINES):
+        features = clustered[start : start + COSINES]
+        own, rows = labels[features], np.arange(len(features))
+        apart = 1 - found.cosine[features] / sizes
+        a = 1 - (found.cosine[features, own] - found.own[features]) / np.maximum(sizes[own] - 1, 1)
+        apart[rows, own] = np.inf
+        a, b = (np.where(distance > ROUNDING, distance, 0) for distance in (a, apart.min(axis=1)))
+        farther = np.maximum(a, b)
+        scores = np.where(farther > 0, b - a, 0) / np.where(farther > 0, farther, 1)
+        total += np.bincount(own, scores, minlength=n_clusters)
+    means: Array = total / sizes
     return means
 
 

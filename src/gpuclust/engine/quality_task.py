@@ -97,6 +97,7 @@ def quality_task(
     }
     if q.random_sets > 1:
         table["random_z"] = validity.matched_z(found, labels, q.random_sets)
+    del found  # as large as what is summed next
     if schema.NULL in others:
         null = others[schema.NULL]
         reached = validity.permutation_z(validity.sums(read(config.seed), norms, null), null)

@@ -35,6 +35,7 @@ TILE = 4096
 MAX_ROWS = 2048
 PROFILE_ROWS = 4096  # prompts of a block of clusters' activations
 PERMUTED_ROWS = 512  # prompts of a block within which activations are permuted
+COSINES = 4096  # features whose cosines with all clusters are added at a time, and random sets that are summed
 CONSENSUS_PAIRS = 1 << 22  # of features, that a consensus counts at a time
 GRAPH = 116  # bytes a neighbour of redrawn similarities, their order, features with lists alike, graph of mutual ones
 LINKED = 12_000  # features that a consensus links at once, unless all its members have more in one cluster
@@ -150,7 +151,15 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     base = PROCESS + _weights(shapes)  # the encoder stays loaded
     per_row = shapes.n_features * item * 2 + kept * (item + 8)
     dense = _dense(shapes) if config.neighbors.method != "sketch" and config.tree_samples is not None else 0
-    rows, tile, per_pass, n_tiles = _blocks(config, shapes, max(allowed - base - dense, 0), per_row, 8, _gram_extra)
+    tokens = _tokens(config, shapes)
+
+    def beside(
+        rows: int,
+    ) -> int:  # what neighbours, or those of permuted activations, hold that is no block and no tile
+        return max(tokens.get("neighbors", 0), tokens.get("quality", 0) + _mixed(config, shapes, rows, item))
+
+    room = max(allowed - base - dense, 0)
+    rows, tile, per_pass, n_tiles = _blocks(config, shapes, room, per_row, 8, _gram_extra, beside)
     shard = min(config.store.shard_prompts, shapes.n_prompts) * shapes.n_features
     examples = shapes.n_features * config.extract.top_examples * 16 * 2
     extract = base + _forward(config, shapes, 4) + ENCODE + BACK // 2 + SLABS + shard * (4 + 4 + 2 * item) + examples
@@ -167,7 +176,7 @@ def _plan_cpu(config: Config, shapes: Shapes, allowed: int, item: int) -> Plan:
     peaks |= _host_of_clusters(config, shapes, base)
     peaks["quality"] = _quality(config, shapes, rows, base, peaks)
     peaks["analyse"] = base + rows * per_row + _tables(config, shapes) + _directions(config, shapes)
-    _add_tokens(config, shapes, peaks)
+    _add(peaks, tokens)
     stages = _stages(config, store, -(-n_tiles // per_pass), peaks, {})
     return Plan(allowed, rows, tile, per_pass, stages, room=max(allowed - base, 0))
 
@@ -217,29 +226,37 @@ def _plan_cuda(config: Config, shapes: Shapes, allowed: int, device_allowed: int
     host["analyse"] = (
         base + rows * (features * item * 2 + kept * (item + 8)) + _tables(config, shapes) + _directions(config, shapes)
     )
-    _add_tokens(config, shapes, host)
+    _add(host, _tokens(config, shapes))
     device["quality"] = max(device[name] for name in ("neighbors", "embed", "cluster"))
     stages = _stages(config, store, -(-n_tiles // per_pass), host, device)
     return Plan(allowed, rows, tile, per_pass, stages, device_allowed)
 
 
-def _add_tokens(config: Config, shapes: Shapes, host: dict[str, int]) -> None:
-    """Add what tokens take to the peaks of the host, in place."""
-    more = token_budget.bytes_of_stages(config, shapes.n_prompts, shapes.n_features, shapes.n_tokens, PERMUTED_ROWS)
+def _tokens(config: Config, shapes: Shapes) -> dict[str, int]:
+    """What tokens take beside, by stage."""
+    return token_budget.bytes_of_stages(config, shapes.n_prompts, shapes.n_features, shapes.n_tokens, PERMUTED_ROWS)
+
+
+def _add(peaks: dict[str, int], more: dict[str, int]) -> None:
     for stage, size in more.items():
-        host[stage] += size
+        peaks[stage] += size
 
 
 def _blocks(
-    config: Config, shapes: Shapes, room: int, per_row: int, entry: int, extra: Callable[[int, Shapes], int]
-) -> tuple[int, int, int, int]:
-    """Prompts of a block, features of a tile, tiles of a pass, and tiles in all, for `room` bytes."""
+    config: Config, shapes: Shapes, room: int, per_row: int, entry: int, extra: Callable[[int, Shapes], int],
+    beside: Callable[[int], int] = lambda rows: 0,
+) -> tuple[int, int, int, int]:  # fmt: skip
+    """Prompts of a block, features of a tile, tiles of a pass, and tiles in all, for `room` bytes.
+
+    `beside` says, by the prompts of a block, what tiles must leave of it.
+    """
     rows = max(1, min(MAX_ROWS, shapes.n_prompts, room // 8 // max(per_row, 1)))
     chunk = config.store.chunk_prompts
     if rows > chunk:
         rows -= rows % chunk
     else:
         rows = -(-chunk // -(-chunk // rows))  # blocks end where chunks do, as nearly as can be
+    room = max(room - beside(rows), 0)
     tile = min(TILE, max(shapes.n_kept, 1))
     entry *= shapes.n_groups
     while tile > 256 and extra(tile, shapes) + tile * tile * entry > room // 2:
@@ -255,7 +272,7 @@ def _stages(
 ) -> tuple[StagePlan, ...]:
     """The lines of the plan."""
     extract = "store.shard_prompts or extract.batch_tokens"
-    neighbors = "device.memory or select.*"
+    neighbors = "select.*"
     if device:
         extract = "the model's layer (sae), model.dtype, extract.batch_tokens or store.shard_prompts"
     if config.neighbors.method == "sketch":
@@ -346,12 +363,16 @@ def _quality(config: Config, shapes: Shapes, rows: int, base: int, host: dict[st
     sets = config.quality.random_sets * clusters
     item = 2 if config.store.dtype == "float16" else 4
     kept = shapes.n_kept
-    each = 4 if config.quality.null else 3  # indicators, sums and what is added; the sums of the clusters themselves
-    sums = rows * (shapes.n_features * item * 2 + kept * (item + 24) + 8 * clusters + 16 * sets)
-    sums += 8 * each * clusters * kept + 48 * config.quality.random_sets * kept
-    more = max(PERMUTED_ROWS - rows, 0) if config.quality.null else 0  # rows of a block that others do not read
-    mixed = more * (shapes.n_features + 2 * kept) * item
+    sums = rows * (shapes.n_features * item * 2 + kept * (item + 24) + 16 * clusters + 16 * min(sets, COSINES))
+    sums += 8 * clusters * (kept + 3 * min(COSINES, kept)) + 48 * config.quality.random_sets * kept
+    mixed = _mixed(config, shapes, rows, item)
     return max(host["neighbors"] + mixed, host["embed"], host["cluster"], base + sums + mixed)
+
+
+def _mixed(config: Config, shapes: Shapes, rows: int, item: int) -> int:
+    """Of permuted activations, rows of a block that others do not read."""
+    more = max(PERMUTED_ROWS - rows, 0) if config.quality.null else 0
+    return more * (shapes.n_features + 2 * shapes.n_kept) * item
 
 
 def _tables(config: Config, shapes: Shapes) -> int:
