@@ -169,6 +169,11 @@ def test_the_recommended_setting_must_cluster_as_finely_and_without_a_large_clus
     found = effects.recommend(giant, giant[giant["setting"] == 0])
     assert found is not None
     assert found[0] == 1  # less is found again than by the default, whose large cluster is
+    rows.loc[rows["setting"] == 0, "clusters"] = 0.0  # half to twice as many would be none
+    rows["found_again_halves"] *= -1
+    found = effects.recommend(rows, rows[rows["setting"] == 0])
+    assert found is not None
+    assert found[0] == 3
 
 
 @pytest.mark.parametrize(

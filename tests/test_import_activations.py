@@ -141,6 +141,14 @@ def xarray_group(folder: Path) -> Path:
     return folder / "a.zarr"
 
 
+def xarray_group2(folder: Path) -> Path:
+    import xarray as xr
+
+    data = xr.Dataset({"activations": (("prompt", "feature"), VALUES)})
+    data.to_zarr(folder / "a.zarr", consolidated=False, zarr_format=2)
+    return folder / "a.zarr"
+
+
 def own_store(codec: str) -> Any:
     def write(folder: Path) -> Path:
         config = validate({"store": {"shard_prompts": 33, "codec": codec}}).store
@@ -165,7 +173,8 @@ FORMATS: dict[str, Any] = {
     "csc": sparse("csc"), "coo": sparse("coo"), "unsorted": unsorted, "h5ad": h5ad(np.asarray),
     "h5ad-csr": h5ad(csr_array), "h5ad-csc": h5ad(csc_array), "ann-zarr": ann_zarr(csr_array),
     "ann-zarr-csc": ann_zarr(csc_array), "ann-zarr-dense": ann_zarr(np.asarray), "zarr2": zarr_array(2),
-    "zarr3": zarr_array(3), "xarray": xarray_group, "own": own_store("bitmap"), "own-zstd": own_store("zstd"),
+    "zarr3": zarr_array(3), "xarray": xarray_group, "xarray2": xarray_group2,
+    "own": own_store("bitmap"), "own-zstd": own_store("zstd"),
     "pt": notebook,
 }  # fmt: skip
 
@@ -628,6 +637,10 @@ def two_files(first: dict[str, Any], second: dict[str, Any], names: tuple[str, s
     return write
 
 
+def npy_as_npz(folder: Path) -> Path:
+    return npy(folder).rename(folder / "a.npz")
+
+
 W = np.array([[0, 0, 1], [0, 1, 2], [1, 0, 0]])
 BAD: dict[str, tuple[Any, type[GpuclustError], str]] = {
     "missing": (lambda folder: folder / "none.npz", StoreError, "there is no .*none.npz: give a file or folder"),
@@ -635,6 +648,7 @@ BAD: dict[str, tuple[Any, type[GpuclustError], str]] = {
     "no extension": (plain("a", b"x"), StoreError, r"files of type \(none\) are not read"),
     "npy damaged": (plain("a.npy", b"\x93NUMPY nonsense"), StoreError, "a.npy cannot be read"),
     "npz damaged": (plain("a.npz", b"PK nonsense"), StoreError, "a.npz cannot be read"),
+    "npz that is no archive": (npy_as_npz, ActivationError, r"a.npz holds one array, as a .npy file .* name it .npy"),
     "h5ad damaged": (plain("a.h5ad", b"nonsense"), StoreError, r"a.h5ad cannot be read \(OSError"),
     "safetensors damaged": (plain("a.safetensors", b"nonsense"), StoreError, "cannot be read as safetensors"),
     "objects": (array(np.array([[None, 1.0]])), StoreError, "holds objects, which are not loaded"),

@@ -117,7 +117,7 @@ def test_cards_without_texts_have_numbers_and_no_empty_lines(
     assert (own["text"] == "").all()
     assert (own["tokens"].map(len) == 3).all()
     best = own.iloc[0]
-    told = f"prompt {best['prompt']}, a.npz, 3 tokens from token {best['position']} on"
+    told = f"prompt {best['prompt']}, a.npz, 3 tokens from position {best['position']} on"
     assert cli.main(["show", str(windows.path), "--cluster", "0"]) == 0
     said = capsys.readouterr().out
     assert told in " ".join(said.split())

@@ -23,6 +23,12 @@ def test_keywords_mark_their_cluster() -> None:
         assert sorted(found) == sorted(expected)
 
 
+def test_a_word_of_all_prompts_marks_no_cluster() -> None:
+    texts = pd.Series([f"row {word}" for word in ("wheat", "wheat", "canal", "canal")] * 5)
+    top = np.array([np.flatnonzero(texts == f"row {word}") for word in ("wheat", "canal")]).T
+    assert keywords.keywords(texts, top, 3) == [["wheat"], ["canal"]]
+
+
 def test_keywords_of_prompts_without_words() -> None:
     assert keywords.keywords(pd.Series(["1 2", "the", "3"]), np.array([[0, 1], [1, 2]]), 4) == [[], []]
     assert keywords.keywords(pd.Series(["ship"]), np.zeros((1, 2), int), 0) == [[], []]

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import yaml
+from filelock import FileLock
 
 import gpuclust
 from gpuclust import notebook_cache, schema, stage_table, terminal
@@ -450,11 +451,14 @@ def test_a_run_that_is_being_computed_is_not_called_damaged(
     record = json.loads((out / schema.RECORD).read_text())
     del record["stages"]["analyse"]
     write_record(out / schema.RECORD, record)
-    with claim(out):
-        assert show([str(out)]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "a process is computing in it" in said
-    assert "damaged" not in said
+    (out / schema.CLUSTERS).unlink()
+    with FileLock(out / schema.LOCK):  # as another process holds it
+        for asked in ([], ["--clusters"], ["--cluster", "0"]):
+            assert show([str(out), *asked]) == 2
+            said = " ".join(capsys.readouterr().err.split())
+            assert "a process is computing in it" in said
+            assert "damaged" not in said
+            assert "makes what is missing" not in said
     assert show([str(out)]) == 2
     assert "the run's own command goes on from there" in " ".join(capsys.readouterr().err.split())
 

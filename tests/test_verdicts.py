@@ -92,6 +92,20 @@ def test_what_a_run_is_worth_stands_first_in_its_record_while_it_is_known(tmp_pa
     assert "headline" not in json.loads((tmp_path / "run" / schema.RECORD).read_text())
 
 
+@pytest.mark.parametrize(("share", "warned"), [(0.0, True), (0.049, True), (0.05, False), (None, False)])
+def test_a_warning_where_few_features_lie_in_clusters_found_again(share: float | None, warned: bool) -> None:
+    text = verdicts.doubt(1, 4, 200, share)
+    assert (text is not None) == warned
+    if text is not None:
+        assert f"{share:.0%} of the features lie in clusters that both halves have" in text
+
+
+def test_tokens_are_no_way_out_where_there_are_none() -> None:
+    text = verdicts.doubt(0, 4, 60, over_tokens=False)
+    assert text is not None
+    assert "token" not in text
+
+
 def test_of_few_clusters_fewer_are_no_way_out() -> None:
     few, more = verdicts.doubt(0, 4, 60), verdicts.doubt(0, 5, 60)
     assert few is not None

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from gpuclust import schema
 from gpuclust.config import Config
-from gpuclust.config_sections import ModelConfig, SaeConfig
+from gpuclust.config_sections import ModelConfig, PromptSource, SaeConfig
 from gpuclust.configfile import validate
 from gpuclust.errors import InputError, ModelError, PromptsError
 from gpuclust.hardware import process
@@ -152,9 +152,12 @@ def run_of(
     name = path.name or path.resolve().name
     target = place(out) if out is not None else Path("runs") / Path(name).stem
     model = ModelConfig(name=schema.IMPORTED if tokenizer is None else _absolute(tokenizer))
-    c = c.model_copy(update={"model": model, "sae": SaeConfig(path=name)})
     quiet, shown = console is None, console or Console(quiet=True)
     with opening as found:
+        c = c.model_copy(
+            update={"model": model, "sae": SaeConfig(path=name), "prompts": (PromptSource(path=name),),
+                    "n_prompts": found.n_prompts}
+        )  # fmt: skip
         if c.keeps_tokens and found.places is None:
             raise InputError(
                 f"extract.rows is {c.extract.rows}, but {path} has prompts, not tokens: leave it at prompt, or say in "

@@ -42,6 +42,7 @@ SELECTED: Final = "state/selected.parquet"
 MAP: Final = "state/map.npy"
 PERSISTENCE: Final = "state/persistence.npy"
 MEMBERS: Final = "state/members.npy"  # labels of every member of the consensus, (member, feature)
+HALF_LABELS: Final = "state/half_labels.npy"  # clusters of either half of the prompts, (half, feature)
 QUALITY: Final = "quality.parquet"
 VIEWS: Final = "state/views"  # a folder a view of the prompts: its neighbours and spanning tree
 

@@ -80,7 +80,8 @@ def _cluster(config: Config) -> tuple[str, ...]:
 
 
 def _quality(config: Config) -> tuple[str, ...]:
-    return (schema.QUALITY, *(_near(config, schema.NULL) if config.permuted else ()))
+    halves = (schema.HALF_LABELS,) if config.halved else ()
+    return (schema.QUALITY, *halves, *(_near(config, schema.NULL) if config.permuted else ()))
 
 
 def _analyse(config: Config) -> tuple[str, ...]:
@@ -128,7 +129,7 @@ STAGES = (
     ),
     Stage(
         "quality", "stability, nulls, validity",
-        ("prompts", "extract", "select", "neighbors", "embed", "cluster"), _quality, ("quality", "seed"), version=4,
+        ("prompts", "extract", "select", "neighbors", "embed", "cluster"), _quality, ("quality", "seed"), version=5,
         planned=True,
     ),
     Stage(

@@ -273,6 +273,29 @@ def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:
     return sparse.csr_array((np.ones(len(place[0])), place), shape=shape)
 
 
+def relabelled(labels: Array, degree: Array, draws: int, seed: int) -> Array:
+    """Draw clusterings of the same sizes whose features fire as often: labels permuted within strata of `degree`.
+
+    Parameters
+    ----------
+    labels : array, (feature,), int
+    degree : array, (feature,), int
+        Rows on which each feature fires; STRATA have equal numbers of features.
+    draws, seed : int
+
+    Returns
+    -------
+    array, (draw, feature), of the labels' dtype
+    """
+    random = np.random.default_rng(seed)
+    order = np.argsort(degree, kind="stable")
+    found = np.empty((draws, len(labels)), labels.dtype)
+    for one in found:
+        for own in np.array_split(order, STRATA):
+            one[own] = labels[random.permutation(own)]
+    return found
+
+
 def _places(random: np.random.Generator, n: int, count: int, draws: int) -> Array:
     """Draw `count` of n places `draws` times, (draw, place); each once in a draw where there are so many."""
     if count > n:

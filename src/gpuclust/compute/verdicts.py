@@ -10,6 +10,7 @@ Z_MIN = 3.0  # standard deviations above a null
 NULL_MARGIN = 2.0  # the largest z of permuted activations is one draw of many: as large again is asked for
 SEVERAL = 4  # clusters: of so many fewer are no way out
 FEW = 0.2  # share of the clusters: where fewer are found again, a warning
+LITTLE = 0.05  # share of the features in clusters found again: where there are fewer, a warning
 VERDICTS = STABLE, FRAGILE, LOST, RANDOM = "stable", "fragile", "not found again", "no better than random"
 DOUBTFUL = LOST, RANDOM
 
@@ -121,25 +122,43 @@ def headline(counts: dict[str, int], n_clusters: int, measured: bool = True) -> 
     return f"{_of(counts.get(STABLE, 0), n_clusters)} found again in halves of the prompts{parts}"
 
 
-def doubt(n_found: int, n_clusters: int, n_prompts: int) -> str | None:
-    """Return a warning where fewer than a FEW of the clusters are found again, None where it is not so.
+def doubt(
+    n_found: int, n_clusters: int, n_prompts: int, share: float | None = None, over_tokens: bool = True
+) -> str | None:
+    """Return a warning where too little is found again, None where it is not so.
+
+    That is: fewer than FEW of the clusters, or clusters that hold less than LITTLE of the features.
 
     Parameters
     ----------
     n_found, n_clusters, n_prompts : int
+    share : float, optional
+        Of the features, that lie in clusters of one half which the other finds again.
+    over_tokens : bool
+        Whether features could be compared over tokens instead, which is then advised.
 
     Returns
     -------
     str or None
     """
-    if not n_clusters or n_found >= FEW * n_clusters:
+    little = share is not None and share < LITTLE
+    if not n_clusters or (n_found >= FEW * n_clusters and not little):
         return None
-    larger = "or fewer, larger clusters (a lower communities.resolution, a higher hdbscan.min_cluster_size)"
+    ways = ["Take more prompts"]
+    if n_clusters > SEVERAL:
+        ways.append("or fewer, larger clusters (a lower communities.resolution, a higher hdbscan.min_cluster_size)")
+    elif over_tokens:
+        ways.append("or compare features over tokens (extract.rows=token)")
+    held = "" if share is None else f", and {_percent(share)} of the features lie in clusters that both halves have"
     return (
-        f"{_of(n_found, n_clusters)} found again in two halves of the {n_prompts:,} prompts, clustered apart: "
-        f"{'the others cannot' if n_found else 'nothing here can'} be told from chance. Take more prompts, "
-        f"{larger if n_clusters > SEVERAL else 'or compare features over tokens (extract.rows=token)'}"
+        f"{_of(n_found, n_clusters)} found again in two halves of the {n_prompts:,} prompts, clustered apart{held}: "
+        f"{'the others' if n_found else 'nothing here'} {'cannot' if n_found else 'can'} be told from chance. "
+        f"{', '.join(ways)}"
     )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share == 0 or share >= 0.005 else "less than 1%"
 
 
 def _of(n_found: int, n_clusters: int) -> str:

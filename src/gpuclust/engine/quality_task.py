@@ -63,6 +63,7 @@ def quality_task(
     table: dict[str, Any] = {name: nothing for name, (dtype, _) in schema.QUALITY_COLUMNS.items() if dtype == "float64"}
     facts: dict[str, Any] = {"rows": len(size), "clustering": _known(_measured(out, config, labels, features))}
     if halves := [others[half] for half in schema.HALVES if half in others]:
+        atomic.write_array(out / schema.HALF_LABELS, np.stack(halves))
         facts["halves"] = _known(measures.of_halves(*halves))
         table["stability"] = np.mean([validity.best_match(labels, half) for half in halves], axis=0)
         table["chance_stability"] = validity.chance_match(labels, halves, CHANCE_DRAWS, config.seed)
@@ -111,7 +112,12 @@ def quality_task(
     measured = not np.isnan(table["stability"]).any()
     facts["headline"] = verdicts.headline(facts["verdicts"], len(size), measured)
     facts["warnings"] = []
-    if measured and (doubt := verdicts.doubt(facts["verdicts"][verdicts.STABLE], len(size), n_prompts)):
+    share = facts.get("halves", {}).get("found_again")
+    tokens = rows is None and not store.imported(out / schema.ACTIVATIONS)
+    doubt = (
+        verdicts.doubt(facts["verdicts"][verdicts.STABLE], len(size), n_prompts, share, tokens) if measured else None
+    )
+    if doubt is not None:
         log.warning("quality: %s", doubt)
         facts["warnings"].append(doubt)
     facts["dbcv"], why = _dbcv(out, labels, q.dbcv_features)

@@ -36,6 +36,7 @@ from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
+MANY = 0.05  # share of the features
 Facts = dict[str, Any]
 Step = Callable[["Context"], tuple[Facts, budget.Plan | None]]
 
@@ -297,7 +298,17 @@ def reduce_step(x: Context) -> tuple[Facts, budget.Plan | None]:
 
 def select_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     c, rows = x.config, x.plan(x.done["prompts"]).rows
-    return dict(x.submit(tasks.select_task, x.out, c.select, c.fewest_features, c.copies_by, rows)), None
+    facts = dict(x.submit(tasks.select_task, x.out, c.select, c.fewest_features, c.copies_by, rows))
+    dense = facts["removed"].get(f"sparsity < {c.select.sparsity_max:g}", 0)
+    if c.extract.rows != "prompt" and dense > MANY * facts["rows"]:
+        text = (
+            f"the filter counts prompts, also where rows are {c.extract.rows}s: {dense:,} of {facts['rows']:,} "
+            f"features fire in {c.select.sparsity_max:g} of the prompts or more and are left out, on however few "
+            "tokens they fire. select.sparsity_max=1.01 keeps them"
+        )
+        log.warning("select: %s", text)
+        facts["warnings"] = [text]
+    return facts, None
 
 
 def neighbors_step(x: Context) -> tuple[Facts, budget.Plan | None]:

@@ -46,7 +46,10 @@ def of_npz(path: Path, stack: ExitStack) -> Activations:
     ------
     ActivationError
     """
-    held = stack.enter_context(np.load(path, allow_pickle=False))
+    held = np.load(path, allow_pickle=False)
+    if not isinstance(held, np.lib.npyio.NpzFile):
+        raise ActivationError(f"{path} holds one array, as a .npy file does, and no archive of arrays: name it .npy")
+    stack.enter_context(held)
     names = set(held.files)
     given = {name: held[name] for name in COORDINATES if name in names}
     if "format" in names or {"indptr", "indices", "data"} <= names:

@@ -293,7 +293,7 @@ def _contexts(run: Run, number: int, size: int) -> list[tuple[str, list[Prompt]]
 
 def _by_number(position: int, n: int) -> str:
     """Which tokens a row has, where there is no text; between those of a window some may be left out."""
-    return f"token {position}" if n == 1 else f"{n} tokens from token {position} on"
+    return f"the token at position {position}" if n == 1 else f"{n} tokens from position {position} on"
 
 
 def _cluster_prompts(distinctive: list[Any], strongest: list[Any]) -> list[tuple[str, list[Prompt]]]:

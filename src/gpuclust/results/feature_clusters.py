@@ -175,7 +175,7 @@ def compare_halves(
     stability = np.mean([validity.best_match(labels.astype(np.int64), other) for other in (first, second)], axis=0)
     found = measures.of_halves(first, second)["found_again"]
     again = int((stability >= config.quality.stable).sum())
-    text = verdicts.doubt(again, len(stability), len(data))
+    text = verdicts.doubt(again, len(stability), len(data), found, over_tokens=False)
     if text is not None:
         log.warning("cluster_features: %s", text)
     return Halves(stability, found, () if text is None else (text,))

@@ -83,6 +83,10 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
         console.print(_cluster_table(real.head(SHOWN), console.width))
         if len(real) > SHOWN:
             console.print(f"[dim]… and {len(real) - SHOWN} more: `gpuclust show {escape(str(out))} --clusters`[/dim]")
+        unnamed = not any(len(_listed(found)) for name in ("tokens", "keywords") for found in real[name])
+        if unnamed and _imported(record):
+            known = "gpuclust import takes texts (--prompts) and a tokenizer of ids (--tokenizer)"
+            console.print(f"[dim]no words: nothing is known of what the prompts say; {known}[/dim]")
         _themes(run, console)
         _top_prompts(real.head(3), console)
         _similar(run, console)
@@ -97,6 +101,10 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
         console.print(f"open [bold]{escape(str(out / schema.REPORT))}[/bold] in a browser")
     elif "report" in stages:
         console.print(f"[yellow]! {schema.REPORT} is missing: `gpuclust report {escape(str(out))}` writes it[/yellow]")
+
+
+def _imported(record: dict[str, Any]) -> bool:
+    return bool(record["stages"]["prompts"].get("attributes", {}).get("model") == schema.IMPORTED)
 
 
 def _in_order(clusters: pd.DataFrame) -> pd.DataFrame:
@@ -167,9 +175,15 @@ def _cluster_table(clusters: pd.DataFrame, width: int) -> Table:
     if judged:
         table.add_column("verdict", no_wrap=True)
     taken = len("cluster  size  stability  ") + (max(map(len, clusters["verdict"].dropna())) + 2 if judged else 0)
-    table.add_column("features peak at", no_wrap=True, overflow="ellipsis", max_width=max(width - taken, 16))
+    peaks = any(len(_listed(tokens)) for tokens in clusters["tokens"])  # imported activations may have none
+    table.add_column(
+        "features peak at" if peaks else "words of its prompts",
+        no_wrap=True,
+        overflow="ellipsis",
+        max_width=max(width - taken, 16),
+    )
     for row in clusters.to_dict("records"):
-        listed = _listed(row["tokens"])[:12] or _listed(row["keywords"])[:12]  # imported activations have no tokens
+        listed = _listed(row["tokens"] if peaks else row["keywords"])[:12]
         table.add_row(
             str(row["cluster"]),
             str(row["size"]),
@@ -208,7 +222,8 @@ def _themes(run: reading.Files, console: Console) -> None:
     sure = (
         "" if ari is None else f" (those of either half of the prompts agree to ARI {ari:.2f}; `--themes` lists them)"
     )
-    console.print(f"\nthemes, clusters that rise and fall together{sure}: {escape('; '.join(named[:THEMES]))}{more}")
+    words = f": {escape('; '.join(named[:THEMES]))}{more}" if named else f": {len(table)}, without words"
+    console.print(f"\nthemes, clusters that rise and fall together{sure}{words}")
 
 
 def _top_prompts(clusters: pd.DataFrame, console: Console) -> None:

@@ -15,7 +15,7 @@ from gpuclust.configfile import validate
 from gpuclust.errors import ConfigError, CorruptDataError, StoreError
 from gpuclust.storage import checksums, markers, store
 from gpuclust.storage.record import read_record
-from gpuclust.storage.run_folder import holds_run, read_settings
+from gpuclust.storage.run_folder import computing, holds_run, read_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,14 +69,20 @@ class Files:
         if not self.run.is_dir():
             raise StoreError(f"there is no folder {self.run}: give the --out folder of a run")
         if not path.exists():
-            raise StoreError(
-                f"{self.run} has no {name}: the run has not come that far, or was made without it. The run's own "
-                "command makes what is missing"
-            )
+            raise StoreError(f"{self.run} has no {name}: {self._why_missing(name)}")
         if name not in self._checked:
             self._check(name)
             self._checked.add(name)
         return path
+
+    def _why_missing(self, name: str) -> str:
+        if computing(self.run):
+            return "a process is computing in it, and has not come that far. Wait for it"
+        if self._makers and name not in self._makers:
+            if name in (schema.TOKENS, schema.CONTEXTS):
+                return "only runs over tokens or windows have it (extract.rows), contexts with analyse.top_contexts"
+            return "its settings make none"
+        return "the run has not come that far, or was made without it. The run's own command makes what is missing"
 
     def _check(self, name: str) -> None:
         stages = read_record(self.run / schema.RECORD)["stages"] if (self.run / schema.RECORD).exists() else {}

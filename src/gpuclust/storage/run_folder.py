@@ -32,6 +32,7 @@ AFTER_EXTRACTION = (
     "hdbscan", "consensus", "quality", "analyse",
 )  # fmt: skip
 EXTRACTION = ("extract", "store", "sae")
+_HELD: set[Path] = set()  # folders that this process computes in
 LEFT_IN = (
     ".", "state", schema.VIEWS, schema.SHARDS, f"{schema.ACTIVATIONS}/activations/c", f"{schema.TOKENS}/activations/c",
 )  # fmt: skip  # where leftovers may lie
@@ -76,17 +77,19 @@ def claim(path: Path, mark: str | None = None) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise StoreError(f"nothing can be written to --out {path}: {error.strerror}. Give another --out") from error
+    _HELD.add(path.absolute())
     try:
         yield
     finally:
+        _HELD.discard(path.absolute())
         lock.release()
 
 
 def computing(path: Path) -> bool:
-    """Whether a process computes in a run's folder just now."""
+    """Whether another process computes in a run's folder just now."""
     from filelock import FileLock, Timeout
 
-    if not (path / schema.LOCK).exists():
+    if path.absolute() in _HELD or not (path / schema.LOCK).exists():
         return False
     try:
         with FileLock(path / schema.LOCK).acquire(timeout=0):

@@ -61,6 +61,8 @@ def of(array: Any, folder: Path) -> Shards | str:
     folder : Path
         Where its ``zarr.json`` is.
     """
+    if array.metadata.zarr_format == 2:
+        return "it is of Zarr's format 2"
     outer = [c.to_dict() for c in array.metadata.codecs]
     inner = outer[0].get("configuration", {}).get("codecs", ())
     names = [c["name"] for c in outer], [c["name"] for c in inner]

@@ -181,10 +181,8 @@ def recommendation(rows: pd.DataFrame, default: pd.DataFrame) -> str:
     if default.empty:
         return "The default failed, so there is nothing to compare a setting with, and none is recommended."
     found = effects.recommend(rows, default)
-    rule = (
-        "of those with half to twice as many clusters as the default, "
-        f"none with more than {percent(LARGEST)} of the features"
-    )
+    alike = "half to twice as many clusters as the default" if default["clusters"].mean() else "clusters"
+    rule = f"of those with {alike}, none with more than {percent(LARGEST)} of the features"
     if found is None:
         return f"No setting is recommended: there is none {rule}."
     setting, gain = found

@@ -284,7 +284,7 @@ def recommend(table: pd.DataFrame, default: pd.DataFrame, outcome: str = OUTCOME
     """Choose the setting with the best mean outcome that clusters about as finely as the default.
 
     Eligible are settings with half to twice as many clusters as the default, none of them with more than `LARGEST` of
-    the features; so the default itself may not be.
+    the features; so the default itself may not be. Where the default has no cluster, all that have any.
 
     Parameters
     ----------
@@ -304,9 +304,8 @@ def recommend(table: pd.DataFrame, default: pd.DataFrame, outcome: str = OUTCOME
         return None
     means = pd.concat([table, default]).groupby("setting")[["largest", "clusters", outcome]].mean()
     clusters = own["clusters"].mean()
-    eligible = means[
-        (means["largest"] <= LARGEST) & means["clusters"].between(clusters / 2, clusters * 2) & means[outcome].notna()
-    ]
+    alike = means["clusters"].between(clusters / 2, clusters * 2) if clusters else means["clusters"] > 0
+    eligible = means[(means["largest"] <= LARGEST) & alike & means[outcome].notna()]
     if eligible.empty:
         return None
     number = int(eligible.index.to_numpy()[int(eligible[outcome].argmax())])

@@ -138,7 +138,7 @@ function together(c) {
     rows.map(({text, start, stop, prompt, position, n_tokens, n_features: n, features}) => h('div', {class: 'prompt'},
       text && h('div', null, marked(text, start < 0 ? [] : [{start, stop, title: `${n} of ${size} features fire ${row === 'token' ? 'on this token' : 'within this window'}`}])),
       h('div', {class: 'about'}, h('span', null, `${count(n)} of ${count(size)} features`), firing(features), h('span', null, `prompt ${prompt}`),
-        !text && h('span', null, n_tokens === 1 ? `token ${position}` : `${n_tokens} tokens from token ${position} on`),
+        !text && h('span', null, n_tokens === 1 ? `the token at position ${position}` : `${n_tokens} tokens from position ${position} on`),
         run.n_sources > 1 && h('span', null, run.sources[a.prompt_source[prompt]]))))];
 }
 

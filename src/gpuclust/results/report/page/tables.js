@@ -105,7 +105,7 @@ function drawRun() {
   const kept = a.kept.reduce((sum, x) => sum + x, 0), noise = clusterOf.get(-1)?.size || 0;
   const judged = Object.entries(record.stages.quality?.verdicts || {}).filter(([, n]) => n).map(([name, n]) => [count(n), `${n === 1 ? 'cluster' : 'clusters'} ${name}`]);
   const tiles = [
-    [count(run.n_prompts), 'prompts'], [count(kept), `of ${count(a.kept.length)} features kept`],
+    [count(run.n_prompts), settings.extract.rows === 'prompt' ? 'prompts' : `prompts, compared over ${settings.extract.rows}s`], [count(kept), `of ${count(a.kept.length)} features kept`],
     ...(judged.length > 1 ? judged : [[count(run.n_clusters), judged.length && run.n_clusters > 1 ? judged[0][1].replace(' ', ', all ') : run.n_clusters === 1 ? 'cluster' : 'clusters']]),
     [share(noise / Math.max(kept, 1)), 'noise'],
   ];
