@@ -17,6 +17,7 @@ from gpuclust.schema import NOISE
 from gpuclust.types import Array
 
 STRATA = 20  # of the number of active prompts, for degree-matched random sets
+FEWEST = 20  # features of a stratum within which labels are permuted
 ROUNDING = 1e-12  # cosine distances below are those of exact duplicates
 
 
@@ -280,7 +281,7 @@ def relabelled(labels: Array, degree: Array, draws: int, seed: int) -> Array:
     ----------
     labels : array, (feature,), int
     degree : array, (feature,), int
-        Rows on which each feature fires; STRATA have equal numbers of features.
+        Rows on which each feature fires; STRATA have equal numbers of features, at least FEWEST of them.
     draws, seed : int
 
     Returns
@@ -291,7 +292,7 @@ def relabelled(labels: Array, degree: Array, draws: int, seed: int) -> Array:
     order = np.argsort(degree, kind="stable")
     found = np.empty((draws, len(labels)), labels.dtype)
     for one in found:
-        for own in np.array_split(order, STRATA):
+        for own in np.array_split(order, max(1, min(STRATA, len(order) // FEWEST))):
             one[own] = labels[random.permutation(own)]
     return found
 

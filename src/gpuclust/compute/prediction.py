@@ -1,0 +1,315 @@
+"""Held-out prediction: do a feature's cluster-mates tell where it fires, among rows they were not chosen from?
+
+Clusters are those of one half of the prompts, rows those of the other. A row's score for a feature is the sum over its
+mates, the feature itself left out, of a / (its mean where it fires). How well scores tell rows on which the feature
+fires from others is the area under the ROC curve (AUROC; 0.5: not at all), once over all pairs of rows, once over pairs
+that what the row's words, length and source say of the feature puts into the same stratum.
+
+Pairs are counted in histograms over quantiles of the score, which add up over blocks of rows; scores in one bin count
+as equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+from gpuclust.hardware import jit, process
+from gpuclust.schema import NOISE
+from gpuclust.types import Array
+
+jit.keep_kernels()
+_compile: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+BINS = 32  # of a score: none of the mates fires, and quantiles of the others
+STRATA = 8  # of what words, length and source say
+SAMPLE = 2048  # rows that quantiles are of
+PRIOR = 0.5  # rows of each kind, in log-odds (Jeffreys)
+TINY = 1e-9  # a score of nothing
+ROUNDED = 1e-5  # of a feature's value: what float32 leaves of a sum of nothing else
+TOGETHER = 16  # features whose histograms are in the second cache together
+
+
+@dataclass(frozen=True, eq=False)
+class Mates:
+    """Clusters whose members are each other's mates, and quantiles of their scores.
+
+    Attributes
+    ----------
+    label : array, (feature,), int64
+        The cluster whose members tell of a feature; -1 none.
+    sets : array, (set, feature), int64
+        Which features are in it: first `label` itself, then controls.
+    quantiles : array, (set, cluster, BINS - 2), float32
+    """
+
+    label: Array
+    sets: Array
+    quantiles: Array
+
+
+def scores(rows: Any, sets: Array) -> Array:
+    """Sum scaled activations over clusters.
+
+    Parameters
+    ----------
+    rows : scipy.sparse.csr_array, (row, feature)
+        a / mean where it fires; what does not fire is not stored.
+    sets : array, (set, feature), int
+        -1: in no cluster.
+
+    Returns
+    -------
+    array, (set, row, cluster), float32
+    """
+    from scipy.sparse import csr_array
+
+    n_clusters = int(sets.max(initial=NOISE)) + 1
+    found = np.empty((len(sets), rows.shape[0], n_clusters), np.float32)
+    for at, one in enumerate(sets):
+        own = np.flatnonzero(one >= 0)
+        inside = csr_array((np.ones(len(own), np.float32), (own, one[own])), shape=(rows.shape[1], n_clusters))
+        found[at] = (rows @ inside).toarray()
+    return found
+
+
+def mates(label: Array, sets: Array, sample: Array) -> Mates:
+    """Return mates with the quantiles of a sample of rows' scores.
+
+    Parameters
+    ----------
+    label, sets
+        As of `Mates`.
+    sample : array, (set, row, cluster), float32
+    """
+    quantiles = np.empty((*sample.shape[::2], BINS - 2), np.float32)
+    at = np.linspace(0, 1, BINS - 1)[:-1]
+    for place in np.ndindex(quantiles.shape[:2]):
+        some = sample[place[0], :, place[1]]
+        some = some[some > TINY]
+        quantiles[place] = np.quantile(some, at) if len(some) else 0
+    quantiles[:, :, 0] = 0  # the second bin begins where anything fires
+    return Mates(label, sets, quantiles)
+
+
+def log_odds(together: Array, attribute: Array, active: Array, n_rows: int) -> Array:
+    """Return what each attribute of a row says of each feature: log P(x | fires) / P(x | not).
+
+    Naive Bayes (Maron 1961): a row's sum over its attributes says how likely the feature is to fire there.
+
+    Parameters
+    ----------
+    together : array, (attribute, feature), float32
+        Rows that have the attribute and on which the feature fires. It is written over.
+    attribute : array, (attribute,), float64
+        Rows that have it.
+    active : array, (feature,), float64
+        Rows on which each fires.
+    n_rows : int
+
+    Returns
+    -------
+    array, (attribute, feature), float32
+        `together` itself.
+    """
+    for row, count in zip(together, attribute, strict=True):
+        fires = (row + PRIOR) / (active + 2 * PRIOR)
+        row[:] = np.log(fires / ((count - row + PRIOR) / (n_rows - active + 2 * PRIOR)))
+    return together
+
+
+def strata(said: Array) -> Array:
+    """Return the quantiles that cut rows into STRATA by what is said of a feature.
+
+    Parameters
+    ----------
+    said : array, (row, feature), float32
+        Of a sample of rows.
+
+    Returns
+    -------
+    array, (feature, STRATA - 1), float32
+    """
+    if not len(said):
+        return np.zeros((said.shape[1], STRATA - 1), np.float32)
+    found: Array = np.quantile(said, np.linspace(0, 1, STRATA + 1)[1:-1], axis=0).T.astype(np.float32)
+    return np.ascontiguousarray(found)
+
+
+def histograms(n_sets: int, n_features: int) -> Array:
+    """Return empty histograms, (set, feature, stratum, bin, 2), uint32: rows on which it does not fire, and does."""
+    return np.zeros((n_sets, n_features, STRATA, BINS, 2), np.uint32)
+
+
+def count(into: Array, rows: Any, told: Mates, said: Array, edges: Array) -> None:
+    """Count rows into histograms, in place.
+
+    Parameters
+    ----------
+    into : array, (set, feature, stratum, bin, 2), uint32
+        Of `histograms`.
+    rows : scipy.sparse.csr_array, (row, feature), float32
+        As of `scores`.
+    told : Mates
+    said : array, (row, feature), float32
+        What words, length and source say of each.
+    edges : array, (feature, STRATA - 1), float32
+        Of `strata`.
+
+    Notes
+    -----
+    Memory: 8 bytes a row and feature beside `said`.
+    """
+    if not rows.shape[0]:
+        return
+    values, found = rows.toarray(), scores(rows, told.sets)
+    threads, n = process.cores(), rows.shape[1]
+    step = -(-n // threads)
+
+    def share(first: int) -> None:
+        last = min(first + step, n)
+        _count(into, values, told.label, told.sets, found, told.quantiles, said, edges, first, last)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(share, range(0, n, step)):
+            pass
+
+
+@_compile  # type: ignore[untyped-decorator]
+def _bin(score: Any, quantiles: Any) -> Any:
+    """0 where no mate fires; else 1 and how many quantiles after the first are at most the score."""
+    if score <= TINY:
+        return 0
+    low, high = 1, len(quantiles)
+    while low < high:
+        middle = (low + high) // 2
+        if quantiles[middle] <= score:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@_compile  # type: ignore[untyped-decorator]
+def _count(
+    into: Any,
+    values: Any,
+    label: Any,
+    sets: Any,
+    found: Any,
+    quantiles: Any,
+    said: Any,
+    edges: Any,
+    first: Any,
+    last: Any,
+) -> None:
+    for begin in range(first, last, TOGETHER):
+        for row in range(values.shape[0]):
+            for feature in range(begin, min(begin + TOGETHER, last)):
+                cluster = label[feature]
+                if cluster < 0:
+                    continue
+                stratum = 0
+                while stratum < edges.shape[1] and said[row, feature] > edges[feature, stratum]:
+                    stratum += 1
+                value = values[row, feature]
+                fires = 1 if value > 0 else 0
+                for one in range(sets.shape[0]):
+                    score = found[one, row, cluster]
+                    if fires and sets[one, feature] == cluster:
+                        score -= value
+                        if score < value * ROUNDED:
+                            score = 0.0
+                    into[one, feature, stratum, _bin(score, quantiles[one, cluster]), fires] += 1
+
+
+def auroc(counted: Array) -> Array:
+    """Return the area under the ROC curve from counts of rows, over pairs of the same stratum.
+
+    Σ over strata of pairs (fires, does not) that the score puts in order, those in one bin counting half, over all such
+    pairs (Mann and Whitney 1947).
+
+    Parameters
+    ----------
+    counted : array, (..., stratum, bin, 2), int
+        Bins ascend; rows on which it does not fire, and does.
+
+    Returns
+    -------
+    array, (...), float64
+        NaN where no stratum has rows of both kinds.
+
+    Examples
+    --------
+    >>> auroc(np.array([[[3, 0], [1, 1], [0, 3]]])).tolist()
+    0.96875
+    """
+    others, fires = counted[..., 0].astype(np.float64), counted[..., 1].astype(np.float64)
+    below = np.cumsum(others, axis=-1) - others / 2
+    pairs = (fires.sum(axis=-1) * others.sum(axis=-1)).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Array = np.where(pairs > 0, (fires * below).sum(axis=(-1, -2)) / pairs, np.nan)
+    return found
+
+
+def over_all(counted: Array) -> Array:
+    """Return `auroc` over all pairs of rows, whatever their strata."""
+    return auroc(counted.sum(axis=-3, keepdims=True, dtype=np.int64))
+
+
+def of_words(counted: Array) -> Array:
+    """Return `auroc` of what words, length and source say, by its strata."""
+    return auroc(counted.sum(axis=-2, dtype=np.int64)[..., None, :, :])
+
+
+def of_clusters(label: Array, each: Sequence[Array]) -> dict[str, Array]:
+    """Put the features of every cluster together.
+
+    Parameters
+    ----------
+    label : array, (feature,), int
+        Clusters that are told of, -1 noise.
+    each : sequence of array, (set, feature), float64
+        AUROC in either direction, NaN where there is none; first set the mates, then controls.
+
+    Returns
+    -------
+    dict of str to array, (cluster,), float64
+        ``mean`` over the features, ``control`` the same of the controls; ``low`` and ``high`` of a 95% interval of
+        their difference (Student's t over the features); ``p``: share of the differences of controls, each from the
+        other controls, of all clusters, that reach this one, itself counted, times the root of the features. NaN where
+        no feature of the cluster was measured.
+    """
+    from scipy import stats
+
+    stack = np.stack(each)
+    known = (~np.isnan(stack)).sum(axis=0)
+    values = np.nansum(stack, axis=0) / np.where(known > 0, known, np.nan)
+    n_clusters = int(label.max(initial=NOISE)) + 1
+    own = (label >= 0) & ~np.isnan(values).any(axis=0)
+    label, values = label[own], values[:, own]
+    size = np.bincount(label, minlength=n_clusters).astype(np.float64)
+
+    def mean(one: Array) -> Array:
+        with np.errstate(invalid="ignore"):
+            found: Array = np.bincount(label, one, minlength=n_clusters) / np.where(size > 0, size, np.nan)
+        return found
+
+    controls = values[1:]
+    apart = values[0] - controls.mean(axis=0)
+    difference = mean(apart)
+    spread = np.sqrt(np.maximum(mean(apart**2) - difference**2, 0) / np.maximum(size - 1, 1))
+    half = stats.t.ppf(0.975, np.maximum(size - 1, 1)) * np.where(size > 1, spread, np.nan)
+    null = [mean(one - (controls.sum(axis=0) - one) / (len(controls) - 1)) * np.sqrt(size) for one in controls]
+    drawn = np.sort(np.concatenate(null)[~np.isnan(np.concatenate(null))])
+    reached = difference * np.sqrt(size)
+    p = (1 + len(drawn) - np.searchsorted(drawn, reached, side="left")) / (1 + len(drawn))
+    return {
+        "mean": mean(values[0]), "control": mean(controls.mean(axis=0)), "low": difference - half,
+        "high": difference + half, "p": np.where(np.isnan(difference), np.nan, p),
+    }  # fmt: skip
