@@ -111,7 +111,7 @@ def chunk(fired: Any, prompt: Array, sets: Array) -> State:
     """
     state = nothing(sets)
     starts = np.flatnonzero(np.diff(prompt, prepend=-1))
-    members = [_members(labels, state["token"].shape[2]) for labels in sets]
+    members = [_indicator(labels, state["token"].shape[2]) for labels in sets]
     for begin, end in _pieces(fired.indptr[[*starts, len(prompt)]]):
         own = slice(starts[begin], starts[end] if end < len(starts) else len(prompt))
         _count(state, fired[own], prompt[own], members)
@@ -212,7 +212,7 @@ def _expected(state: State, sets: Array, name: str, parts: Array) -> Array:
     if name != "prompt":
         return parts @ state[f"{name}_expected"]
     fires, n_prompts = parts @ state["fires"], parts @ state["prompts"]
-    members = [_members(labels, state[name].shape[2]) for labels in sets]
+    members = [_indicator(labels, state[name].shape[2]) for labels in sets]
     pairs = np.array([((fires @ own) ** 2 - fires**2 @ own) / 2 for own in members])
     expected: Array = pairs / np.maximum(n_prompts, 1)[:, None]
     return expected
@@ -275,12 +275,7 @@ def _add(total: Array, times: Any, member: Any, group: Array, size: Array | None
 
 def _fires(times: Any) -> Any:
     """1 where an entry is not 0: sparse, int64."""
-    some = times.data != 0
-    if some.all():
-        return _of(times, some.astype(np.int64))
-    found = _of(times, some.astype(np.int64)).copy()  # the block's own entries stay
-    found.eliminate_zeros()
-    return found
+    return _of(times, (times.data != 0).astype(np.int64))
 
 
 def _of(rows: Any, data: Array) -> Any:
@@ -293,11 +288,6 @@ def _of(rows: Any, data: Array) -> Any:
 def _together(group: Array) -> Any:
     """(group, row): 1 where a row is of a group; groups ascend from 0, none left out."""
     return _indicator(group, int(group[-1]) + 1).T.tocsr()
-
-
-def _members(labels: Array, n_clusters: int) -> Any:
-    """(feature, cluster): 1 where a feature is of a cluster, noise left out."""
-    return _indicator(labels, n_clusters)
 
 
 def _indicator(group: Array, n: int) -> Any:
