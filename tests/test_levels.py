@@ -150,11 +150,11 @@ def planted(n_prompts: int, kinds: str, seed: int, share: float = 0.3) -> tuple[
     n_features = SIZE * len(kinds) + OTHERS
     fired = np.zeros((n_prompts, LENGTH, n_features), bool)
     for at in range(n_prompts):
-        alone = np.flatnonzero(rng.random(n_features) < share / 2)
+        alone = np.flatnonzero(rng.random(n_features) < 0.65 * share)
         for cluster, kind in enumerate(kinds):
             mine = alone // SIZE == cluster
             if kind != "d":
-                alone = alone[~mine | (rng.random(len(alone)) < 0.3)]
+                alone = alone[~mine | (rng.random(len(alone)) < 0.15 / 0.65)]  # all fire as often
                 if rng.random() < share:
                     chosen = cluster * SIZE + rng.permutation(SIZE)[: SIZE // 2]
                     begin = rng.integers(LENGTH - SIZE)
@@ -186,7 +186,7 @@ def test_planted_levels_are_found(seed: int) -> None:
 
 
 def independent(seed: int, n_prompts: int) -> dict[str, Array]:
-    fired, prompt = planted(n_prompts, "ddddd", seed, share=0.6)
+    fired, prompt = planted(n_prompts, "ddddd", seed, share=0.45)
     return found_of(fired, prompt, labels_of("ddddd"), seed=seed)
 
 
