@@ -47,6 +47,8 @@ IMPURE = {"zarr", "dask", "distributed", "pathlib", "xarray"}  # what those do n
 LAZY = {
     "storage.codec_kernels", "compute.sparse_gram", "storage.codec_packed_kernels", "clusterer", "engine.inverted_pass",
     *(f"compute.{name}" for name in ("inverted_index", "inverted_pairs", "never_together", "pair_distance")),
+    "compute.prediction",
+    "engine.held_out", "engine.validating",
 }  # fmt: skip
 OPENERS = {"engine.execute", "sweep.experiment"}  # only these start a scheduler
 HEAVY = {

@@ -104,8 +104,8 @@ def planted(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_words_explain_what_follows_from_words_and_no_more() -> None:
     n = 4000
-    (word, train, label), (there, test, _) = planted(n, 0), planted(n, 1)
-    sets = np.concatenate([[label], validity.relabelled(label, train.sum(axis=0), 4, 0)])
+    (word, train, label), (there, test, _) = planted(n, 2), planted(n, 3)
+    sets = np.concatenate([[label], validity.relabelled(label, train.sum(axis=0), 16, 0)])
     known, heard = (np.stack([has, ~has], axis=1).astype(np.float32) for has in (word, there))
     odds = prediction.log_odds(known.T @ train, known.sum(axis=0), train.sum(axis=0), n)
     told = prediction.mates(label, sets, prediction.scores(csr_array(train), sets))

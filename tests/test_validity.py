@@ -76,6 +76,20 @@ def test_sums_and_silhouette_a_slab_at_a_time(monkeypatch: pytest.MonkeyPatch, s
     np.testing.assert_allclose(validity.silhouette(found, labels), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_cohesion_needs_no_cosines_with_other_clusters(sparse: bool) -> None:
+    values, labels = planted(n_prompts=200, n_clusters=4, size=8, n_noise=10)
+    norms = np.sqrt((values.astype(np.float64) ** 2).sum(axis=0))
+    blocks = np.array_split(values.astype(np.float32), 3)
+    some = [csr_array(block) for block in blocks] if sparse else blocks
+    whole, alone = (make(some, norms, labels) for make in (validity.sums, validity.sums_within))
+    assert alone.cosine.shape == (len(labels), 0)
+    for measure in (validity.cohesion, validity.permutation_z):
+        np.testing.assert_allclose(measure(alone, labels), measure(whole, labels), rtol=1e-9)
+    none = np.full(len(labels), -1)
+    assert len(validity.permutation_z(validity.sums_within(some, norms, none), none)) == 0
+
+
 def test_silhouette_of_duplicates_is_not_rounding() -> None:
     one, other = np.random.default_rng(0).random((2, 50)).astype(np.float32)
     values = np.stack([one, one * 3, one * 7, one / 3, other, other * 5], axis=1)

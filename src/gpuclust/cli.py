@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from gpuclust import __version__, compare, export, plan, report, run, show, terminal, verify
+from gpuclust import __version__, compare, export, plan, report, run, show, terminal, validate, verify
 from gpuclust.sweep import __main__ as sweep
 
 Adds = Callable[[argparse.ArgumentParser], None]
@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, Adds, Works]] = {
     "import": (importing.DESCRIPTION, importing.arguments, importing.work),
     "compare": (compare.DESCRIPTION, compare.arguments, compare.work),
     "show": (show.DESCRIPTION, show.arguments, show.work),
+    "validate": (validate.DESCRIPTION, validate.arguments, validate.work),
     "report": (report.DESCRIPTION, report.arguments, report.work),
     "export": (export.DESCRIPTION, export.arguments, export.work),
     "verify": (verify.DESCRIPTION, verify.arguments, verify.work),

@@ -34,6 +34,8 @@ CLUSTER_ACTIVATIONS: Final = "cluster_activations.zarr"
 CLUSTER_SIMILARITY: Final = "cluster_similarity.parquet"
 THEMES: Final = "themes.parquet"
 CONTEXTS: Final = "contexts.parquet"  # where rows are tokens or windows
+VALIDATION: Final = "validation.parquet"  # of `gpuclust validate`
+VALIDATION_FACTS: Final = "validation.json"
 REPORT: Final = "report.html"
 SHARDS: Final = "shards"  # states and markers of the extraction
 # What one stage hands to the next
@@ -197,6 +199,36 @@ QUALITY_COLUMNS: Final = {
     "random_z": ("float64", "of cohesion, against random sets matched in size and active prompts"),
     "permutation_z": ("float64", "of cohesion, against each feature's activations permuted over prompts"),
     "permutation_z_null": ("float64", "the largest of a clustering of permuted activations, 0 without clusters"),
+}
+VALIDATION_COLUMNS: Final = {
+    "cluster": ("int64", ""),
+    "size": ("int64", "features, of exact duplicates the first"),
+    "prediction": (
+        "float64",
+        "AUROC, mean over its features: on which rows of one half of the prompts a feature fires, told by the features "
+        "that share its cluster in a clustering of the other half; 0.5 for features that are noise there",
+    ),
+    "prediction_random": ("float64", "the same of random mates that fire as often"),
+    "prediction_words": ("float64", "the same told by the row's tokens, its prompt's length and source (naive Bayes)"),
+    "prediction_given_words": ("float64", "`prediction` among rows about which these say the same"),
+    "prediction_given_words_random": ("float64", "the same of random mates"),
+    "prediction_low": ("float64", "given words, mates less random mates: 95% interval over the features"),
+    "prediction_high": ("float64", "its upper end"),
+    "prediction_p": ("float64", "share of random clusters, of all sizes, that are as far above other random ones"),
+    "prediction_q": ("float64", "the same with the false discovery rate controlled over clusters"),
+    "token_excess": (
+        "float64",
+        "pairs of its features on the same token over those by chance within 16 tokens, over the same of random sets",
+    ),
+    "token_low": ("float64", "95% interval, over prompts"),
+    "token_high": ("float64", "its upper end"),
+    "near_excess": ("float64", "pairs within 16 tokens over those by chance within the prompt, over random sets"),
+    "near_low": ("float64", "95% interval, over prompts"),
+    "near_high": ("float64", "its upper end"),
+    "prompt_excess": ("float64", "pairs in the same prompt over those by chance, over random sets"),
+    "prompt_low": ("float64", "95% interval, over prompts"),
+    "prompt_high": ("float64", "its upper end"),
+    "level": ("string", "token, near, topic or none: the finest level with an excess of 1.5, surely above 1"),
 }
 SIMILARITY_COLUMNS: Final = {
     "cluster_a": ("int64", ""),

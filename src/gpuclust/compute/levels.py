@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from gpuclust.compute.validity import STRATA
 from gpuclust.compute.windows import windows
 from gpuclust.schema import NOISE
 from gpuclust.types import Array
@@ -25,35 +24,6 @@ LEAST = 1.5  # times as often as controls: what a level takes
 CONFIDENCE = 0.95  # of the intervals
 LEVELS = {"token": "token", "near": "near", "prompt": "topic"}  # finest first, and the word of each
 ENTRIES = 1 << 20  # of a piece of a block, whole prompts
-
-
-def relabelled(labels: Array, degree: Array, draws: int, seed: int) -> Array:
-    """Permute labels among features that fire about as often: controls of `chunk`.
-
-    Each label, noise too, goes to a feature of the same stratum of `degree`, of `validity.STRATA` with equal numbers of
-    features: a cluster keeps how many features it has of each stratum.
-
-    Parameters
-    ----------
-    labels : array, (feature,), int
-        -1 is noise.
-    degree : array, (feature,), int
-        Tokens or prompts on which each feature fires.
-    draws : int
-    seed : int
-
-    Returns
-    -------
-    array, (draw, feature), of the dtype of `labels`
-    """
-    random = np.random.default_rng(seed)
-    order = np.argsort(degree, kind="stable")
-    stratum = np.arange(len(order)) * STRATA // max(len(order), 1)
-    found = np.tile(labels, (draws, 1))
-    for s in range(STRATA):
-        own = order[stratum == s]
-        found[:, own] = random.permuted(found[:, own], axis=1)
-    return found
 
 
 def nothing(sets: Array) -> State:
@@ -95,7 +65,7 @@ def chunk(fired: Any, prompt: Array, sets: Array) -> State:
     prompt : array, (token,), int
         Number of each token's prompt, from 0, ascending. No other block has tokens of these prompts.
     sets : array, (set, feature), int
-        Row 0 are the labels of the clustering, -1 is noise; each other row is a control (`relabelled`).
+        Row 0 are the labels of the clustering, -1 is noise; each other row is a control (`validity.relabelled`).
 
     Returns
     -------

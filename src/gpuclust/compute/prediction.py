@@ -19,7 +19,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from gpuclust.hardware import jit, process
+from gpuclust.hardware import jit
 from gpuclust.schema import NOISE
 from gpuclust.types import Array
 
@@ -146,7 +146,7 @@ def histograms(n_sets: int, n_features: int) -> Array:
     return np.zeros((n_sets, n_features, STRATA, BINS, 2), np.uint32)
 
 
-def count(into: Array, rows: Any, told: Mates, said: Array, edges: Array) -> None:
+def count(into: Array, rows: Any, told: Mates, said: Array, edges: Array, threads: int = 1) -> None:
     """Count rows into histograms, in place.
 
     Parameters
@@ -160,6 +160,7 @@ def count(into: Array, rows: Any, told: Mates, said: Array, edges: Array) -> Non
         What words, length and source say of each.
     edges : array, (feature, STRATA - 1), float32
         Of `strata`.
+    threads : int
 
     Notes
     -----
@@ -168,7 +169,7 @@ def count(into: Array, rows: Any, told: Mates, said: Array, edges: Array) -> Non
     if not rows.shape[0]:
         return
     values, found = rows.toarray(), scores(rows, told.sets)
-    threads, n = process.cores(), rows.shape[1]
+    n = rows.shape[1]
     step = -(-n // threads)
 
     def share(first: int) -> None:
@@ -180,7 +181,7 @@ def count(into: Array, rows: Any, told: Mates, said: Array, edges: Array) -> Non
             pass
 
 
-@_compile  # type: ignore[untyped-decorator]
+@_compile
 def _bin(score: Any, quantiles: Any) -> Any:
     """0 where no mate fires; else 1 and how many quantiles after the first are at most the score."""
     if score <= TINY:
@@ -195,7 +196,7 @@ def _bin(score: Any, quantiles: Any) -> Any:
     return low
 
 
-@_compile  # type: ignore[untyped-decorator]
+@_compile
 def _count(
     into: Any,
     values: Any,

@@ -17,7 +17,7 @@ from gpuclust.schema import NOISE
 from gpuclust.types import Array
 
 STRATA = 20  # of the number of active prompts, for degree-matched random sets
-FEWEST = 20  # features of a stratum within which labels are permuted
+FEWEST = 40  # features of a stratum within which labels are permuted
 ROUNDING = 1e-12  # cosine distances below are those of exact duplicates
 
 
@@ -139,7 +139,8 @@ class Sums:
     Attributes
     ----------
     cosine : array, (feature, cluster), float64
-        Each feature's cosines summed over the features of a cluster: G of unit features times the indicators.
+        Each feature's cosines summed over the features of a cluster: G of unit features times the indicators. Of
+        `sums_within` (feature, 0).
     mean : array, (feature,), float64
         Mean of u over prompts.
     own : array, (feature,), float64
@@ -199,6 +200,29 @@ def sums(blocks: Iterable[Array], norms: Array, labels: Array, sets: Any = None)
     if n_sets:
         squares -= sets.T @ own
     return Sums(cosine, total / max(n_prompts, 1), own, squares, n_prompts)
+
+
+def sums_within(blocks: Iterable[Array], norms: Array, labels: Array) -> Sums:
+    """Sum unit features over clusters, as `sums`, but for no feature's cosines with other clusters.
+
+    What `cohesion` and `permutation_z` need, in memory that does not grow with features times clusters.
+
+    Parameters
+    ----------
+    blocks, norms, labels
+        As of `sums`.
+
+    Returns
+    -------
+    Sums
+        Its sets are the clusters.
+    """
+    from scipy.sparse import csr_array
+
+    clustered = np.flatnonzero(labels >= 0)
+    shape = (len(labels), int(labels.max(initial=NOISE)) + 1)
+    sets = csr_array((np.ones(len(clustered)), (clustered, labels[clustered])), shape=shape)
+    return sums(blocks, norms, np.full(len(labels), NOISE), sets)
 
 
 def cohesion(found: Sums, labels: Array) -> Array:
@@ -277,6 +301,8 @@ def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:
 def relabelled(labels: Array, degree: Array, draws: int, seed: int) -> Array:
     """Draw clusterings of the same sizes whose features fire as often: labels permuted within strata of `degree`.
 
+    No feature keeps its cluster, as far as its stratum has others to exchange with.
+
     Parameters
     ----------
     labels : array, (feature,), int
@@ -293,7 +319,17 @@ def relabelled(labels: Array, degree: Array, draws: int, seed: int) -> Array:
     found = np.empty((draws, len(labels)), labels.dtype)
     for one in found:
         for own in np.array_split(order, max(1, min(STRATA, len(order) // FEWEST))):
-            one[own] = labels[random.permutation(own)]
+            one[own] = _exchanged(labels[own], random)
+    return found
+
+
+def _exchanged(labels: Array, random: np.random.Generator) -> Array:
+    """Permute labels so that none but noise stays where it was, if it can be."""
+    found: Array = random.permutation(labels)
+    for at in np.flatnonzero((found == labels) & (labels >= 0)):
+        if found[at] == labels[at] and len(others := np.flatnonzero((labels != found[at]) & (found != labels[at]))):
+            other = random.choice(others)
+            found[[at, other]] = found[[other, at]]
     return found
 
 
@@ -378,7 +414,9 @@ def neighbor_overlap(a: Array, b: Array) -> float:
 
 def _inner(found: Sums, labels: Array) -> tuple[Array, Array]:
     """Cosines of each cluster summed over all ordered pairs, and its size."""
-    clustered = np.flatnonzero(labels >= 0)
-    size = np.bincount(labels[clustered], minlength=found.cosine.shape[1])
+    clustered, n_clusters = np.flatnonzero(labels >= 0), int(labels.max(initial=NOISE)) + 1
+    size = np.bincount(labels[clustered], minlength=n_clusters)
+    if found.cosine.shape[1] < n_clusters:  # of `sums_within`
+        return found.squares, size
     own = found.cosine[clustered, labels[clustered]] - found.own[clustered]
-    return np.bincount(labels[clustered], own, minlength=len(size)), size
+    return np.bincount(labels[clustered], own, minlength=n_clusters), size

@@ -16,7 +16,7 @@ from gpuclust.compute.halves import half_of
 from gpuclust.compute.validity import relabelled
 from gpuclust.config import Config
 from gpuclust.engine import prompt_rows, token_rows
-from gpuclust.hardware import budget
+from gpuclust.hardware import budget, process
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -88,7 +88,7 @@ def predict(run: Subject, draws: int) -> tuple[dict[str, Array], dict[str, Any]]
     n = len(run.features)
     taken, n_rows = _taken(run)
     words = row_words.RowWords(
-        row_words.vocabulary(list(run.prompts["tokens"]), min(VOCABULARY, TABLE // n)),
+        row_words.vocabulary(_tokens(run), min(VOCABULARY, TABLE // n)),
         (row_words.LENGTHS, row_words.sources(list(run.prompts["source"]))[1], POSITIONS),
     )
     sets = [
@@ -122,7 +122,7 @@ def predict(run: Subject, draws: int) -> tuple[dict[str, Array], dict[str, Any]]
         for half in (0, 1):
             own = np.flatnonzero(rows.half != half)  # rows that its clusters were not chosen from
             said = np.asarray(rows.attributes[own] @ odds[half], np.float32)
-            prediction.count(tables[half], rows.fired[own], told[half], said, edges[half])
+            prediction.count(tables[half], rows.fired[own], told[half], said, edges[half], process.cores())
     columns = _columns(run, tables)
     return columns, {"prompts": int(taken.sum()), "rows": int(counted.sum()), "attributes": len(words)}
 
@@ -157,12 +157,19 @@ def _columns(run: Subject, tables: list[Array]) -> dict[str, Array]:
     }  # fmt: skip
 
 
+def _tokens(run: Subject) -> list[Array]:
+    """The ids of every prompt; none where they are not known."""
+    if "tokens" not in run.prompts:
+        return [np.zeros(0, np.int64)] * len(run.prompts)
+    return list(run.prompts["tokens"])
+
+
 def _taken(run: Subject) -> tuple[Array, int]:
     """Which prompts are taken, (prompt,), bool, and about how many rows they have: all, or pairs drawn by chance."""
     n_tokens, n = run.prompts["n_tokens"].to_numpy(), len(run.features)
     rows = token_rows.rows_of(run.config, run.out)
     n_rows = len(n_tokens) if rows is None else len(token_rows.prompts_of(run.out, rows))
-    words = int(n_tokens.sum()) if rows is None or rows.window else 2 * n_rows
+    words = int(np.maximum(n_tokens, 1).sum()) if rows is None or rows.window else 2 * n_rows
     share = min(1.0, MOST_CELLS / max(n_rows * n, 1), MOST_WORDS / max(words * n, 1))
     pairs = -(-len(n_tokens) // 2)
     if share == 1:
@@ -209,7 +216,7 @@ def _read(run: Subject) -> Iterator[tuple[Array, Any, Array, Array, Array]]:
     kept, above = run.features["feature"].to_numpy(), run.config.extract.activation_threshold
     rows = token_rows.rows_of(run.config, run.out)
     if rows is None:
-        first, own = 0, list(run.prompts["tokens"])
+        first, own = 0, _tokens(run)
         for block in prompt_rows.read_blocks(run.out, kept, run.plan):
             values = np.abs(block.astype(np.float32))
             values[values <= above] = 0

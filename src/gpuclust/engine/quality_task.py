@@ -98,10 +98,10 @@ def quality_task(
     }
     if q.random_sets > 1:
         table["random_z"] = validity.matched_z(found, labels, q.random_sets)
-    del found  # as large as what is summed next
+    del found
     if schema.NULL in others:
         null = others[schema.NULL]
-        reached = validity.permutation_z(validity.sums(read(config.seed), norms, null), null)
+        reached = validity.permutation_z(validity.sums_within(read(config.seed), norms, null), null)
         facts["null"] = {"clusters": int(null.max(initial=schema.NOISE)) + 1, "noise_share": float((null < 0).mean())}
         table["permutation_z_null"] = np.full(len(size), float(max(reached, default=0)))
     clustered = size / max(size.sum(), 1)

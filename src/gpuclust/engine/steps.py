@@ -417,8 +417,7 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     ]
     labels = iter(x.members(jobs))
     found = {name: [next(labels) for _ in range(count)] for (name, *_), count in zip(views, members, strict=True)}
-    most = max((int(one.max(initial=0)) + 1 for several in found.values() for one in several), default=1)
-    plan = x.plan(x.done["prompts"], len(kept), max(most, x.n_clusters))
+    plan = x.plan(x.done["prompts"], len(kept), x.n_clusters)
     return dict(x.submit(quality_task.quality_task, x.out, c, plan, found, skipped)), plan
 
 

@@ -20,7 +20,7 @@ from gpuclust.places import place
 from gpuclust.results.feature_clusters import FeatureClusters, Halves, by_dbscan, by_distances, compare_halves, gram_of
 from gpuclust.results.inputs import as_activations, as_lengths, refuse_larger_than_memory
 from gpuclust.results.parameters import merged
-from gpuclust.storage import reading
+from gpuclust.storage import reading, validated
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -148,6 +148,20 @@ class Run:
         Of a run whose ``extract.rows`` are tokens or windows, with ``analyse.top_contexts`` above 0.
         """
         return self._files.table(schema.CONTEXTS)
+
+    @cached_property
+    def validation(self) -> pd.DataFrame:
+        """A row per cluster: what it predicts, and where its features fire together; ``schema.VALIDATION_COLUMNS``.
+
+        Raises
+        ------
+        StoreError
+            If ``gpuclust validate`` was not run on these clusters.
+        """
+        found = validated.read(self.path, self.record["stages"])
+        if found is None:
+            raise StoreError(f"{self.path} has no {schema.VALIDATION} of its clusters: gpuclust validate makes it")
+        return found[0]
 
     @cached_property
     def neighbors(self) -> xr.Dataset:

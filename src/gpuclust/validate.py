@@ -1,0 +1,96 @@
+"""The command ``gpuclust validate DIR``: do clusters predict anything, and is it more than topic?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpuclust import terminal
+from gpuclust.places import place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DESCRIPTION = (
+    "Validate a run's clusters: do mates tell where a feature fires in prompts they were not chosen from, beyond its "
+    "words; do they fire on the same token, near one another, or only in the same prompt? Without a part named, both."
+)
+SURE = 0.05  # false discoveries among clusters that are said to predict
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
+    parser.add_argument("--prediction", action="store_true", help="held-out prediction by cluster-mates")
+    parser.add_argument("--levels", action="store_true", help="same token, near, or same prompt (needs kept tokens)")
+    parser.add_argument("--draws", type=int, default=8, metavar="N", help="control clusterings, 2 or more; default 8")
+    terminal.quiet(parser)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Compute, write, and print."""
+    from gpuclust import schema
+    from gpuclust.engine import validating
+    from gpuclust.errors import InputError
+    from gpuclust.storage.run_folder import claim
+
+    console = terminal.console(args.quiet)
+    if args.draws < 2:
+        raise InputError(f"--draws is {args.draws}; controls need 2 at least, and tell more with 8")
+    parts = [name for name in validating.PARTS if getattr(args, name)] or validating.PARTS
+    with claim(args.run):
+        table, facts = validating.validate(args.run, parts, args.draws)
+    if args.quiet:
+        terminal.say(str(args.run / schema.VALIDATION))
+        return
+    for line in summary(table, facts):
+        console.print(line, markup=False)
+    console.print(
+        f"a row a cluster is in {args.run / schema.VALIDATION}, and on its card (show --cluster N)", markup=False
+    )
+
+
+def summary(table: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
+    """Say in a few lines what was found.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns of ``schema.VALIDATION_COLUMNS``.
+    facts : dict
+        As of `validating.validate`.
+    """
+    from gpuclust.compute.levels import LEVELS
+    from gpuclust.formatting import counted
+
+    lines, n = [], len(table)
+    if "prediction" in facts:
+        some = facts["prediction"]
+        mean = table.mean(numeric_only=True)
+        sure = int((table["prediction_q"] <= SURE).sum())
+        lines += [
+            f"cluster-mates tell where a feature fires in the other half of {counted(some['prompts'], 'prompt')} "
+            f"(AUROC): {mean['prediction']:.2f}; random mates {mean['prediction_random']:.2f}; words, length and "
+            f"source alone {mean['prediction_words']:.2f}",
+            f"given these words: {mean['prediction_given_words']:.3f}, random mates "
+            f"{mean['prediction_given_words_random']:.3f}; more than random mates do {sure} of {counted(n, 'cluster')} "
+            f"({SURE:.0%} of them falsely, Benjamini and Hochberg, {counted(some['tests'], 'test')})",
+        ]
+    if "levels" in facts:
+        times = table["level"].value_counts()
+        said = {"token": "on the same token", "near": "within 16 tokens", "topic": "in the same prompt only"}
+        told = [f"{times[word]} {said[word]}" for word in LEVELS.values() if word in times]
+        told += [f"{times['none']} no more than matched features do"] if "none" in times else []
+        lines.append(f"features of a cluster fire together: {', '.join(told) or 'nothing to count'}")
+    return lines + [f"left out: {reason}" for reason in facts["left_out"]]
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 2 bad input."""
+    return terminal.command("gpuclust.validate", DESCRIPTION, arguments, work, given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
