@@ -53,7 +53,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def summary(table: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
-    """Say in a few lines what was found.
+    """Say in a few lines what was found; what was left out is in the log.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def summary(table: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
         told = [f"{times[word]} {said[word]}" for word in LEVELS.values() if word in times]
         told += [f"{times['none']} no more than matched features do"] if "none" in times else []
         lines.append(f"features of a cluster fire together: {', '.join(told) or 'nothing to count'}")
-    return lines + [f"left out: {reason}" for reason in facts["left_out"]]
+    return lines
 
 
 def main(given: Sequence[str] | None = None) -> int:
