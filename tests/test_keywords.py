@@ -24,9 +24,11 @@ def test_keywords_mark_their_cluster() -> None:
 
 
 def test_a_word_of_all_prompts_marks_no_cluster() -> None:
-    texts = pd.Series([f"row {word}" for word in ("wheat", "wheat", "canal", "canal")] * 5)
-    top = np.array([np.flatnonzero(texts == f"row {word}") for word in ("wheat", "canal")]).T
-    assert keywords.keywords(texts, top, 3) == [["wheat"], ["canal"]]
+    names = ("wheat", "canal", "navy")
+    texts = pd.Series([f"row {word}" for word in names] * 10)
+    top = np.array([np.flatnonzero(texts == f"row {word}") for word in names]).T
+    assert keywords.keywords(texts, top, 3) == [["wheat"], ["canal"], ["navy"]]
+    assert keywords.keywords(texts, top[:, :1], 3) == [["row", "wheat"]]  # of one cluster's prompts it is known
 
 
 def test_keywords_of_prompts_without_words() -> None:

@@ -85,7 +85,7 @@ def test_what_is_planted_is_found(out: Path, capsys: pytest.CaptureFixture[str])
         assert row["prediction"] > 0.75 > 0.6 > row["prediction_random"]
         assert abs(row["prediction_words"] - 0.5) < 0.1  # equally long, of one source, without words
         assert row["prediction_low"] > 0.1
-        assert row["prediction_q"] <= 0.5
+        assert row["prediction_q"] <= 0.01
     assert table.loc[cluster_of(out, ON_A_TOKEN), "token_low"] > 1.5
     assert table.loc[cluster_of(out, IN_A_PROMPT), "prompt_low"] > 1.5
     assert show.main([str(out), "--cluster", str(cluster_of(out, IN_A_PROMPT))]) == 0

@@ -208,13 +208,17 @@ VALIDATION_COLUMNS: Final = {
         "AUROC, mean over its features: on which rows of one half of the prompts a feature fires, told by the features "
         "that share its cluster in a clustering of the other half; 0.5 for features that are noise there",
     ),
-    "prediction_random": ("float64", "the same of random mates that fire as often"),
+    "prediction_random": (
+        "float64",
+        "the same of controls: clusterings with features exchanged for others that fire as often; null where there are "
+        "too few such",
+    ),
     "prediction_words": ("float64", "the same told by the row's tokens, its prompt's length and source (naive Bayes)"),
     "prediction_given_words": ("float64", "`prediction` among rows about which these say the same"),
-    "prediction_given_words_random": ("float64", "the same of random mates"),
-    "prediction_low": ("float64", "given words, mates less random mates: 95% interval over the features"),
+    "prediction_given_words_random": ("float64", "the same of controls"),
+    "prediction_low": ("float64", "given words, less the controls': 95% interval, by how far controls lie apart"),
     "prediction_high": ("float64", "its upper end"),
-    "prediction_p": ("float64", "share of random clusters, of all sizes, that are as far above other random ones"),
+    "prediction_p": ("float64", "chance that another control is as far above the controls (Student's t)"),
     "prediction_q": ("float64", "the same with the false discovery rate controlled over clusters"),
     "token_excess": (
         "float64",

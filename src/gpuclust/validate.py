@@ -33,12 +33,14 @@ def work(args: argparse.Namespace) -> None:
     """Compute, write, and print."""
     from gpuclust import schema
     from gpuclust.engine import validating
-    from gpuclust.errors import InputError
-    from gpuclust.storage.run_folder import claim
+    from gpuclust.errors import InputError, StoreError
+    from gpuclust.storage.run_folder import claim, holds_run
 
     console = terminal.console(args.quiet)
     if args.draws < 2:
         raise InputError(f"--draws is {args.draws}; controls need 2 at least, and tell more with 8")
+    if not holds_run(args.run):
+        raise StoreError(f"{args.run} is no gpuclust run: give the --out folder of a run")
     parts = [name for name in validating.PARTS if getattr(args, name)] or validating.PARTS
     with claim(args.run):
         table, facts = validating.validate(args.run, parts, args.draws)

@@ -32,23 +32,21 @@ SAMPLE = 2048  # rows that quantiles are of
 PRIOR = 0.5  # rows of each kind, in log-odds (Jeffreys)
 TINY = 1e-9  # a score of nothing
 ROUNDED = 1e-5  # of a feature's value: what float32 leaves of a sum of nothing else
+SLAB = 4096  # features that are measured at a time
 TOGETHER = 16  # features whose histograms are in the second cache together
 
 
 @dataclass(frozen=True, eq=False)
 class Mates:
-    """Clusters whose members are each other's mates, and quantiles of their scores.
+    """Clusterings whose members are each other's mates, and quantiles of their scores.
 
     Attributes
     ----------
-    label : array, (feature,), int64
-        The cluster whose members tell of a feature; -1 none.
     sets : array, (set, feature), int64
-        Which features are in it: first `label` itself, then controls.
+        Labels, -1 noise: first the clusters, then controls, each a clustering whose members are told by each other.
     quantiles : array, (set, cluster, BINS - 2), float32
     """
 
-    label: Array
     sets: Array
     quantiles: Array
 
@@ -78,12 +76,12 @@ def scores(rows: Any, sets: Array) -> Array:
     return found
 
 
-def mates(label: Array, sets: Array, sample: Array) -> Mates:
+def mates(sets: Array, sample: Array) -> Mates:
     """Return mates with the quantiles of a sample of rows' scores.
 
     Parameters
     ----------
-    label, sets
+    sets
         As of `Mates`.
     sample : array, (set, row, cluster), float32
     """
@@ -94,7 +92,7 @@ def mates(label: Array, sets: Array, sample: Array) -> Mates:
         some = some[some > TINY]
         quantiles[place] = np.quantile(some, at) if len(some) else 0
     quantiles[:, :, 0] = 0  # the second bin begins where anything fires
-    return Mates(label, sets, quantiles)
+    return Mates(sets, quantiles)
 
 
 def log_odds(together: Array, attribute: Array, active: Array, n_rows: int) -> Array:
@@ -174,7 +172,7 @@ def count(into: Array, rows: Any, told: Mates, said: Array, edges: Array, thread
 
     def share(first: int) -> None:
         last = min(first + step, n)
-        _count(into, values, told.label, told.sets, found, told.quantiles, said, edges, first, last)
+        _count(into, values, told.sets, found, told.quantiles, said, edges, first, last)
 
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(share, range(0, n, step)):
@@ -200,7 +198,6 @@ def _bin(score: Any, quantiles: Any) -> Any:
 def _count(
     into: Any,
     values: Any,
-    label: Any,
     sets: Any,
     found: Any,
     quantiles: Any,
@@ -212,21 +209,22 @@ def _count(
     for begin in range(first, last, TOGETHER):
         for row in range(values.shape[0]):
             for feature in range(begin, min(begin + TOGETHER, last)):
-                cluster = label[feature]
-                if cluster < 0:
-                    continue
                 stratum = 0
                 while stratum < edges.shape[1] and said[row, feature] > edges[feature, stratum]:
                     stratum += 1
                 value = values[row, feature]
                 fires = 1 if value > 0 else 0
                 for one in range(sets.shape[0]):
-                    score = found[one, row, cluster]
-                    if fires and sets[one, feature] == cluster:
-                        score -= value
-                        if score < value * ROUNDED:
-                            score = 0.0
-                    into[one, feature, stratum, _bin(score, quantiles[one, cluster]), fires] += 1
+                    cluster = sets[one, feature]
+                    at = 0  # noise has no mates: all rows are alike
+                    if cluster >= 0:
+                        score = found[one, row, cluster]
+                        if fires:
+                            score -= value
+                            if score < value * ROUNDED:
+                                score = 0.0
+                        at = _bin(score, quantiles[one, cluster])
+                    into[one, feature, stratum, at, fires] += 1
 
 
 def auroc(counted: Array) -> Array:
@@ -268,49 +266,66 @@ def of_words(counted: Array) -> Array:
     return auroc(counted.sum(axis=-2, dtype=np.int64)[..., None, :, :])
 
 
-def of_clusters(label: Array, each: Sequence[Array]) -> dict[str, Array]:
-    """Put the features of every cluster together.
+def measured(counted: Array) -> dict[str, Array]:
+    """Return all three AUROC of histograms, SLAB features at a time.
 
     Parameters
     ----------
-    label : array, (feature,), int
-        Clusters that are told of, -1 noise.
+    counted : array, (set, feature, stratum, bin, 2), uint32
+
+    Returns
+    -------
+    dict of str to array, (set, feature), float64
+        ``plain``, ``given`` words and ``words`` alone.
+    """
+    found = {name: np.empty(counted.shape[:2]) for name in MEASURES}
+    for start in range(0, counted.shape[1], SLAB):
+        slab = slice(start, start + SLAB)
+        for name, measure in MEASURES.items():
+            found[name][:, slab] = measure(counted[:, slab])
+    return found
+
+
+def of_clusters(sets: Array, each: Sequence[Array]) -> dict[str, Array]:
+    """Put the features of every cluster together, and hold it against its controls.
+
+    Parameters
+    ----------
+    sets : array, (set, feature), int
+        Labels that are told of, -1 noise: the clusters and their controls.
     each : sequence of array, (set, feature), float64
-        AUROC in either direction, NaN where there is none; first set the mates, then controls.
+        AUROC in either direction, NaN where there is none.
 
     Returns
     -------
     dict of str to array, (cluster,), float64
-        ``mean`` over the features, ``control`` the same of the controls; ``low`` and ``high`` of a 95% interval of
-        their difference (Student's t over the features); ``p``: share of the differences of controls, each from the
-        other controls, of all clusters, that reach this one, itself counted, times the root of the features. NaN where
-        no feature of the cluster was measured.
+        ``mean`` over the features; ``control``, the same of its controls; ``low`` and ``high``: a 95% interval of
+        their difference, by how far the controls lie apart; ``p``, the chance that another control is as far above them
+        (Student's t with draws - 1 degrees, one-sided: a prediction interval). NaN where no feature was measured, and
+        interval and p where controls do not differ at all.
     """
     from scipy import stats
 
     stack = np.stack(each)
     known = (~np.isnan(stack)).sum(axis=0)
     values = np.nansum(stack, axis=0) / np.where(known > 0, known, np.nan)
-    n_clusters = int(label.max(initial=NOISE)) + 1
-    own = (label >= 0) & ~np.isnan(values).any(axis=0)
-    label, values = label[own], values[:, own]
-    size = np.bincount(label, minlength=n_clusters).astype(np.float64)
-
-    def mean(one: Array) -> Array:
-        with np.errstate(invalid="ignore"):
-            found: Array = np.bincount(label, one, minlength=n_clusters) / np.where(size > 0, size, np.nan)
-        return found
-
-    controls = values[1:]
-    apart = values[0] - controls.mean(axis=0)
-    difference = mean(apart)
-    spread = np.sqrt(np.maximum(mean(apart**2) - difference**2, 0) / np.maximum(size - 1, 1))
-    half = stats.t.ppf(0.975, np.maximum(size - 1, 1)) * np.where(size > 1, spread, np.nan)
-    null = [mean(one - (controls.sum(axis=0) - one) / (len(controls) - 1)) * np.sqrt(size) for one in controls]
-    drawn = np.sort(np.concatenate(null)[~np.isnan(np.concatenate(null))])
-    reached = difference * np.sqrt(size)
-    p = (1 + len(drawn) - np.searchsorted(drawn, reached, side="left")) / (1 + len(drawn))
+    n_clusters = int(sets.max(initial=NOISE)) + 1
+    means = np.full((len(sets), n_clusters), np.nan)
+    for mean, label, value in zip(means, sets, values, strict=True):
+        own = (label >= 0) & ~np.isnan(value)
+        size = np.bincount(label[own], minlength=n_clusters)
+        mean[:] = np.bincount(label[own], value[own], minlength=n_clusters) / np.where(size > 0, size, np.nan)
+    controls = means[1:]
+    draws = len(controls)
+    control = controls.mean(axis=0)
+    difference = means[0] - control
+    spread = controls.std(axis=0, ddof=1) * np.sqrt(1 + 1 / draws)
+    spread = np.where(spread > TINY, spread, np.nan)
+    half = stats.t.ppf(0.975, draws - 1) * spread
     return {
-        "mean": mean(values[0]), "control": mean(controls.mean(axis=0)), "low": difference - half,
-        "high": difference + half, "p": np.where(np.isnan(difference), np.nan, p),
+        "mean": means[0], "control": control, "low": difference - half, "high": difference + half,
+        "p": stats.t.sf(difference / spread, draws - 1),
     }  # fmt: skip
+
+
+MEASURES = {"plain": over_all, "given": auroc, "words": of_words}

@@ -17,7 +17,7 @@ from gpuclust.schema import NOISE
 from gpuclust.types import Array
 
 STRATA = 20  # of the number of active prompts, for degree-matched random sets
-FEWEST = 40  # features of a stratum within which labels are permuted
+FEWEST = 40  # features of a stratum, next to one another by how often they fire, that are exchanged
 ROUNDING = 1e-12  # cosine distances below are those of exact duplicates
 
 
@@ -298,39 +298,59 @@ def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:
     return sparse.csr_array((np.ones(len(place[0])), place), shape=shape)
 
 
-def relabelled(labels: Array, degree: Array, draws: int, seed: int) -> Array:
-    """Draw clusterings of the same sizes whose features fire as often: labels permuted within strata of `degree`.
+def exchanged(labels: Array, degree: Array, draws: int, seed: int) -> Array:
+    """Draw permutations of the features, for clusterings of the same sizes whose features fire as often.
 
-    No feature keeps its cluster, as far as its stratum has others to exchange with.
+    A feature is exchanged with one of those next to it by `degree`: they are put in order and cut into strata of
+    FEWEST. None gets one of its own cluster, as far as its stratum has others (`kept_share` says how far).
 
     Parameters
     ----------
     labels : array, (feature,), int
     degree : array, (feature,), int
-        Rows on which each feature fires; STRATA have equal numbers of features, at least FEWEST of them.
+        Rows on which each feature fires.
     draws, seed : int
 
     Returns
     -------
-    array, (draw, feature), of the labels' dtype
+    array, (draw, feature), int64
+        ``labels[found]`` are the labels of controls; so are those of other clusterings of the same features, in which
+        what a control's features have in common with theirs is what the clusters' have.
     """
     random = np.random.default_rng(seed)
     order = np.argsort(degree, kind="stable")
-    found = np.empty((draws, len(labels)), labels.dtype)
+    found = np.empty((draws, len(labels)), np.int64)
     for one in found:
-        for own in np.array_split(order, max(1, min(STRATA, len(order) // FEWEST))):
-            one[own] = _exchanged(labels[own], random)
+        for own in np.array_split(order, max(1, len(order) // FEWEST)):
+            one[own] = own[_apart(labels[own], random)]
     return found
 
 
-def _exchanged(labels: Array, random: np.random.Generator) -> Array:
-    """Permute labels so that none but noise stays where it was, if it can be."""
-    found: Array = random.permutation(labels)
-    for at in np.flatnonzero((found == labels) & (labels >= 0)):
-        if found[at] == labels[at] and len(others := np.flatnonzero((labels != found[at]) & (found != labels[at]))):
+def _apart(labels: Array, random: np.random.Generator) -> Array:
+    """Permute places so that none but noise gets a label that it has, if it can be."""
+    found: Array = random.permutation(len(labels))
+    for at in np.flatnonzero((labels[found] == labels) & (labels >= 0)):
+        given = labels[found]
+        if given[at] == labels[at] and len(others := np.flatnonzero((labels != given[at]) & (given != labels[at]))):
             other = random.choice(others)
             found[[at, other]] = found[[other, at]]
     return found
+
+
+def kept_share(labels: Array, permutations: Array) -> Array:
+    """Return what share of its controls' features are a cluster's own, (cluster,), float64.
+
+    Parameters
+    ----------
+    labels : array, (feature,), int
+    permutations : array, (draw, feature), int
+        Of `exchanged`.
+    """
+    n = int(labels.max(initial=NOISE)) + 1
+    same = ((labels[permutations] == labels) & (labels >= 0)).mean(axis=0)
+    inside = labels >= 0
+    share: Array = np.bincount(labels[inside], same[inside], minlength=n) / np.bincount(labels[inside], minlength=n)
+    return share
 
 
 def _places(random: np.random.Generator, n: int, count: int, draws: int) -> Array:

@@ -13,9 +13,10 @@ import pandas as pd
 
 from gpuclust.compute import prediction, row_words
 from gpuclust.compute.halves import half_of
-from gpuclust.compute.validity import relabelled
 from gpuclust.config import Config
 from gpuclust.engine import prompt_rows, token_rows
+from gpuclust.errors import MemoryBudgetError
+from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget, process
 from gpuclust.types import Array
 
@@ -54,6 +55,8 @@ class Subject:
         Columns ``tokens``, ``n_tokens``, ``source``.
     halves : array, (2, feature), int
         Clusters of either half of the prompts.
+    exchanged : array, (draw, feature), int
+        Controls: permutations of the features (`validity.exchanged`).
     """
 
     out: Path
@@ -62,16 +65,15 @@ class Subject:
     features: pd.DataFrame
     prompts: pd.DataFrame
     halves: Array
+    exchanged: Array
 
 
-def predict(run: Subject, draws: int) -> tuple[dict[str, Array], dict[str, Any]]:
+def predict(run: Subject) -> tuple[dict[str, Array], dict[str, Any]]:
     """Measure how well the mates of every feature tell where it fires, among prompts that they were not chosen from.
 
     Parameters
     ----------
     run : Subject
-    draws : int
-        Control clusterings of either half, at least 2: features exchanged with others that fire as often.
 
     Returns
     -------
@@ -80,21 +82,24 @@ def predict(run: Subject, draws: int) -> tuple[dict[str, Array], dict[str, Any]]
     dict
         Facts: ``prompts`` that were taken, ``rows``, ``attributes``.
 
+    Raises
+    ------
+    MemoryBudgetError
+        If that does not fit.
+
     Notes
     -----
     Memory: 2 histograms of 2 KB a feature and clustering, 4 bytes a feature and attribute (at most `TABLE` of them) of
     either half, and 12 bytes a row and feature of a slice (`CELLS`).
     """
-    n = len(run.features)
+    n, draws = len(run.features), len(run.exchanged)
+    _refuse(run.config, n, draws)
     taken, n_rows = _taken(run)
     words = row_words.RowWords(
         row_words.vocabulary(_tokens(run), min(VOCABULARY, TABLE // n)),
         (row_words.LENGTHS, row_words.sources(list(run.prompts["source"]))[1], POSITIONS),
     )
-    sets = [
-        np.concatenate([[label], relabelled(label, run.features["n_active"].to_numpy(), draws, run.config.seed + half)])
-        for half, label in enumerate(run.halves)
-    ]
+    sets = [_with_controls(label, run.exchanged) for label in run.halves]
     together = np.zeros((2, len(words), n), np.float32)
     attribute, active, counted = np.zeros((2, len(words))), np.zeros((2, n)), np.zeros(2, np.int64)
     sample: list[list[Any]] = [[], []]
@@ -110,21 +115,50 @@ def predict(run: Subject, draws: int) -> tuple[dict[str, Array], dict[str, Any]]
             sample[half].append((prediction.scores(fired[some], sets[half]), known[some]))
             counted[half] += len(own)
     told = [
-        prediction.mates(label, own, np.concatenate([scored for scored, _ in some], axis=1))
-        for label, own, some in zip(run.halves, sets, sample, strict=True)
+        prediction.mates(own, np.concatenate([scored for scored, _ in some], axis=1))
+        for own, some in zip(sets, sample, strict=True)
     ]
     odds = [prediction.log_odds(together[h], attribute[h], active[h], int(counted[h])) for h in (0, 1)]
     edges = [
         prediction.strata(np.concatenate([known @ odds[half] for _, known in sample[1 - half]])) for half in (0, 1)
     ]
+    del sample
     tables = [prediction.histograms(1 + draws, n) for _ in (0, 1)]
     for rows in _rows(run, taken, words):
         for half in (0, 1):
             own = np.flatnonzero(rows.half != half)  # rows that its clusters were not chosen from
             said = np.asarray(rows.attributes[own] @ odds[half], np.float32)
             prediction.count(tables[half], rows.fired[own], told[half], said, edges[half], process.cores())
-    columns = _columns(run, tables)
+    del together, odds
+    label = _with_controls(run.features["label"].to_numpy(np.int64), run.exchanged)
+    each = [prediction.measured(table) for table in tables]
+    plain, given, alone = (
+        prediction.of_clusters(label, [one[name] for one in each]) for name in ("plain", "given", "words")
+    )
+    columns = {
+        "prediction": plain["mean"], "prediction_random": plain["control"], "prediction_words": alone["mean"],
+        "prediction_given_words": given["mean"], "prediction_given_words_random": given["control"],
+        "prediction_low": given["low"], "prediction_high": given["high"], "prediction_p": given["p"],
+    }  # fmt: skip
     return columns, {"prompts": int(taken.sum()), "rows": int(counted.sum()), "attributes": len(words)}
+
+
+def _with_controls(label: Array, exchanged: Array) -> Array:
+    """A clustering and its controls, (set, feature)."""
+    return np.concatenate([label[None], label[exchanged]])
+
+
+def _refuse(config: Config, n: int, draws: int) -> None:
+    """Refuse what does not fit the memory, before anything is read."""
+    table = prediction.histograms(1, 1).nbytes
+    slab = 5 * table * (1 + draws) * min(prediction.SLAB, n)  # in float64, with temporaries
+    needed = budget.PROCESS + 2 * table * (1 + draws) * n + 2 * 4 * TABLE + 24 * CELLS + slab
+    allowed = budget.budget(config)
+    if needed > allowed:
+        raise MemoryBudgetError(
+            f"prediction with {draws} control clusterings of {n:,} features needs {gigabytes(needed)}, but "
+            f"{gigabytes(allowed)} may be used. Give fewer --draws, or raise device.memory of the run"
+        )
 
 
 def _add(into: Array, known: Any, fired: Any) -> None:
@@ -135,26 +169,6 @@ def _add(into: Array, known: Any, fired: Any) -> None:
         return
     both = (known.T @ fires).tocoo()
     into[both.coords] += both.data
-
-
-def _columns(run: Subject, tables: list[Array]) -> dict[str, Array]:
-    """Columns of every cluster, from the histograms of both directions."""
-    label = run.features["label"].to_numpy(np.int64)
-
-    def both(measure: Any) -> dict[str, Array]:
-        each = []
-        for own, table in zip(run.halves, tables, strict=True):
-            found = measure(table)
-            found[:, own < 0] = 0.5  # noise of the half: nothing tells of it
-            each.append(found)
-        return prediction.of_clusters(label, each)
-
-    plain, given, words = both(prediction.over_all), both(prediction.auroc), both(prediction.of_words)
-    return {
-        "prediction": plain["mean"], "prediction_random": plain["control"], "prediction_words": words["mean"],
-        "prediction_given_words": given["mean"], "prediction_given_words_random": given["control"],
-        "prediction_low": given["low"], "prediction_high": given["high"], "prediction_p": given["p"],
-    }  # fmt: skip
 
 
 def _tokens(run: Subject) -> list[Array]:

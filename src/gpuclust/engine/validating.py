@@ -17,7 +17,7 @@ from gpuclust.engine import held_out, token_rows
 from gpuclust.errors import StoreError
 from gpuclust.hardware import budget
 from gpuclust.results.run import Run
-from gpuclust.storage import validated
+from gpuclust.storage import reading, validated
 from gpuclust.tables import feature_table
 from gpuclust.types import Array
 
@@ -26,6 +26,10 @@ log = logging.getLogger("gpuclust")
 PREDICTION, LEVELS = "prediction", "levels"
 PARTS = (PREDICTION, LEVELS)
 DRAWS = 8  # control clusterings
+OWN = 0.1  # share of its controls' features that may be a cluster's own
+CONTROLLED = (
+    "prediction_random", "prediction_given_words_random", "prediction_low", "prediction_high", "prediction_p",
+)  # fmt: skip
 
 
 def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -101,20 +105,33 @@ def _prediction(run: Run, features: pd.DataFrame, label: Array, draws: int) -> t
     from scipy import stats
 
     plan = _plan(run.config, run, len(features))
-    halves = np.load(run.path / schema.HALF_LABELS)
-    subject = held_out.Subject(run.path, run.config, plan, features, run.prompts, halves)
-    columns, facts = held_out.predict(subject, draws)
+    rows = token_rows.rows_of(run.config, run.path)
+    degree = features["n_active"].to_numpy()
+    if rows is not None:
+        degree = token_rows.norms(run.path, features["feature"].to_numpy(), rows, plan.rows)[1]
+    exchanged = validity.exchanged(label, degree, draws, run.config.seed)
+    halves = np.load(reading.Files(run.path).path(schema.HALF_LABELS))
+    subject = held_out.Subject(run.path, run.config, plan, features, run.prompts, halves, exchanged)
+    columns, facts = held_out.predict(subject)
+    large = np.flatnonzero(validity.kept_share(label, exchanged) > OWN)
+    for name in CONTROLLED:
+        columns[name][large] = np.nan
+    if len(large):
+        log.warning(
+            "validate: clusters %s have no controls: too few other features fire as often as theirs",
+            ", ".join(map(str, large[:10])) + (" …" if len(large) > 10 else ""),
+        )
     p = columns["prediction_p"]
     known = ~np.isnan(p)
     columns["prediction_q"] = np.full(len(p), np.nan)
     columns["prediction_q"][known] = stats.false_discovery_control(p[known]) if known.any() else p[known]
-    return columns, facts | {"tests": int(known.sum())}
+    return columns, facts | {"tests": int(known.sum()), "without_controls": large.tolist()}
 
 
 def _levels(run: Run, features: pd.DataFrame, label: Array, draws: int) -> tuple[dict[str, Array], dict[str, Any]]:
     kept, above = features["feature"].to_numpy(), run.config.extract.activation_threshold
     degree = features["n_active"].to_numpy()
-    sets = np.concatenate([[label], validity.relabelled(label, degree, draws, run.config.seed)])
+    sets = np.concatenate([[label], label[validity.exchanged(label, degree, draws, run.config.seed)]])
     state, n_tokens = levels.nothing(sets), 0
     for where, fired in token_rows.shards(run.path, kept, token_rows.Rows(None, run.config.extract.aggregate)):
         fired.data[np.abs(fired.data) <= above] = 0

@@ -107,8 +107,8 @@ def seal(path: Path) -> None:
     atomic.write_json(_seal_of(path), of_files(path.parent, [path.name]))
 
 
-def sealed(path: Path) -> bool:
-    """Whether a file or folder is there, whole, and what it was when `seal` was called; damage is said."""
+def sealed(path: Path, then: str = "made anew") -> bool:
+    """Whether a file or folder is there, whole, and what it was when `seal` was called; else what is `then` is said."""
     if not path.exists() or not _seal_of(path).exists():
         return False
     try:
@@ -117,7 +117,7 @@ def sealed(path: Path) -> bool:
     except (ValueError, TypeError):
         bad = [_seal_of(path).name]
     if bad:
-        log.warning("%s is damaged, and made anew", path.parent / bad[0])
+        log.warning("%s is damaged, and %s", path.parent / bad[0], then)
     return not bad
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from gpuclust.tables import prompt_text, words
 from gpuclust.types import Array
 
-EVERYWHERE = 0.9  # share of the prompts: a word in more of them marks no cluster
+EVERYWHERE, FEW = 0.9, 3  # share of every cluster's prompts: a word in more of them marks none, of so many clusters
 
 
 def class_tf_idf(counts: Any) -> Any:
@@ -41,7 +41,7 @@ def keywords(texts: pd.Series[str], top: Array, n: int) -> list[list[str]]:
 
     A cluster's document is its most distinctive prompts; the words of all documents are weighed by `class_tf_idf`.
     Words are cut as `words.terms` says, in any script; those that differ in case or composition only are one, in its
-    most frequent spelling. Words in more than EVERYWHERE of these prompts mark none.
+    most frequent spelling. Words in more than EVERYWHERE of the prompts of each of FEW or more clusters mark none.
 
     Parameters
     ----------
@@ -76,7 +76,8 @@ def keywords(texts: pd.Series[str], top: Array, n: int) -> list[list[str]]:
     except ValueError:  # scikit-learn's "empty vocabulary": only stop words, digits or signs
         return [[] for _ in range(n_clusters)]
     holds = csr_array((np.ones(top.size), (np.indices(top.shape)[1].ravel(), place.ravel())))
-    some = np.flatnonzero((counts > 0).sum(axis=0) <= max(EVERYWHERE * len(used), 1))
+    there = (holds @ (counts > 0)).toarray() / top.shape[0]  # share of each cluster's prompts
+    some = np.flatnonzero((there.min(axis=0) <= EVERYWHERE) | (n_clusters < FEW))
     names = [spellings[key].most_common(1)[0][0] for key in vectorizer.get_feature_names_out()[some]]
     counts = counts[:, some]
     return best_words(class_tf_idf(holds @ counts), names, n)
