@@ -348,7 +348,7 @@ CASES = {
     ),
     "quality-sets": Case(
         "quality", quality, of(256, 8192, 6000, n_clusters=300, **SEVERAL),
-        SMALL | {"quality": {"random_sets": 200, "decoder": False, "null": False}}, room=300 * MB,
+        SMALL | {"quality": {"random_sets": 1500, "decoder": False, "null": False}}, room=300 * MB,
     ),
     "analyse": Case("analyse", analyse, of(4096, 4096, 4000, n_clusters=1000), SMALL),
     "analyse-examples": Case("analyse", analyse, of(64, 65_536, 4000, n_clusters=10), SMALL),

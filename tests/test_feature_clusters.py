@@ -144,7 +144,8 @@ def test_clusters_of_chance_are_said(caplog: pytest.LogCaptureFixture) -> None:
     assert (found.stability >= 0.5).mean() < 0.2
     (note,) = [note for note in found.notes if "chance" in note]
     assert note.startswith(f"0 of {len(found.stability)} clusters are found again in two halves of the 60 prompts")
-    assert "clustered apart: nothing here can be told from chance. Take more prompts" in note
+    assert "of the features lie in clusters that both halves have: nothing here can be told from chance" in note
+    assert "Take more prompts" in note
     assert [record.getMessage() for record in caplog.records if "chance" in record.getMessage()] == [
         f"cluster_features: {note}"
     ]
