@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuclust.compute import consensus, gram, neighbors, validity, verdicts
+from gpuclust.compute import consensus, controls, gram, neighbors, validity, verdicts
 from gpuclust.compute.agreement import relate
 from gpuclust.compute.clustering import cluster_distances, cluster_tree
 from gpuclust.compute.feature_filter import select
@@ -111,7 +111,7 @@ def test_chance_is_the_largest_of_the_draws() -> None:
 def test_matched_z_counts_the_spread_of_a_sample() -> None:
     values = sae_like(100, 100).astype(np.float64)
     labels = np.repeat([0, 1, -1], [6, 6, 88])
-    sets = validity.matched_sets(labels, (values > 0).sum(axis=0), 3, seed=0)
+    sets = controls.matched_sets(labels, (values > 0).sum(axis=0), 3, seed=0)
     found = validity.sums([values], np.linalg.norm(values, axis=0), labels, sets)
     drawn = found.squares.reshape(2, 3) / 30  # ordered pairs of 6 features
     expected = (validity.cohesion(found, labels) - drawn.mean(axis=1)) / np.std(drawn, axis=1, ddof=1)

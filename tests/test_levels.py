@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
-from gpuclust.compute import levels, validity
-from gpuclust.compute.validity import FEWEST
+from gpuclust.compute import controls, levels
+from gpuclust.compute.controls import FEWEST
 from gpuclust.types import Array
 from tests import strategies
 
@@ -172,7 +172,7 @@ def labels_of(kinds: str) -> Array:
 
 
 def found_of(fired: Array, prompt: Array, labels: Array, draws: int = 4, seed: int = 0) -> dict[str, Array]:
-    sets = np.concatenate([labels[None], labels[validity.exchanged(labels, fired.sum(axis=0), draws, seed)]])
+    sets = np.concatenate([labels[None], labels[controls.exchanged(labels, fired.sum(axis=0), draws, seed)]])
     return levels.finish(levels.chunk(sparse.csr_array(fired), prompt, sets), sets)
 
 
@@ -210,7 +210,7 @@ def test_intervals_cover_what_independent_features_have() -> None:
 
 def test_intervals_cover_what_planted_features_have() -> None:
     labels = labels_of("abc")
-    sets = np.concatenate([labels[None], labels[validity.exchanged(labels, np.zeros(len(labels), int), 3, 0)]])
+    sets = np.concatenate([labels[None], labels[controls.exchanged(labels, np.zeros(len(labels), int), 3, 0)]])
     fired, prompt = planted(6000, "abc", 99)
     truth = levels.finish(levels.chunk(sparse.csr_array(fired), prompt, sets), sets)
     logs, errors, covered = [], [], []
@@ -240,7 +240,7 @@ def test_nothing_is_said_of_nothing() -> None:
         assert all(np.isnan(values).all() and values.shape == (4,) for values in found.values())
     none = np.full((2, 5), -1)
     assert all(len(values) == 0 for values in levels.finish(levels.nothing(none), none).values())
-    assert validity.exchanged(np.zeros(0, int), np.zeros(0, int), 3, 0).shape == (3, 0)
+    assert controls.exchanged(np.zeros(0, int), np.zeros(0, int), 3, 0).shape == (3, 0)
 
 
 def test_one_feature_and_features_that_never_fire_have_no_level() -> None:
@@ -320,16 +320,16 @@ def test_controls_fire_as_often() -> None:
     rng = np.random.default_rng(1)
     degree = rng.permutation(200)
     labels = np.where(degree > 150, 1, rng.integers(-1, 4, 200))
-    places = validity.exchanged(labels, degree, 5, 3)
+    places = controls.exchanged(labels, degree, 5, 3)
     assert places.shape == (5, 200)
     for own in places:
         assert sorted(own) == list(range(200))
         assert np.abs(degree[own] - degree).max() < FEWEST
         assert (labels[own] != labels)[(labels >= 0) & (degree < 120)].all()  # of the last, all are of one cluster
     assert len(np.unique(places, axis=0)) == 5
-    np.testing.assert_array_equal(places, validity.exchanged(labels, degree, 5, 3))
-    assert (places != validity.exchanged(labels, degree, 5, 4)).any()
-    share = validity.kept_share(labels, places)
+    np.testing.assert_array_equal(places, controls.exchanged(labels, degree, 5, 3))
+    assert (places != controls.exchanged(labels, degree, 5, 4)).any()
+    share = controls.kept_share(labels, places)
     assert share[1] > 0.4
     assert share[[0, 2, 3]].max() < 0.2
     assert share[1] == pytest.approx(np.mean([(labels[own] == 1)[labels == 1].mean() for own in places]))

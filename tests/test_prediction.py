@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
-from gpuclust.compute import prediction, row_words, validity
+from gpuclust.compute import controls, prediction, row_words
 
 N_CLUSTERS, SIZE = 3, 6
 
@@ -103,7 +103,7 @@ def planted(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_words_explain_what_follows_from_words_and_no_more() -> None:
     n = 4000
     (word, train, label), (there, test, _) = planted(n, 2), planted(n, 3)
-    sets = np.stack([label, *label[validity.exchanged(label, train.sum(axis=0), 16, 0)]])
+    sets = np.stack([label, *label[controls.exchanged(label, train.sum(axis=0), 16, 0)]])
     known, heard = (np.stack([has, ~has], axis=1).astype(np.float32) for has in (word, there))
     odds = prediction.log_odds(known.T @ train, known.sum(axis=0), train.sum(axis=0), n)
     told = prediction.mates(sets, prediction.scores(csr_array(train), sets))
@@ -134,7 +134,7 @@ def test_p_is_that_of_chance_where_nothing_is(size: int) -> None:
         label[: 6 * size] = np.repeat(np.arange(6), size)
         own, length = rng.uniform(0.05, 0.4, 400), rng.gamma(4, 0.25, (300, 1))
         train, test = (csr_array((rng.random((300, 400)) < own * length).astype(np.float32)) for _ in range(2))
-        sets = np.stack([label, *label[validity.exchanged(label, train.sum(axis=0), 8, seed)]])
+        sets = np.stack([label, *label[controls.exchanged(label, train.sum(axis=0), 8, seed)]])
         told = prediction.mates(sets, prediction.scores(train, sets))
         said = np.zeros((300, 400), np.float32)
         counted = prediction.histograms(9, 400)

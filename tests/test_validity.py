@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from sklearn.metrics import silhouette_samples
 
-from gpuclust.compute import validity
+from gpuclust.compute import controls, validity
 from tests.planted import planted
 
 SHUFFLES = 300
@@ -61,7 +61,7 @@ def test_sums_and_silhouette_a_slab_at_a_time(monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setattr(validity, "COSINES", slab)
     values, labels = planted(n_prompts=200, n_clusters=4, size=8, n_noise=10)
     norms = np.sqrt((values.astype(np.float64) ** 2).sum(axis=0))
-    sets = validity.matched_sets(labels, np.count_nonzero(values, axis=0), 3, seed=1)
+    sets = controls.matched_sets(labels, np.count_nonzero(values, axis=0), 3, seed=1)
     blocks = np.array_split(values.astype(np.float32), 3)
     found = validity.sums(map(csr_array, blocks) if sparse else blocks, norms, labels, sets)
     unit = values / norms
@@ -109,7 +109,7 @@ def test_permutation_moments_equal_those_of_permutations() -> None:
 def test_matched_sets_match_size_and_degree() -> None:
     rng = np.random.default_rng(0)
     degree, labels = rng.integers(1, 1000, 400), np.where(np.arange(400) < 60, np.arange(400) % 2, -1)
-    sets = validity.matched_sets(labels, degree, 30, seed=0)
+    sets = controls.matched_sets(labels, degree, 30, seed=0)
     assert sets.shape == (400, 60)
     np.testing.assert_array_equal(sets.sum(axis=0), 30)
     drawn = (degree @ sets).reshape(2, 30).mean(axis=1) / 30
@@ -118,7 +118,7 @@ def test_matched_sets_match_size_and_degree() -> None:
 
 @pytest.mark.parametrize(("n", "count"), [(100, 3), (100, 10), (100, 11), (100, 100), (7, 5), (4, 9), (1, 1)])
 def test_places_are_each_drawn_once_and_as_often(n: int, count: int) -> None:
-    places = validity._places(np.random.default_rng(0), n, count, 4000)
+    places = controls._places(np.random.default_rng(0), n, count, 4000)
     assert places.shape == (4000, count)
     if count <= n:
         assert (np.diff(np.sort(places, axis=1), axis=1) > 0).all()
@@ -134,7 +134,7 @@ def test_matched_z_tells_true_groups_from_drawn_ones() -> None:
     drawn = np.full(len(truth), -1)
     drawn[50:] = np.random.default_rng(0).integers(0, 5, 100)  # of no group
     for labels, true in ((truth, True), (drawn, False)):
-        found = taken(values, labels, validity.matched_sets(labels, degree, 50, 0))
+        found = taken(values, labels, controls.matched_sets(labels, degree, 50, 0))
         z = validity.matched_z(found, labels, 50)
         assert (z > 10).all() if true else (abs(z) < 5).all()
 

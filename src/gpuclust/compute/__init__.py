@@ -6,7 +6,9 @@
     feature_filter   which features are kept, and their quadrants
     embedding        UMAP of a neighbour graph; spanning_tree and clustering: HDBSCAN; consensus: of many clusterings
     halves           which prompts are in which half; duplicates: features that are copies of one another
-    validity         stability, nulls, silhouette, verdicts; agreement: of two clusterings
+    validity         stability, nulls, silhouette; verdicts; agreement: of two clusterings
+    controls         random sets and clusterings of features that fire as often
+    prediction       do mates tell where a feature fires; row_words: what words say; levels: token, near or topic
 
 May import: the vocabulary, `hardware.budget` and `hardware.jit`.
 """

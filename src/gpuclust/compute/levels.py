@@ -65,7 +65,7 @@ def chunk(fired: Any, prompt: Array, sets: Array) -> State:
     prompt : array, (token,), int
         Number of each token's prompt, from 0, ascending. No other block has tokens of these prompts.
     sets : array, (set, feature), int
-        Row 0 are the labels of the clustering, -1 is noise; each other row is a control (`validity.relabelled`).
+        Row 0 are the labels of the clustering, -1 is noise; each other row is a control (`controls.exchanged`).
 
     Returns
     -------

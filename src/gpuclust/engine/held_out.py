@@ -56,7 +56,7 @@ class Subject:
     halves : array, (2, feature), int
         Clusters of either half of the prompts.
     exchanged : array, (draw, feature), int
-        Controls: permutations of the features (`validity.exchanged`).
+        Controls: permutations of the features (`controls.exchanged`).
     """
 
     out: Path

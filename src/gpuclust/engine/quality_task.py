@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.compute import agreement, consensus, measures, methods, neighbors, validity, verdicts
+from gpuclust.compute import agreement, consensus, controls, measures, methods, neighbors, validity, verdicts
 from gpuclust.config import Config
 from gpuclust.engine import prompt_rows, token_rows
 from gpuclust.engine.views import read_neighbors
@@ -89,7 +89,7 @@ def quality_task(
             return token_rows.blocks(out, kept, rows, plan.rows, permute)
         return prompt_rows.read_blocks(out, kept, plan, permute=permute)
 
-    sets = validity.matched_sets(labels, degree, q.random_sets, config.seed)
+    sets = controls.matched_sets(labels, degree, q.random_sets, config.seed)
     found = validity.sums(read(), norms, labels, sets)
     table |= {
         "silhouette": validity.silhouette(found, labels),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.compute import levels, validity
+from gpuclust.compute import controls, levels
 from gpuclust.config import Config
 from gpuclust.engine import held_out, token_rows
 from gpuclust.errors import StoreError
@@ -109,11 +109,11 @@ def _prediction(run: Run, features: pd.DataFrame, label: Array, draws: int) -> t
     degree = features["n_active"].to_numpy()
     if rows is not None:
         degree = token_rows.norms(run.path, features["feature"].to_numpy(), rows, plan.rows)[1]
-    exchanged = validity.exchanged(label, degree, draws, run.config.seed)
+    exchanged = controls.exchanged(label, degree, draws, run.config.seed)
     halves = np.load(reading.Files(run.path).path(schema.HALF_LABELS))
     subject = held_out.Subject(run.path, run.config, plan, features, run.prompts, halves, exchanged)
     columns, facts = held_out.predict(subject)
-    large = np.flatnonzero(validity.kept_share(label, exchanged) > OWN)
+    large = np.flatnonzero(controls.kept_share(label, exchanged) > OWN)
     for name in CONTROLLED:
         columns[name][large] = np.nan
     if len(large):
@@ -131,7 +131,7 @@ def _prediction(run: Run, features: pd.DataFrame, label: Array, draws: int) -> t
 def _levels(run: Run, features: pd.DataFrame, label: Array, draws: int) -> tuple[dict[str, Array], dict[str, Any]]:
     kept, above = features["feature"].to_numpy(), run.config.extract.activation_threshold
     degree = features["n_active"].to_numpy()
-    sets = np.concatenate([[label], label[validity.exchanged(label, degree, draws, run.config.seed)]])
+    sets = np.concatenate([[label], label[controls.exchanged(label, degree, draws, run.config.seed)]])
     state, n_tokens = levels.nothing(sets), 0
     for where, fired in token_rows.shards(run.path, kept, token_rows.Rows(None, run.config.extract.aggregate)):
         fired.data[np.abs(fired.data) <= above] = 0

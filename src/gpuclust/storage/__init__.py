@@ -10,6 +10,7 @@
     keys               what results depend on, as digests
     markers            states and done-markers beside the store; reading: a run's files, compared before they are used
     atomic             the one way to write; checksums: whether files are what was written; verifying: of a whole run
+    validated          what `gpuclust validate` found, and of which clusters
     export             a store that needs no gpuclust
 
 May import: the vocabulary and `hardware`.
