@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,9 @@ from scipy.sparse import csr_array
 
 import gpuclust
 from gpuclust import schema, show
+from gpuclust.compute import controls
+from gpuclust.compute.halves import half_of
+from gpuclust.config import Config
 from gpuclust.engine import held_out, validating
 from gpuclust.errors import StoreError
 from gpuclust.storage.record import write_record
@@ -182,3 +186,29 @@ def test_of_other_clusters_or_damaged_it_counts_for_nothing(out: Path, capsys: p
     write_record(out / schema.RECORD, record)
     with pytest.raises(StoreError, match="gpuclust validate makes it"):
         _ = gpuclust.open_run(out).validation
+
+
+def test_rows_are_those_that_the_clusters_were_not_chosen_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six features that go together in one half of the prompts only, where a clustering of that half finds them."""
+    rng = np.random.default_rng(0)
+    half = half_of(800, 0)
+    loud = rng.random((800, 1)) < 0.4
+    fires = rng.random((800, 90)) < 0.4
+    fires[:, :6] = np.where((half == 0)[:, None], loud & (rng.random((800, 6)) < 0.9), fires[:, :6])
+    features = pd.DataFrame({"feature": range(90), "n_active": fires.sum(axis=0), "mean": fires.mean(axis=0)})
+    features["label"] = np.where(np.arange(90) < 6, 0, -1)
+    prompts = pd.DataFrame({"n_tokens": np.full(800, 9), "source": "one"})
+    rows = csr_array(fires.astype(np.float32))
+    nothing = np.zeros(0, np.int64)
+    monkeypatch.setattr(
+        held_out, "_read", lambda run: iter([(np.arange(800), rows, nothing, nothing, np.zeros(800, np.int64))])
+    )
+    label = features["label"].to_numpy()
+    exchanged = controls.exchanged(label, features["n_active"].to_numpy(), 4, 0)
+    plan: Any = None
+    for found_in, expected in ((0, 0.5), (1, 0.75)):
+        halves = np.stack([label if side == found_in else np.full(90, -1) for side in (0, 1)])
+        subject = held_out.Subject(Path("none"), Config(), plan, features, prompts, halves, exchanged)
+        columns, _ = held_out.predict(subject)
+        # found in half 1, they are tried on half 0, where they do go together; noise of the other half counts as 0.5
+        assert columns["prediction"][0] == pytest.approx(expected, abs=0.05)
