@@ -381,7 +381,7 @@ MUTANTS = [
            "test_budget_arithmetic.py", "tiles leave room for tokens and permuted prompts"),
     Mutant("little-found", "compute/verdicts.py", "share < LITTLE", "share < 0",
            "test_verdicts.py", "a warning where clusters found again hold few features"),
-    Mutant("words-everywhere", "tables/keywords.py", "there.min(axis=0) <= EVERYWHERE", "there.min(axis=0) <= 2",
+    Mutant("words-everywhere", "tables/keywords.py", "fewest <= EVERYWHERE * top.shape[0]", "fewest <= top.shape[0]",
            "test_keywords.py", "a word of all prompts marks no cluster"),
     Mutant("themes-centred", "compute/themes.py", "rows - rows.mean(axis=1, keepdims=True)", "rows", "test_themes.py",
            "what all clusters share makes no themes"),

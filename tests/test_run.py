@@ -451,16 +451,17 @@ def test_a_run_that_is_being_computed_is_not_called_damaged(
     record = json.loads((out / schema.RECORD).read_text())
     del record["stages"]["analyse"]
     write_record(out / schema.RECORD, record)
-    (out / schema.CLUSTERS).unlink()
-    with FileLock(out / schema.LOCK):  # as another process holds it
-        for asked in ([], ["--clusters"], ["--cluster", "0"]):
-            assert show([str(out), *asked]) == 2
-            said = " ".join(capsys.readouterr().err.split())
-            assert "a process is computing in it" in said
-            assert "damaged" not in said
-            assert "makes what is missing" not in said
-    assert show([str(out)]) == 2
-    assert "the run's own command goes on from there" in " ".join(capsys.readouterr().err.split())
+    for there in (True, False):
+        with FileLock(out / schema.LOCK):  # as another process holds it
+            for asked in ([], ["--clusters"], ["--cluster", "0"]):
+                assert show([str(out), *asked]) == 2
+                said = " ".join(capsys.readouterr().err.split())
+                assert "a process is computing in that folder" in said
+                assert "own command" not in said
+        assert show([str(out)]) == 2
+        assert "own command makes" in " ".join(capsys.readouterr().err.split())
+        if there:
+            (out / schema.CLUSTERS).unlink()
 
 
 def test_places_that_cannot_be_written_are_refused(

@@ -25,10 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Print cards, or write the map, or print the summary."""
-    from gpuclust.errors import StoreError
     from gpuclust.results import summary
     from gpuclust.results.run import open_run
-    from gpuclust.storage.run_folder import computing
 
     console = terminal.console(quiet=False)
     run = open_run(args.run)
@@ -45,13 +43,7 @@ def work(args: argparse.Namespace) -> None:
         terminal.say(f"{args.figure}: {len(named)} of {len(run.clusters) - 1} clusters are named")
     if not (args.cluster or args.feature or args.clusters or args.themes or args.figure):
         if "analyse" not in run.record["stages"]:
-            why = (
-                "a process is computing in it, and its stage analyse is not done. Wait for it"
-                if computing(args.run)
-                else "its stage analyse is not done, or something before it is damaged; the run's own command goes on "
-                "from there"
-            )
-            raise StoreError(f"{args.run} has no clusters to show yet: {why}")
+            run.clusters  # noqa: B018  says why there are none
         summary.show(args.run, run.record, console)
 
 

@@ -192,7 +192,7 @@ def _taken(run: Subject) -> tuple[Array, int]:
     chosen = np.zeros(pairs, bool)
     chosen[random.permutation(pairs)[: max(1, int(share * pairs))]] = True
     taken = np.repeat(chosen, 2)[: len(n_tokens)]
-    log.info(
+    log.warning(
         "validate: prediction by %d of %d prompts, %d rows of %d features each", taken.sum(), len(taken), n_rows, n
     )
     return taken, int(n_rows * share)

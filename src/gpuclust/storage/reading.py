@@ -20,6 +20,8 @@ from gpuclust.storage.run_folder import computing, holds_run, read_settings
 if TYPE_CHECKING:
     import pandas as pd
 
+COMPUTING = "a process is computing in that folder, and has not come that far. Wait for it"
+
 
 class Files:
     """The files of one run.
@@ -77,11 +79,14 @@ class Files:
 
     def _why_missing(self, name: str) -> str:
         if computing(self.run):
-            return "a process is computing in it, and has not come that far. Wait for it"
+            return COMPUTING
         if self._makers and name not in self._makers:
             if name in (schema.TOKENS, schema.CONTEXTS):
                 return "only runs over tokens or windows have it (extract.rows), contexts with analyse.top_contexts"
             return "its settings make none"
+        stage = self._makers.get(name)
+        if stage and (self.run / schema.RECORD).exists() and stage not in self.record()["stages"]:
+            return f"its stage {stage} is not done. The run's own command makes it"
         return "the run has not come that far, or was made without it. The run's own command makes what is missing"
 
     def _check(self, name: str) -> None:
@@ -93,9 +98,8 @@ class Files:
                     "command makes it anew"
                 )
         if (stage := self._makers.get(name)) and stage not in stages:  # `verify` found it damaged, or it is being made
-            raise StoreError(
-                f"{self.run / name} is of the stage {stage}, which is not done. The run's own command makes it anew"
-            )
+            way = f"and {COMPUTING}" if computing(self.run) else "and the run's own command makes it anew"
+            raise StoreError(f"{self.run / name} is of the stage {stage}, which is not done, {way}")
         if name == schema.ACTIVATIONS:
             store.refuse_missing(self.run / name)  # Zarr would read zeros
             if bad := markers.shards_changed(self.run / name, self.run / schema.SHARDS):

@@ -52,7 +52,7 @@ def read(out: Path, stages: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, 
         return None
     facts = checksums.plain_json(out / schema.VALIDATION_FACTS)
     if facts.get(CLUSTERED) != _of(stages):
-        log.info("%s is of other clusters than the run has now: gpuclust validate makes it anew", out / names[0])
+        log.warning("%s is of other clusters than the run has now: gpuclust validate makes it anew", out / names[0])
         return None
     return store.read_table(out / schema.VALIDATION), facts
 

@@ -76,8 +76,8 @@ def keywords(texts: pd.Series[str], top: Array, n: int) -> list[list[str]]:
     except ValueError:  # scikit-learn's "empty vocabulary": only stop words, digits or signs
         return [[] for _ in range(n_clusters)]
     holds = csr_array((np.ones(top.size), (np.indices(top.shape)[1].ravel(), place.ravel())))
-    there = (holds @ (counts > 0)).toarray() / top.shape[0]  # share of each cluster's prompts
-    some = np.flatnonzero((there.min(axis=0) <= EVERYWHERE) | (n_clusters < FEW))
+    fewest = (holds @ (counts > 0)).min(axis=0).toarray().ravel()  # prompts of any one cluster that have the word
+    some = np.flatnonzero((fewest <= EVERYWHERE * top.shape[0]) | (n_clusters < FEW))
     names = [spellings[key].most_common(1)[0][0] for key in vectorizer.get_feature_names_out()[some]]
     counts = counts[:, some]
     return best_words(class_tf_idf(holds @ counts), names, n)
