@@ -18,7 +18,8 @@ from gpuclust.compute import controls
 from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
 from gpuclust.engine import held_out, validating
-from gpuclust.errors import StoreError
+from gpuclust.errors import CorruptDataError
+from gpuclust.storage import validated, verifying
 from gpuclust.storage.record import write_record
 from gpuclust.validate import main
 
@@ -99,18 +100,29 @@ def test_what_is_planted_is_found(out: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_the_same_comes_out_again_and_of_other_slices(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = validating.validate(out)
+    first = gpuclust.open_run(out).validation
     monkeypatch.setattr(held_out, "CELLS", 7 * 84)
-    again, _ = validating.validate(out)
+    validating.validate(out)
+    validating.put_in_place(out)
+    again = gpuclust.open_run(out).validation
     pd.testing.assert_frame_equal(first, again, rtol=1e-6)
 
 
-def test_a_part_alone_leaves_the_others_empty(out: Path) -> None:
-    table, facts = validating.validate(out, ["levels"], draws=3)
-    assert facts["draws"] == 3
+def test_a_part_alone_leaves_the_others_as_they_are(out: Path) -> None:
+    (out / schema.VALIDATION).unlink()
+    facts = validating.validate(out, ["levels"], draws=3)
+    assert facts["levels"]["draws"] == 3
     assert "prediction" not in facts
+    table = pd.read_parquet(out / schema.VALIDATION)
     assert table["prediction"].isna().all()
     assert table["level"].notna().all()
+    facts = validating.validate(out, ["prediction"], draws=4)
+    assert facts["levels"]["draws"] == 3
+    assert facts["prediction"]["draws"] == 4
+    both = pd.read_parquet(out / schema.VALIDATION)
+    assert both["prediction"].notna().all()
+    assert both["level"].tolist() == table["level"].tolist()
+    assert both["near_excess"].tolist() == table["near_excess"].tolist()
 
 
 def test_some_prompts_are_taken_where_there_are_too_many(
@@ -118,7 +130,7 @@ def test_some_prompts_are_taken_where_there_are_too_many(
 ) -> None:
     monkeypatch.setattr(held_out, "MOST_CELLS", N_PROMPTS * 84 / 2)
     with caplog.at_level("INFO", "gpuclust"):
-        _, facts = validating.validate(out, ["prediction"])
+        facts = validating.validate(out, ["prediction"])
     assert abs(facts["prediction"]["prompts"] - N_PROMPTS / 2) <= N_PROMPTS / 10
     assert f"of {N_PROMPTS} prompts" in caplog.text
 
@@ -138,14 +150,14 @@ def test_levels_need_tokens_and_say_so(
 
 def test_halves_that_were_not_clustered_are_named(out: Path) -> None:
     (out / schema.HALF_LABELS).unlink()
-    _, facts = validating.validate(out)
-    assert "did not keep the halves' clusters" in facts["left_out"][0]
+    facts = validating.validate(out)
+    assert "did not keep the halves' clusters" in facts["left_out"]["prediction"]
 
 
 @pytest.mark.parametrize("what", ["no run", "unfinished", "no clusters", "draws"])
 def test_what_cannot_be_validated_is_refused(what: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more, words = [], {
-        "no run": "no gpuclust run", "unfinished": "its stage analyse is not done", "no clusters": "has no clusters",
+        "no run": "no gpuclust run", "unfinished": "stage quality, which is not done", "no clusters": "has no clusters",
         "draws": "--draws is 1",
     }[what]  # fmt: skip
     if what == "no run":
@@ -156,36 +168,47 @@ def test_what_cannot_be_validated_is_refused(what: str, out: Path, capsys: pytes
     else:
         record = json.loads((out / schema.RECORD).read_text())
         if what == "unfinished":
-            del record["stages"]["analyse"]
+            for name in ("quality", "validate", "analyse", "report"):
+                del record["stages"][name]
         else:
-            table = pd.read_parquet(out / schema.FEATURES)
-            table.loc[table["kept"], "label"] = -1
-            table.to_parquet(out / schema.FEATURES)
-            record["stages"]["cluster"]["checksums"].pop(schema.FEATURES)
+            pd.read_parquet(out / schema.QUALITY)[:0].to_parquet(out / schema.QUALITY)
+            record["stages"]["quality"]["checksums"].pop(schema.QUALITY)
         write_record(out / schema.RECORD, record)
     assert main([str(out), *more]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
-    assert not (out / schema.VALIDATION).exists()
 
 
-def test_of_other_clusters_or_damaged_it_counts_for_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    number = str(cluster_of(out, ON_A_TOKEN))
-    with pytest.raises(StoreError, match="gpuclust validate makes it"):
-        _ = gpuclust.open_run(out).validation
-    validating.validate(out)
+def test_of_other_clusters_or_damaged_it_counts_for_nothing(out: Path) -> None:
+    stages = gpuclust.open_run(out).record["stages"]
+    assert validated.kept(out, stages) is not None
     whole = (out / schema.VALIDATION).read_bytes()
     (out / schema.VALIDATION).write_bytes(whole[:-9])
-    with pytest.raises(StoreError, match="gpuclust validate makes it"):
+    assert validated.kept(out, stages) is None
+    with pytest.raises(CorruptDataError, match="not what the stage validate wrote"):
         _ = gpuclust.open_run(out).validation
-    assert show.main([str(out), "--cluster", number]) == 0
-    assert "told by mates" not in capsys.readouterr().out
+    assert [damage.place for damage in verifying.damages(out)] == [schema.VALIDATION]
     (out / schema.VALIDATION).write_bytes(whole)
     assert len(gpuclust.open_run(out).validation)
-    record = json.loads((out / schema.RECORD).read_text())
-    record["stages"]["cluster"]["key"] = "another"
-    write_record(out / schema.RECORD, record)
-    with pytest.raises(StoreError, match="gpuclust validate makes it"):
-        _ = gpuclust.open_run(out).validation
+    stages["cluster"]["key"] = "another"
+    assert validated.kept(out, stages) is None
+
+
+def test_the_run_has_it_and_the_command_keeps_the_folder_whole(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = gpuclust.open_run(out)
+    own = run.clusters.set_index("cluster").drop(schema.NOISE)
+    for name in ("prediction", "near_excess", "level", "evidence", "evidence_reason"):
+        assert own[name].tolist() == run.validation[name].tolist()
+    assert run.clusters.set_index("cluster").loc[schema.NOISE, ["prediction", "level", "evidence"]].isna().all()
+    assert run.record["stages"]["validate"]["evidence"] == run.validation["evidence"].value_counts().to_dict()
+    before = (out / schema.CLUSTERS).read_bytes()
+    assert main([str(out), "--prediction", "--draws", "3"]) == 0
+    assert "all in all: " in capsys.readouterr().out
+    assert (out / schema.CLUSTERS).read_bytes() != before
+    assert verifying.damages(out) == []
+    fresh = gpuclust.open_run(out)
+    changed = fresh.clusters.set_index("cluster").drop(schema.NOISE)
+    assert changed["prediction_q"].tolist() == fresh.validation["prediction_q"].tolist()
+    assert changed["prediction_q"].tolist() != own["prediction_q"].tolist()
 
 
 def test_rows_are_those_that_the_clusters_were_not_chosen_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from gpuclust.config_sections import (
     SelectConfig,
     StoreConfig,
     UmapConfig,
+    ValidationConfig,
 )
 from gpuclust.section import Section, parse_bytes
 
@@ -73,6 +74,7 @@ class Config(Section):
     hdbscan: HdbscanConfig = HdbscanConfig()
     consensus: ConsensusConfig = ConsensusConfig()
     quality: QualityConfig = QualityConfig()
+    validation: ValidationConfig = ValidationConfig()
     analyse: AnalyseConfig = AnalyseConfig()
     device: DeviceConfig = DeviceConfig()
     scheduler: SchedulerConfig = SchedulerConfig()

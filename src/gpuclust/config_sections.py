@@ -261,6 +261,14 @@ class QualityConfig(Section):
     dbcv_features: int = Field(4096, ge=0, description="DBCV is left out above so many features: quadratic time")
 
 
+class ValidationConfig(Section):
+    """More than a clustering tells of its clusters, from the store; ``gpuclust validate`` adds what costs more."""
+
+    prediction: bool = Field(True, description="held-out prediction by the features that share a cluster")
+    levels: bool = Field(True, description="same token, near, or same prompt; of runs that keep tokens")
+    draws: int = Field(8, ge=2, description="control clusterings")
+
+
 class AnalyseConfig(Section):
     """The cluster tables."""
 

@@ -127,6 +127,46 @@ SPAN_COLUMNS: Final = {
     ),
     "stop": ("int64", "character after its last; -1 where not known"),
 }
+VALIDATION_COLUMNS: Final = {
+    "cluster": ("int64", ""),
+    "size": ("int64", "features, of exact duplicates the first"),
+    "prediction": (
+        "float64",
+        "AUROC, mean over its features: on which rows of one half of the prompts a feature fires, told by the features "
+        "that share its cluster in a clustering of the other half; 0.5 for features that are noise there",
+    ),
+    "prediction_random": (
+        "float64",
+        "the same of controls: clusterings with features exchanged for others that fire as often; null where there are "
+        "too few such",
+    ),
+    "prediction_words": ("float64", "the same told by the row's tokens, its prompt's length and source (naive Bayes)"),
+    "prediction_given_words": ("float64", "`prediction` among rows about which these say the same"),
+    "prediction_given_words_random": ("float64", "the same of controls"),
+    "prediction_low": ("float64", "given words, less the controls': 95% interval, by how far controls lie apart"),
+    "prediction_high": ("float64", "its upper end"),
+    "prediction_p": ("float64", "chance that another control is as far above the controls (Student's t)"),
+    "prediction_q": ("float64", "the same with the false discovery rate controlled over clusters"),
+    "token_excess": (
+        "float64",
+        "pairs of its features on the same token over those by chance within 16 tokens, over the same of random sets",
+    ),
+    "token_low": ("float64", "95% interval, over prompts"),
+    "token_high": ("float64", "its upper end"),
+    "near_excess": ("float64", "pairs within 16 tokens over those by chance within the prompt, over random sets"),
+    "near_low": ("float64", "95% interval, over prompts"),
+    "near_high": ("float64", "its upper end"),
+    "prompt_excess": ("float64", "pairs in the same prompt over those by chance, over random sets"),
+    "prompt_low": ("float64", "95% interval, over prompts"),
+    "prompt_high": ("float64", "its upper end"),
+    "level": ("string", "token, near, topic or none: the finest level with an excess of 1.5, surely above 1"),
+    "evidence": (
+        "string",
+        "one word for all that was tried: real, supported, topic only, fragile, not found again, no better than "
+        "random; null where nothing was",
+    ),
+    "evidence_reason": ("string", "what it is based on, in words"),
+}
 CLUSTER_COLUMNS: Final = {
     "cluster": ("int64", "-1 is noise"),
     "size": ("int64", "features, exact duplicates included"),
@@ -165,6 +205,7 @@ CLUSTER_COLUMNS: Final = {
     "similarity_rank": ("Int64", "place in an order that puts correlated clusters side by side, null for noise"),
     "theme": ("Int64", "clusters that rise and fall together over the prompts; null for noise, and with few clusters"),
     "name": ("string", "from analyse.labeller, null without"),
+    **{name: about for name, about in VALIDATION_COLUMNS.items() if name not in ("cluster", "size")},
 }
 THEME_COLUMNS: Final = {
     "theme": ("int64", "from 0 by features, the largest first"),
@@ -199,40 +240,6 @@ QUALITY_COLUMNS: Final = {
     "random_z": ("float64", "of cohesion, against random sets matched in size and active prompts"),
     "permutation_z": ("float64", "of cohesion, against each feature's activations permuted over prompts"),
     "permutation_z_null": ("float64", "the largest of a clustering of permuted activations, 0 without clusters"),
-}
-VALIDATION_COLUMNS: Final = {
-    "cluster": ("int64", ""),
-    "size": ("int64", "features, of exact duplicates the first"),
-    "prediction": (
-        "float64",
-        "AUROC, mean over its features: on which rows of one half of the prompts a feature fires, told by the features "
-        "that share its cluster in a clustering of the other half; 0.5 for features that are noise there",
-    ),
-    "prediction_random": (
-        "float64",
-        "the same of controls: clusterings with features exchanged for others that fire as often; null where there are "
-        "too few such",
-    ),
-    "prediction_words": ("float64", "the same told by the row's tokens, its prompt's length and source (naive Bayes)"),
-    "prediction_given_words": ("float64", "`prediction` among rows about which these say the same"),
-    "prediction_given_words_random": ("float64", "the same of controls"),
-    "prediction_low": ("float64", "given words, less the controls': 95% interval, by how far controls lie apart"),
-    "prediction_high": ("float64", "its upper end"),
-    "prediction_p": ("float64", "chance that another control is as far above the controls (Student's t)"),
-    "prediction_q": ("float64", "the same with the false discovery rate controlled over clusters"),
-    "token_excess": (
-        "float64",
-        "pairs of its features on the same token over those by chance within 16 tokens, over the same of random sets",
-    ),
-    "token_low": ("float64", "95% interval, over prompts"),
-    "token_high": ("float64", "its upper end"),
-    "near_excess": ("float64", "pairs within 16 tokens over those by chance within the prompt, over random sets"),
-    "near_low": ("float64", "95% interval, over prompts"),
-    "near_high": ("float64", "its upper end"),
-    "prompt_excess": ("float64", "pairs in the same prompt over those by chance, over random sets"),
-    "prompt_low": ("float64", "95% interval, over prompts"),
-    "prompt_high": ("float64", "its upper end"),
-    "level": ("string", "token, near, topic or none: the finest level with an excess of 1.5, surely above 1"),
 }
 SIMILARITY_COLUMNS: Final = {
     "cluster_a": ("int64", ""),

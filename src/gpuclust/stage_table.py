@@ -133,12 +133,20 @@ STAGES = (
         planned=True,
     ),
     Stage(
-        "analyse", "cluster tables", ("prompts", "extract", "reduce", "select", "cluster", "quality"), _analyse,
+        "validate", "held-out prediction, levels",
+        ("prompts", "extract", "reduce", "select", "cluster", "quality"),
+        _files(schema.VALIDATION, schema.VALIDATION_FACTS),
+        ("validation", "seed", "extract.rows", "used_window"),
+    ),
+    Stage(
+        "analyse", "cluster tables",
+        ("prompts", "extract", "reduce", "select", "cluster", "quality", "validate"), _analyse,
         ("analyse", "seed", "extract.rows", "used_window"), version=4, planned=True,
     ),
     Stage(
         "report", "report.html",
-        ("prompts", "extract", "reduce", "select", "neighbors", "embed", "cluster", "quality", "analyse"),
+        ("prompts", "extract", "reduce", "select", "neighbors", "embed", "cluster", "quality", "validate",
+         "analyse"),
         _files(schema.REPORT), (),
     ),
 )  # fmt: skip

@@ -5,19 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from gpuclust import terminal
 from gpuclust.places import place
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DESCRIPTION = (
     "Validate a run's clusters: do mates tell where a feature fires in prompts they were not chosen from, beyond its "
     "words; do they fire on the same token, near one another, or only in the same prompt? Without a part named, both."
 )
-SURE = 0.05  # false discoveries among clusters that are said to predict
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Compute, write, and print."""
-    from gpuclust import schema
+    from gpuclust import Run, schema
     from gpuclust.engine import validating
     from gpuclust.errors import InputError, StoreError
+    from gpuclust.results import tried
+    from gpuclust.storage import reading
     from gpuclust.storage.run_folder import claim, holds_run
 
     console = terminal.console(args.quiet)
@@ -43,50 +40,21 @@ def work(args: argparse.Namespace) -> None:
         raise StoreError(f"{args.run} is no gpuclust run: give the --out folder of a run")
     parts = [name for name in validating.PARTS if getattr(args, name)] or validating.PARTS
     with claim(args.run):
-        table, facts = validating.validate(args.run, parts, args.draws)
+        if not len(Run(args.run).quality):
+            raise StoreError(f"{args.run} has no clusters: there is nothing to validate")
+        reading.Files(args.run).path(schema.VALIDATION)  # of a finished run
+        facts = validating.validate(args.run, parts, args.draws)
+        validating.put_in_place(args.run)
+    if set(parts) <= set(facts["left_out"]):
+        told = "; ".join(f"{part}: {why}" for part, why in facts["left_out"].items())
+        raise StoreError(f"{args.run}: nothing of what is asked can be computed ({told})")
+    table = Run(args.run).validation
     if args.quiet:
         terminal.say(str(args.run / schema.VALIDATION))
         return
-    for line in summary(table, facts):
+    for line in tried.lines(table, facts):
         console.print(line, markup=False)
-    console.print(
-        f"a row a cluster is in {args.run / schema.VALIDATION}, and on its card (show --cluster N)", markup=False
-    )
-
-
-def summary(table: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
-    """Say in a few lines what was found; what was left out is in the log.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns of ``schema.VALIDATION_COLUMNS``.
-    facts : dict
-        As of `validating.validate`.
-    """
-    from gpuclust.compute.levels import LEVELS
-    from gpuclust.formatting import counted
-
-    lines, n = [], len(table)
-    if "prediction" in facts:
-        some = facts["prediction"]
-        mean = table.mean(numeric_only=True)
-        sure = int((table["prediction_q"] <= SURE).sum())
-        lines += [
-            f"cluster-mates tell where a feature fires in the other half of {counted(some['prompts'], 'prompt')} "
-            f"(AUROC): {mean['prediction']:.2f}; random mates {mean['prediction_random']:.2f}; words, length and "
-            f"source alone {mean['prediction_words']:.2f}",
-            f"given these words: {mean['prediction_given_words']:.3f}, random mates "
-            f"{mean['prediction_given_words_random']:.3f}; more than random mates do {sure} of {counted(n, 'cluster')} "
-            f"({SURE:.0%} of them falsely, Benjamini and Hochberg, {counted(some['tests'], 'test')})",
-        ]
-    if "levels" in facts:
-        times = table["level"].value_counts()
-        said = {"token": "on the same token", "near": "within 16 tokens", "topic": "in the same prompt only"}
-        told = [f"{times[word]} {said[word]}" for word in LEVELS.values() if word in times]
-        told += [f"{times['none']} no more than matched features do"] if "none" in times else []
-        lines.append(f"features of a cluster fire together: {', '.join(told) or 'nothing to count'}")
-    return lines
+    console.print(f"a row a cluster: {args.run / schema.VALIDATION}; on its card: show --cluster N", markup=False)
 
 
 def main(given: Sequence[str] | None = None) -> int:

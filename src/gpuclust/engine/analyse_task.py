@@ -80,6 +80,7 @@ def analyse_task(out: Path, config: Config, rows: int) -> dict[str, Any]:
     found = theme_table.theme_table(theme, clusters[real].reset_index(drop=True), profile.correlation, doubtful)
     clusters.loc[real, "theme"] = theme if len(found) else pd.NA
     atomic.write_table(out / schema.THEMES, found)
+    clusters = cluster_table.with_evidence(clusters, store.read_table(out / schema.VALIDATION))
     atomic.write_table(out / schema.CLUSTERS, clusters)
     facts = {"themes": len(found), "themes_ari_halves": themes.agreement(profile.half_correlations, sizes)}
     return {"rows": len(profile.correlation), "notes": notes, **facts}

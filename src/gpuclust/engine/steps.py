@@ -22,7 +22,7 @@ from gpuclust.compute.dbscan import with_eps
 from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
 from gpuclust.config_sections import ClusterConfig
-from gpuclust.engine import analyse_task, exact_pass, failures, prompt_rows, quality_task, tasks, token_rows
+from gpuclust.engine import analyse_task, exact_pass, failures, prompt_rows, quality_task, tasks, token_rows, validating
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.quality_task import HDBSCAN
 from gpuclust.engine.scheduler import Scheduler
@@ -421,6 +421,13 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     return dict(x.submit(quality_task.quality_task, x.out, c, plan, found, skipped)), plan
 
 
+def validate_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    own = x.config.validation
+    parts = [part for part in validating.PARTS if getattr(own, part)]
+    facts = dict(x.submit(validating.validate, x.out, parts, own.draws, True))
+    return {"evidence": facts["evidence"], "left_out": facts["left_out"]}, None
+
+
 def analyse_step(x: Context) -> tuple[Facts, budget.Plan | None]:
     plan = x.plan(x.done["prompts"], len(x.kept()), x.n_clusters)
     return dict(x.submit(analyse_task.analyse_task, x.out, x.config, plan.rows)), plan
@@ -433,5 +440,5 @@ def report_step(x: Context) -> tuple[Facts, budget.Plan | None]:
 STEPS: dict[str, Step] = {
     "prompts": prompts_step, "extract": extract_step, "reduce": reduce_step, "select": select_step,
     "neighbors": neighbors_step, "embed": embed_step, "cluster": cluster_step, "quality": quality_step,
-    "analyse": analyse_step, "report": report_step,
+    "validate": validate_step, "analyse": analyse_step, "report": report_step,
 }  # fmt: skip

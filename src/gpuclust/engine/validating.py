@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuclust import schema
-from gpuclust.compute import controls, levels
+from gpuclust import schema, stage_table
+from gpuclust.compute import controls, evidence, levels
 from gpuclust.config import Config
 from gpuclust.engine import held_out, token_rows
-from gpuclust.errors import StoreError
+from gpuclust.errors import MemoryBudgetError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.results.run import Run
-from gpuclust.storage import reading, validated
-from gpuclust.tables import feature_table
+from gpuclust.storage import atomic, reading, record, store, validated
+from gpuclust.tables import cluster_table, feature_table
 from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
@@ -32,55 +32,90 @@ CONTROLLED = (
 )  # fmt: skip
 
 
-def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Compute parts of the validation of a run's clusters, and write them into its folder.
+def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS, by_default: bool = False) -> dict[str, Any]:
+    """Compute parts of the validation of a run's clusters, and write them into its folder beside those that are there.
 
     Parameters
     ----------
     out : Path
-        Folder of a run whose clusters are analysed; the caller has claimed it.
+        Folder of a run whose clusters were checked (its stage quality is done); the caller has claimed it.
     parts : collection of str
-        Of PARTS. What a run has no data for is left out, and said.
+        Of PARTS. What a run has no data or no memory for is left out, and said.
     draws : int
         Control clusterings, at least 2.
+    by_default : bool
+        Nobody asked for the parts: what a run has no data for is no warning.
 
     Returns
     -------
-    table : DataFrame
-        ``validation.parquet``, columns of ``schema.VALIDATION_COLUMNS``; those of parts left out are null.
-    facts : dict
-        ``validation.json``.
+    dict
+        What ``validation.json`` holds: facts of each part, and ``left_out``, of every part that was asked for why it
+        was left out.
 
     Raises
     ------
     StoreError
-        If the run is not finished, has no cluster, or nothing of what is asked can be computed.
+        If the clusters were not checked.
     """
     run = Run(out)
     stages = run.record["stages"]
-    if "analyse" not in stages:
-        raise StoreError(f"{out} is not finished: its stage analyse is not done; the run's own command goes on")
+    if "quality" not in stages:
+        raise StoreError(f"{out} is not finished: its stage quality is not done; the run's own command goes on")
     features = run.features
     features = features[feature_table.is_point(features)].reset_index(drop=True)
     label = features["label"].to_numpy(np.int64)
     n_clusters = int(label.max(initial=schema.NOISE)) + 1
-    if not n_clusters:
-        raise StoreError(f"{out} has no clusters: there is nothing to validate")
-    found: dict[str, Any] = {"cluster": np.arange(n_clusters), "size": np.bincount(label[label >= 0])}
-    facts: dict[str, Any] = {"left_out": [], "draws": draws}
-    for part in parts:
-        if why := _lacking(part, run):
-            facts["left_out"].append(f"{part}: {why}")
-            log.warning("validate: left out %s: %s", part, why)
-            continue
-        columns, facts[part] = PREDICT[part](run, features, label, draws)
-        found |= columns
-    if len(found) == 2:
-        raise StoreError(f"{out}: nothing of what is asked can be computed ({'; '.join(facts['left_out'])})")
-    table = pd.DataFrame({name: found.get(name, np.nan) for name in schema.VALIDATION_COLUMNS})
-    table["level"] = table["level"].astype(object).where(table["level"].notna(), None).astype("string")
+    before, facts = validated.kept(out, stages) or (pd.DataFrame(), {})
+    facts["left_out"] = {}
+    found: dict[str, Any] = {str(name): values.to_numpy() for name, values in before.items()}
+    found |= {"cluster": np.arange(n_clusters), "size": np.bincount(label[label >= 0], minlength=n_clusters)}
+    for part in parts if n_clusters else ():
+        why, level = _lacking(part, run), logging.INFO if by_default else logging.WARNING
+        if not why:
+            try:
+                columns, told = PREDICT[part](run, features, label, draws)
+                found |= columns
+                facts[part] = {**told, "draws": draws}
+            except MemoryBudgetError as error:
+                why, level = str(error), logging.WARNING
+        if why:
+            facts["left_out"][part] = why
+            log.log(level, "validate: left out %s: %s", part, why)
+    table = _judged(pd.DataFrame({name: found.get(name, np.nan) for name in schema.VALIDATION_COLUMNS}), run.quality)
+    facts["evidence"] = evidence.counted(table["evidence"].to_numpy(object))
     validated.write(out, stages, table, facts)
-    return table, facts
+    return facts
+
+
+def _judged(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
+    """Give every cluster its word, with texts as texts."""
+    words = [name for name, (dtype, _) in schema.VALIDATION_COLUMNS.items() if dtype == "string"]
+    for name in words:
+        table[name] = table[name].astype(object).where(table[name].notna(), None)
+    arrays = {str(name): values.to_numpy() for name, values in table.items()}
+    verdict, reason = (quality[name].to_numpy(object) for name in ("verdict", "verdict_reason"))
+    table["evidence"], table["evidence_reason"] = evidence.judge(arrays, verdict, reason)
+    return table.astype(dict.fromkeys(words, "string"))
+
+
+def put_in_place(out: Path) -> None:
+    """Bring what was found into a finished run's cluster table and report, and into its record.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of a run whose stages are done; the caller has claimed it.
+    """
+    from gpuclust.results.report import write
+
+    config = Run(out).config
+    clusters = cluster_table.with_evidence(Run(out).clusters, store.read_table(out / schema.VALIDATION))
+    atomic.write_table(out / schema.CLUSTERS, clusters)
+    for stage in ("validate", "analyse"):
+        record.record_anew(out, stage, stage_table.get(stage).writes(config))
+    if (out / schema.REPORT).exists():
+        write(out)
+        record.record_anew(out, "report", [schema.REPORT])
 
 
 def _lacking(part: str, run: Run) -> str:

@@ -16,9 +16,8 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.errors import InputError
 from gpuclust.formatting import plain
-from gpuclust.results import noise
+from gpuclust.results import noise, tried
 from gpuclust.results.figures import describe
-from gpuclust.storage import validated
 from gpuclust.tables import words
 from gpuclust.tables.prompt_text import show
 from gpuclust.terminal import visible
@@ -37,15 +36,11 @@ NEAREST_SHOWN = 10  # neighbours of a feature
 DISTINCTIVE = "most distinctive prompts, by strength relative to the other clusters"
 STRONGEST = "strongest prompts"
 OTHERS = "strongest prompts that are not among these"
-TOGETHER = {
-    "token": "on the same token", "near": "within 16 tokens", "topic": "in the same prompt only",
-    "none": "no more than matched features, on a token",
-}  # fmt: skip
 NUMBERS = ("persistence", "mean_activation", "max_activation", "std_activation", "sparsity")
 # Columns that a cluster's card places itself, or leaves out; other numbers and words follow them.
 PLACED = {
     *NUMBERS, "cluster", "size", "ratio", "name", "tree_node", "similarity_rank", "decoder_cosine",
-    "decoder_cosine_random", "decoder_cosine_p",
+    "decoder_cosine_random", "decoder_cosine_p", *schema.VALIDATION_COLUMNS,
 }  # fmt: skip
 
 
@@ -172,7 +167,7 @@ def cluster_card(run: Run, number: int) -> Card:
         name for name in known.columns if name not in PLACED and isinstance(row[name], str | float | int | np.generic)
     ]
     facts += [(name.replace("_", " "), plain(row[name])) for name in others]
-    facts += _validated(run, number)
+    facts += tried.facts(row)
     facts += [("sources", ", ".join(f"{s['source']} {s['share']:.0%}" for s in _listed(row.get("sources"))[:5]))]
     names = {"tokens": "peak at", "keywords": "words of its prompts", "promoted_tokens": "promotes"}
     words = [(name, [str(w) for w in _listed(row.get(column))]) for column, name in names.items()]
@@ -279,29 +274,6 @@ def _verdict(cluster: Any) -> list[tuple[str, str]]:
     if not isinstance(verdict, str):
         return []
     return [("verdict on that", f"{verdict}: {reason}" if isinstance(reason, str) else verdict)]
-
-
-def _validated(run: Run, number: int) -> list[tuple[str, str]]:
-    """What `gpuclust validate` found of a cluster, where it was run."""
-    found = validated.read(run.path, run.record["stages"])
-    if found is None:
-        return []
-    row: Any = found[0].set_index("cluster").loc[number]
-    facts = []
-    if pd.notna(row["prediction"]):
-        random, words = plain(row["prediction_random"]), plain(row["prediction_words"])
-        told = f"AUROC {plain(row['prediction'])} (random mates {random}; words, length and source alone {words})"
-        facts.append(("told by mates in other prompts", told))
-        given, by_chance = plain(row["prediction_given_words"]), plain(row["prediction_given_words_random"])
-        facts.append(
-            ("given these words", f"AUROC {given} (random mates {by_chance}; q = {plain(row['prediction_q'])})")
-        )
-    if pd.notna(row["level"]):
-        name = {"token": "token", "near": "near", "topic": "prompt"}.get(row["level"], "token")
-        excess = f"{plain(row[f'{name}_excess'])} times as often as random sets"
-        interval = f"{plain(row[f'{name}_low'])} to {plain(row[f'{name}_high'])}"
-        facts.append(("fire together", f"{TOGETHER[row['level']]}: {excess}, {interval}"))
-    return facts
 
 
 def _contexts(run: Run, number: int, size: int) -> list[tuple[str, list[Prompt]]]:

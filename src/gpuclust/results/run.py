@@ -20,7 +20,7 @@ from gpuclust.places import place
 from gpuclust.results.feature_clusters import FeatureClusters, Halves, by_dbscan, by_distances, compare_halves, gram_of
 from gpuclust.results.inputs import as_activations, as_lengths, refuse_larger_than_memory
 from gpuclust.results.parameters import merged
-from gpuclust.storage import reading, validated
+from gpuclust.storage import reading
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -151,17 +151,8 @@ class Run:
 
     @cached_property
     def validation(self) -> pd.DataFrame:
-        """A row per cluster: what it predicts, and where its features fire together; ``schema.VALIDATION_COLUMNS``.
-
-        Raises
-        ------
-        StoreError
-            If ``gpuclust validate`` was not run on these clusters.
-        """
-        found = validated.read(self.path, self.record["stages"])
-        if found is None:
-            raise StoreError(f"{self.path} has no {schema.VALIDATION} of its clusters: gpuclust validate makes it")
-        return found[0]
+        """A row per cluster: what was tried on it, and the word for all of it; ``schema.VALIDATION_COLUMNS``."""
+        return self._files.table(schema.VALIDATION)
 
     @cached_property
     def neighbors(self) -> xr.Dataset:

@@ -14,8 +14,9 @@ from rich.table import Table
 from gpuclust import schema
 from gpuclust.compute import verdicts
 from gpuclust.formatting import gigabytes, plain
+from gpuclust.results import tried
 from gpuclust.schema import NOISE
-from gpuclust.storage import reading
+from gpuclust.storage import checksums, reading
 
 if TYPE_CHECKING:
     from gpuclust.results.run import Run
@@ -79,6 +80,10 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
         console.print(f"[yellow]{copies:,} features are exact duplicates of others and clustered as these[/yellow]")
     for line in _quality(quality, run.settings()):
         console.print(line)
+    if "validate" in stages:
+        facts = checksums.read_json(run.path(schema.VALIDATION_FACTS))
+        for line in tried.lines(run.table(schema.VALIDATION), facts):
+            console.print(escape(line))
     if len(real):
         console.print(_cluster_table(real.head(SHOWN), console.width))
         if len(real) > SHOWN:

@@ -29,7 +29,7 @@ log = logging.getLogger("gpuclust")
 RESULT_FREE = ("scheduler", "device", "plan", "extract.batch_tokens")
 AFTER_EXTRACTION = (
     "extract.activation_threshold", "select", "neighbors", "cluster", "communities", "dbscan", "umap",
-    "hdbscan", "consensus", "quality", "analyse",
+    "hdbscan", "consensus", "quality", "validation", "analyse",
 )  # fmt: skip
 EXTRACTION = ("extract", "store", "sae")
 _HELD: set[Path] = set()  # folders that this process computes in

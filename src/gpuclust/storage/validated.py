@@ -1,8 +1,7 @@
-"""What `gpuclust validate` found of a run's clusters: two files beside those of its stages, of its present clusters."""
+"""What `gpuclust validate` found of a run's clusters: a table and facts, kept as long as the clusters are the same."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,12 @@ from gpuclust.storage import atomic, checksums, store
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger("gpuclust")
-
 CLUSTERED = "clustered"  # the keys of the stages that it is of
+TABLE = "table"  # size and checksum of the table
 
 
 def write(out: Path, stages: Mapping[str, Any], table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
-    """Write table and facts, with their checksums.
+    """Write table and facts.
 
     Parameters
     ----------
@@ -32,12 +30,11 @@ def write(out: Path, stages: Mapping[str, Any], table: pd.DataFrame, facts: Mapp
     facts : mapping
     """
     atomic.write_table(out / schema.VALIDATION, table)
-    atomic.write_json(out / schema.VALIDATION_FACTS, {CLUSTERED: _of(stages), **facts})
-    for name in (schema.VALIDATION, schema.VALIDATION_FACTS):
-        checksums.seal(out / name)
+    about = {CLUSTERED: _of(stages), TABLE: checksums.of_file(out / schema.VALIDATION)}
+    checksums.write_json(out / schema.VALIDATION_FACTS, {**facts, **about})
 
 
-def read(out: Path, stages: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+def kept(out: Path, stages: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]] | None:
     """Return table and facts; None where there are none, or they are damaged or of clusters that are no more.
 
     Parameters
@@ -45,14 +42,12 @@ def read(out: Path, stages: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, 
     out, stages
         As of `write`.
     """
-    names = (schema.VALIDATION, schema.VALIDATION_FACTS)
-    if not any((out / name).exists() for name in names):
+    try:
+        facts = checksums.read_json(out / schema.VALIDATION_FACTS)
+    except (FileNotFoundError, ValueError):
         return None
-    if not all(checksums.sealed(out / name, "counts for nothing: gpuclust validate makes it anew") for name in names):
-        return None
-    facts = checksums.plain_json(out / schema.VALIDATION_FACTS)
-    if facts.get(CLUSTERED) != _of(stages):
-        log.warning("%s is of other clusters than the run has now: gpuclust validate makes it anew", out / names[0])
+    clustered, table = facts.pop(CLUSTERED, None), facts.pop(TABLE, None)
+    if clustered != _of(stages) or table != checksums.of_file(out / schema.VALIDATION):
         return None
     return store.read_table(out / schema.VALIDATION), facts
 

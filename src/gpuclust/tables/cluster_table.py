@@ -97,6 +97,27 @@ def cluster_table(
     return table.astype({**types, "name": text_dtype()})
 
 
+def with_evidence(clusters: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
+    """Put what was found of each cluster by validation into the cluster table.
+
+    Parameters
+    ----------
+    clusters : DataFrame
+        Columns of ``schema.CLUSTER_COLUMNS``.
+    validation : DataFrame
+        Columns of ``schema.VALIDATION_COLUMNS``, a row per cluster, without noise.
+
+    Returns
+    -------
+    DataFrame
+        As `clusters`; null for noise.
+    """
+    own = validation.drop(columns=["size"]).set_index("cluster")
+    found = own.reindex(clusters["cluster"]).reset_index(drop=True)
+    columns = {str(name): values.to_numpy() for name, values in found.items()}
+    return clusters.assign(**columns).astype({str(name): dtype for name, dtype in own.dtypes.items()})
+
+
 def describe_prompts(
     prompts: pd.DataFrame, chosen: Array, activation: Array, cluster: int, marks: Marks
 ) -> list[dict[str, Any]]:

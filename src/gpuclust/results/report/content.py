@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.compute import verdicts
-from gpuclust.results import noise, palette
+from gpuclust.compute import evidence, verdicts
+from gpuclust.results import noise, palette, tried
 from gpuclust.results.report import contexts, tree
 from gpuclust.schema import NOISE
 from gpuclust.storage import reading
@@ -24,11 +24,13 @@ FLOATS = ("entropy", "varentropy", "sparsity", "mean", "std", "max", "probabilit
 SHOWN_SOURCES = 8
 COLOURED_SOURCES = 8  # of the map
 SHOWN_CONTEXT = ("text", "start", "stop", "prompt", "position", "n_features", "features")
+TRIED = [name for name in schema.VALIDATION_COLUMNS if name not in ("cluster", "size", "evidence")]  # told in words
 # Columns of the cluster table that the page has a place for; other numbers and words are listed in the cluster's card.
 PLACED = {
     "cluster", "size", "ratio", "persistence", "mean_activation", "max_activation", "std_activation", "sparsity",
     "top_prompts", "distinctive_prompts", "keywords", "tokens", "sources", "promoted_tokens", "decoder_cosine",
     "decoder_cosine_random", "decoder_cosine_p", "tree_node", "similarity_rank", "theme", "name",
+    *TRIED,
 }  # fmt: skip
 
 
@@ -80,6 +82,7 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
         "doubts": record["stages"].get("quality", {}).get("warnings", []),
         "verdicts": verdicts.explained(settings.get("quality", {}).get("stable", 0.5)),
         "doubtful": list(verdicts.DOUBTFUL),
+        "evidence": evidence.MEANS,
         "noise_reasons": [
             noise.explained(settings["hdbscan"]["min_cluster_size"])[name] for name in schema.NOISE_REASONS
         ],
@@ -220,7 +223,8 @@ def _clusters(clusters: pd.DataFrame, contexts: dict[int, list[dict[str, Any]]])
             row[name] = [_cut(dict(prompt), limit) for prompt in _listed(row.get(name))]
         sources = _listed(row.get("sources"))
         row["sources"], row["more_sources"] = sources[:SHOWN_SOURCES], max(len(sources) - SHOWN_SOURCES, 0)
-        placed = {name: value for name, value in row.items() if name in PLACED}
+        placed = {name: value for name, value in row.items() if name in PLACED and name not in TRIED}
+        placed["tried"] = tried.facts({str(name): value for name, value in row.items()})
         placed["contexts"] = contexts.get(row["cluster"], [])
         rows.append({**placed, "more_sources": row["more_sources"], "more": more})
     return rows

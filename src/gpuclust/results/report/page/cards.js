@@ -190,7 +190,7 @@ function correlated(c) {
 
 function clusterCard(c) {
   const row = clusterOf.get(c), {verdict, verdict_reason: why} = row.more;
-  const more = Object.entries(row.more).filter(([name]) => !name.startsWith('verdict'));
+  const more = Object.entries(row.more).filter(([name]) => !name.startsWith('verdict') && name !== 'evidence');
   const above = new Set(row.distinctive_prompts.map(({prompt}) => prompt));
   const strongest = row.top_prompts.filter(({prompt}) => !above.has(prompt)), again = row.top_prompts.length - strongest.length;
   return [
@@ -205,6 +205,8 @@ function clusterCard(c) {
     ]),
     words('Features peak at', null, row.tokens),
     words('Words of its prompts', null, row.keywords),
+    row.tried.length && [h('h3', null, 'What was tried on it'), h('table', null, row.tried.map(([name, text]) =>
+      h('tr', null, h('td', {class: 'quiet'}, name), h('td', null, text))))],
     together(c),
     memberTable(c), quickList(c),
     known(row.theme) && h('p', null, 'Its theme: ', themeLink(run.themes[row.theme])),

@@ -8,12 +8,14 @@ const scale = () => SCALE[dark() ? 'dark' : 'light'];
 
 function colourings() {
   const verdicts = Object.keys(run.verdicts), judged = clusters().some(row => known(row.more.verdict));
+  const evidence = Object.keys(run.evidence), tried = clusters().some(row => known(row.more.evidence));
   const {themes} = run, ofTheme = f => clusterOf.get(a.label[f])?.theme ?? -1;
   const reasons = run.noise_reasons.map(text => text.split(':')[0]);
   return {
     cluster: byLabel('cluster', a.label, f => a.label[f] < 0 ? 0.45 : doubtful(a.label[f]) ? 0.2 : 0.85, null),
     ...(a.hdbscan_label && {hdbscan: byLabel('cluster of one UMAP and HDBSCAN', a.hdbscan_label, f => a.hdbscan_label[f] < 0 ? 0.3 : 0.85, f => clusterNumber(a.hdbscan_label[f]))}),
     ...(judged && {verdict: byCategory('verdict of the cluster', verdicts, f => verdicts.indexOf(clusterOf.get(a.label[f])?.more.verdict), 'noise')}),
+    ...(tried && {evidence: byCategory('evidence for the cluster', evidence, f => evidence.indexOf(clusterOf.get(a.label[f])?.more.evidence), 'noise, or not tried')}),
     ...(themes.length && {theme: byCategory('theme', themes.map(themeName), ofTheme, 'noise')}),
     ...(a.noise_reason && {noise: byCategory('why it is noise', reasons, f => a.noise_reason[f], 'in a cluster')}),
     entropy: byNumber('entropy', f => a.entropy[f]),

@@ -42,7 +42,7 @@ function drawClusters() {
   const rows = clusters();
   const numeric = (key, name, heading, rare = true, show = number) =>
     ({name, title: heading, number: true, rare, value: row => row[key], cell: row => show(row[key])});
-  const extra = ['stability', 'verdict'].filter(key => rows.some(row => known(row.more[key]))).map(key => ({
+  const extra = ['stability', 'verdict', 'evidence'].filter(key => rows.some(row => known(row.more[key]))).map(key => ({
     name: key, title: 'from the quality checks', number: rows.every(row => typeof (row.more[key] ?? 0) === 'number'),
     value: row => row.more[key], cell: row => judged(row.more[key]),
   }));

@@ -1,0 +1,121 @@
+"""Evidence: one word a cluster for all that was tried on it, with the sentence that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuclust.compute import verdicts
+from gpuclust.types import Array
+
+SURE = 0.05  # false discoveries among the clusters that pass a test, controlled over clusters
+REAL, SUPPORTED, TOPIC = "real", "supported", "topic only"
+WORDS = REAL, SUPPORTED, TOPIC, verdicts.FRAGILE, verdicts.LOST, verdicts.RANDOM
+MEANS = {
+    REAL: "found again in halves of the prompts, and passes every test that was made of it",
+    SUPPORTED: "found again, and passes some of the tests that were made of it",
+    TOPIC: "found again, but its features fire in the same prompts and not near one another",
+    verdicts.FRAGILE: "found again in part only, or passes no test that was made of it",
+    verdicts.LOST: "not found again: no test is asked of it",
+    verdicts.RANDOM: "no more cohesive than random sets or permutations: no test is asked of it",
+}
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test: the column that decides, and what is said of a cluster that passes or fails."""
+
+    column: str
+    passes: str
+    fails: str
+
+    def outcome(self, values: Array) -> Array:
+        """Tell who passes: 1 or 0, NaN where the test was not made.
+
+        Parameters
+        ----------
+        values : array, (cluster,)
+            Of `column`: false discovery rates, or words.
+        """
+        if values.dtype != object:
+            return np.where(np.isnan(values), np.nan, values <= SURE)
+        passing = {"token", "near", "replicated"}
+        return np.array([np.nan if not isinstance(v, str) else float(v in passing) for v in values])
+
+
+TESTS = (
+    Test(
+        "prediction_q", "its features tell of one another in prompts they were not chosen from, beyond single words",
+        "given the words of a prompt its features tell of one another no better than random ones",
+    ),
+    Test("level", "they fire on the same token or near it", "they do not fire near one another"),
+    Test("cause_q", "taking them out changes what the model says", "taking them out changes no more than controls do"),
+    Test("replicated", "another SAE has it", "another SAE does not have it, or in part"),
+)  # fmt: skip
+
+
+def judge(table: Mapping[str, Array], verdict: Array, reason: Array) -> tuple[Array, Array]:
+    """Give every cluster one word for all that was tried on it.
+
+    A cluster that the run's own checks doubt (`verdicts.DOUBTFUL`) or call fragile keeps that word. Of the others one
+    is real that passes every test made of it, topic only where its features fire together in the same prompts and no
+    nearer, supported where it passes some, fragile where it passes none.
+
+    Parameters
+    ----------
+    table : mapping of str to array, (cluster,)
+        Columns of ``schema.VALIDATION_COLUMNS``; of TESTS, those that are there and not null count.
+    verdict, reason : array, (cluster,), object
+        As of `verdicts.judge`.
+
+    Returns
+    -------
+    words : array, (cluster,), object
+        Of WORDS; None where the run's checks say nothing against it and no test was made.
+    sentences : array, (cluster,), object
+        What each is based on; None where there is no word.
+    """
+    made = [(test, test.outcome(np.asarray(table[test.column]))) for test in TESTS if test.column in table]
+    words, sentences = np.full(len(verdict), None, object), np.full(len(verdict), None, object)
+    for at, known in enumerate(verdict):
+        told = [(test, outcome[at]) for test, outcome in made if not np.isnan(outcome[at])]
+        good, bad = [test.passes for test, ok in told if ok], [test.fails for test, ok in told if not ok]
+        words[at] = _word(known, told, table.get("level", words)[at])
+        if words[at] is None:
+            continue
+        first = reason[at] if isinstance(reason[at], str) else "whether halves find it again was not measured"
+        doubtful = known in (*verdicts.DOUBTFUL, verdicts.FRAGILE)
+        parts = [first] if doubtful else [first, *good, *(f"but {text}" for text in bad)]
+        sentences[at] = "; ".join(parts)
+    return words, sentences
+
+
+def _word(known: Any, told: list[tuple[Test, Any]], level: Any) -> str | None:
+    if known in (*verdicts.DOUBTFUL, verdicts.FRAGILE):
+        return str(known)
+    if not told:
+        return None
+    passed = sum(bool(ok) for _, ok in told)
+    if level == "topic":
+        return TOPIC
+    if not passed:
+        return verdicts.FRAGILE
+    return REAL if passed == len(told) and known == verdicts.STABLE else SUPPORTED
+
+
+def counted(words: Array) -> dict[str, int]:
+    """Clusters by word, those of WORDS that occur, in their order.
+
+    Parameters
+    ----------
+    words : array, (cluster,), object
+
+    Returns
+    -------
+    dict of str to int
+    """
+    found = {word: int(np.count_nonzero(words == word)) for word in WORDS}
+    return {word: times for word, times in found.items() if times}

@@ -1,0 +1,89 @@
+"""What was tried on clusters, in words: held-out prediction, where features fire together, and the one word for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from gpuclust.compute import evidence
+from gpuclust.compute.levels import LEVELS
+from gpuclust.formatting import counted, plain
+
+TOGETHER = {
+    "token": "on the same token", "near": "within 16 tokens", "topic": "in the same prompt only",
+    "none": "no more than matched features, on a token",
+}  # fmt: skip
+
+
+def facts(cluster: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say what was tried on a cluster, a name and a text each; nothing of tests that were not made.
+
+    Parameters
+    ----------
+    cluster : mapping
+        A row of ``clusters.parquet``, of whatever version.
+
+    Returns
+    -------
+    list of (str, str)
+    """
+    row = {name: value for name, value in cluster.items() if pd.api.types.is_scalar(value) and pd.notna(value)}
+    found = []
+    if "evidence" in row and row["evidence"] != row.get("verdict"):
+        found.append(("evidence", f"{row['evidence']}: {row['evidence_reason']}"))
+    if "prediction" in row:
+        random, words = _of(row, "prediction_random"), _of(row, "prediction_words")
+        told = f"AUROC {plain(row['prediction'])} (random mates {random}; words, length and source alone {words})"
+        found.append(("told by mates in other prompts", told))
+        given, by_chance = _of(row, "prediction_given_words"), _of(row, "prediction_given_words_random")
+        found.append(("given these words", f"AUROC {given} (random mates {by_chance}; q = {_of(row, 'prediction_q')})"))
+    if "level" in row:
+        name = {"near": "near", "topic": "prompt"}.get(row["level"], "token")
+        excess, low, high = (_of(row, f"{name}_{what}") for what in ("excess", "low", "high"))
+        text = f"{TOGETHER[row['level']]}: {excess} times as often as random sets, {low} to {high}"
+        found.append(("fire together", text))
+    return found
+
+
+def lines(table: pd.DataFrame, told: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines what was found of all clusters.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``validation.parquet``.
+    told : mapping
+        ``validation.json``.
+
+    Returns
+    -------
+    list of str
+    """
+    found, n = [], len(table)
+    if "prediction" in told:
+        some = told["prediction"]
+        mean = table.mean(numeric_only=True)
+        sure = int((table["prediction_q"] <= evidence.SURE).sum())
+        found += [
+            f"cluster-mates tell where a feature fires in the other half of {counted(some['prompts'], 'prompt')} "
+            f"(AUROC): {mean['prediction']:.2f}; random mates {mean['prediction_random']:.2f}; words, length and "
+            f"source alone {mean['prediction_words']:.2f}",
+            f"given these words: {mean['prediction_given_words']:.3f}, random mates "
+            f"{mean['prediction_given_words_random']:.3f}; more than random mates do {sure} of {counted(n, 'cluster')} "
+            f"({evidence.SURE:.0%} of them falsely, Benjamini and Hochberg, {counted(some['tests'], 'test')})",
+        ]
+    if "levels" in told:
+        times = table["level"].value_counts()
+        said = {"token": "on the same token", "near": "within 16 tokens", "topic": "in the same prompt only"}
+        parts = [f"{times[word]} {said[word]}" for word in LEVELS.values() if word in times]
+        parts += [f"{times['none']} no more than matched features do"] if "none" in times else []
+        found.append(f"features of a cluster fire together: {', '.join(parts) or 'nothing to count'}")
+    if told.get("evidence"):
+        found.append(f"all in all: {', '.join(f'{times} {word}' for word, times in told['evidence'].items())}")
+    return found
+
+
+def _of(row: Mapping[str, Any], name: str) -> str:
+    return plain(row[name]) if name in row else "unknown"
