@@ -79,11 +79,11 @@ CASES = [
     Case("n_prompts", 50, "prompts", "extraction"),
     Case("min_tokens", 2, "prompts", "extraction"),
     Case("max_tokens", 30, "prompts", "extraction"),
-    Case("seed", 1, "prompts neighbors quality analyse", "extraction neighbors"),
+    Case("seed", 1, "prompts neighbors quality validate analyse", "extraction neighbors"),
     Case("deduplicate", False, "prompts", "extraction"),
-    Case("extract.rows", "token", "extract neighbors analyse", "extraction neighbors"),
+    Case("extract.rows", "token", "extract neighbors validate analyse", "extraction neighbors"),
     Case("extract.window", 8),
-    Case("extract.window", 8, "neighbors analyse", "neighbors", {"extract.rows": "window"}),
+    Case("extract.window", 8, "neighbors validate analyse", "neighbors", {"extract.rows": "window"}),
     Case("extract.aggregate", "mean", "extract", "extraction"),
     Case("extract.prepend_bos", False, "prompts extract", "extraction"),
     Case("extract.exclude_special_tokens", False, "extract", "extraction"),
@@ -166,6 +166,9 @@ CASES = [
     Case("quality.random_sets", 9, "quality"),
     Case("quality.stable", 0.6, "quality"),
     Case("quality.dbcv_features", 9, "quality"),
+    Case("validation.prediction", False, "validate"),
+    Case("validation.levels", False, "validate"),
+    Case("validation.draws", 3, "validate"),
     Case("analyse.top_prompts", 3, "analyse"),
     Case("analyse.top_contexts", 3, "analyse"),
     Case("analyse.similarity_threshold", 0.6, "analyse"),
@@ -347,7 +350,7 @@ def test_a_run_computes_just_what_a_changed_setting_asks_for(settings: dict[str,
     failing = settings | {"analyse": {"promoted_tokens": 0, "labeller": "tests.test_keys:nobody"}}
     go(tmp_path, failing, code=2)
     before = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]
-    assert list(before)[-1] == "quality"
+    assert list(before)[-1] == "validate"
     hdbscan = settings["hdbscan"] | {"cluster_selection_epsilon": 0.02}
     out = go(tmp_path, settings | {"hdbscan": hdbscan})
     after = json.loads((out / "run.json").read_text())["stages"]

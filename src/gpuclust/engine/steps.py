@@ -22,7 +22,7 @@ from gpuclust.compute.dbscan import with_eps
 from gpuclust.compute.halves import half_of
 from gpuclust.config import Config
 from gpuclust.config_sections import ClusterConfig
-from gpuclust.engine import analyse_task, exact_pass, failures, prompt_rows, quality_task, tasks, token_rows, validating
+from gpuclust.engine import analyse_task, exact_pass, failures, prompt_rows, quality_task, tasks, token_rows
 from gpuclust.engine.progress import Progress
 from gpuclust.engine.quality_task import HDBSCAN
 from gpuclust.engine.scheduler import Scheduler
@@ -422,6 +422,8 @@ def quality_step(x: Context) -> tuple[Facts, budget.Plan | None]:
 
 
 def validate_step(x: Context) -> tuple[Facts, budget.Plan | None]:
+    from gpuclust.engine import validating
+
     own = x.config.validation
     parts = [part for part in validating.PARTS if getattr(own, part)]
     facts = dict(x.submit(validating.validate, x.out, parts, own.draws, True))
