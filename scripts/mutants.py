@@ -377,7 +377,7 @@ MUTANTS = [
            "odds are against rows where it is silent"),
     Mutant("validated-of", "storage/validated.py", "clustered != _of(stages) or ", "",
            "test_validate.py", "what was found of other clusters does not count"),
-    Mutant("evidence-topic", "compute/evidence.py", 'if level == "topic":', "if False:", "test_evidence.py",
+    Mutant("evidence-topic", "compute/evidence.py", "if level in FAR:", "if False:", "test_evidence.py",
            "features that fire in the same prompts only are no more than a topic"),
     Mutant("evidence-all", "compute/evidence.py", "passed == len(told) and", "passed and", "test_evidence.py",
            "real is what passes every test"),

@@ -10,7 +10,7 @@ import pytest
 
 import gpuclust
 from gpuclust.errors import InputError
-from gpuclust.results import static_map
+from gpuclust.results import pictures, static_map
 from gpuclust.show import main
 
 
@@ -80,7 +80,7 @@ def test_names_go_by_the_features_that_are_found_again(tmp_path: Path) -> None:
     assert "italic and pale" in static_map._caption("", clusters, bold=False)
 
 
-@pytest.mark.parametrize("suffix", static_map.SUFFIXES)
+@pytest.mark.parametrize("suffix", pictures.SUFFIXES)
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     features, clusters = tables([(0, 0), (5, 5)], ["stable", "stable"])
     for name in ("a", "b"):
@@ -115,7 +115,7 @@ def test_what_the_font_has_not_is_said_once(
 def test_a_folder_is_no_figure(tmp_path: Path) -> None:
     (tmp_path / "map.svg").mkdir()
     with pytest.raises(InputError, match=r"map\.svg is a folder"):
-        static_map.check(tmp_path / "map.svg")
+        pictures.check(tmp_path / "map.svg")
 
 
 def test_nothing_but_noise_is_drawn_without_names(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clusters", action="store_true", help="all clusters, a line each")
     parser.add_argument("--themes", action="store_true", help="all themes, with their clusters")
     parser.add_argument("--figure", type=place, metavar="FILE", help="write the map there: .svg, .pdf or .png")
-    parser.add_argument("--dark", action="store_true", help="the figure on dark ground")
+    parser.add_argument("--evidence", type=place, metavar="FILE", help="write what was tried on each cluster there")
+    parser.add_argument("--dark", action="store_true", help="figures on dark ground")
 
 
 def work(args: argparse.Namespace) -> None:
@@ -41,7 +42,10 @@ def work(args: argparse.Namespace) -> None:
     if args.figure:
         named = run.write_map(args.figure, dark=args.dark)
         terminal.say(f"{args.figure}: {len(named)} of {len(run.clusters) - 1} clusters are named")
-    if not (args.cluster or args.feature or args.clusters or args.themes or args.figure):
+    if args.evidence:
+        run.write_evidence(args.evidence, dark=args.dark)
+        terminal.say(f"{args.evidence}: what was tried on {len(run.clusters) - 1} clusters")
+    if not (args.cluster or args.feature or args.clusters or args.themes or args.figure or args.evidence):
         if "analyse" not in run.record["stages"]:
             run.clusters  # noqa: B018  says why there are none
         summary.show(args.run, run.record, console)

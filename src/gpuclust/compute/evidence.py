@@ -14,10 +14,11 @@ from gpuclust.types import Array
 SURE = 0.05  # false discoveries among the clusters that pass a test, controlled over clusters
 REAL, SUPPORTED, TOPIC = "real", "supported", "topic only"
 WORDS = REAL, SUPPORTED, TOPIC, verdicts.FRAGILE, verdicts.LOST, verdicts.RANDOM
+FAR = ("topic", "none")  # levels
 MEANS = {
     REAL: "found again in halves of the prompts, and passes every test that was made of it",
     SUPPORTED: "found again, and passes some of the tests that were made of it",
-    TOPIC: "found again, but its features fire in the same prompts and not near one another",
+    TOPIC: "found again, but its features do not fire near one another: at most in the same prompts",
     verdicts.FRAGILE: "found again in part only, or passes no test that was made of it",
     verdicts.LOST: "not found again: no test is asked of it",
     verdicts.RANDOM: "no more cohesive than random sets or permutations: no test is asked of it",
@@ -61,8 +62,8 @@ def judge(table: Mapping[str, Array], verdict: Array, reason: Array) -> tuple[Ar
     """Give every cluster one word for all that was tried on it.
 
     A cluster that the run's own checks doubt (`verdicts.DOUBTFUL`) or call fragile keeps that word. Of the others one
-    is real that passes every test made of it, topic only where its features fire together in the same prompts and no
-    nearer, supported where it passes some, fragile where it passes none.
+    is real that passes every test made of it, topic only where its features do not fire near one another, supported
+    where it passes some, fragile where it passes none.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ def _word(known: Any, told: list[tuple[Test, Any]], level: Any) -> str | None:
     if not told:
         return None
     passed = sum(bool(ok) for _, ok in told)
-    if level == "topic":
+    if level in FAR:
         return TOPIC
     if not passed:
         return verdicts.FRAGILE

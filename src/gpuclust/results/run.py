@@ -189,9 +189,9 @@ class Run:
 
     def write_map(self, path: str | Path, dark: bool = False) -> list[int]:
         """Write the map as a picture, .svg, .pdf or .png; the clusters that are named on it: `static_map.write`."""
-        from gpuclust.results import static_map
+        from gpuclust.results import pictures, static_map
 
-        static_map.check(place(path))  # before tables are read
+        pictures.check(place(path))  # before tables are read
         themes = self.themes if schema.THEMES in self._files else None
         what = self.attributes
         names = (Path(str(what[name])).name for name in ("model", "sae") if what.get(name))
@@ -201,6 +201,13 @@ class Run:
         over = f", over {observed:,} {self.config.extract.rows}s" if observed else ""
         caption = f"{about} · {what.get('hook_name', '')}{over}: {told}." if about and told else about
         return static_map.write(self.features, self.clusters, place(path), dark, themes, caption)
+
+    def write_evidence(self, path: str | Path, dark: bool = False) -> None:
+        """Write what was tried on each cluster, beside its controls, as a picture: `evidence_figure.write`."""
+        from gpuclust.results import evidence_figure, pictures
+
+        pictures.check(place(path))
+        evidence_figure.write(self.clusters, place(path), dark)
 
     def entropy_plot(self, x: str = "entropy", y: str = "varentropy") -> Figure:
         """Plot two of entropy, varentropy and sparsity by quadrant; see `figures.entropy_plot`."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import unicodedata
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,33 +10,20 @@ import numpy as np
 import pandas as pd
 
 from gpuclust.compute import verdicts
-from gpuclust.errors import InputError
-from gpuclust.results import palette
+from gpuclust.results import palette, pictures
+from gpuclust.results.pictures import GROUND, INK
 from gpuclust.schema import NOISE
-from gpuclust.storage import atomic
 from gpuclust.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-log = logging.getLogger("gpuclust")
-
-SUFFIXES = (".svg", ".pdf", ".png")
-INCHES, DPI = (8.0, 5.0), 160
-GROUND, INK = {False: "#ffffff", True: "#16171a"}, {False: "#1b1b1f", True: "#ececf0"}
+INCHES = (8.0, 5.0)
 MARKS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "star": "*"}
 WORDS, CHARACTERS = 3, 28  # of a cluster's name
 ROOM = 5  # pixels around a name
 PALE = 0.5  # opacity of clusters that are found again in part
 FADED = 0.2  # opacity of clusters that are not found again, or no better than random
-
-
-def check(path: Path) -> None:
-    """Refuse a file that is no picture by its name, or is a folder: InputError."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file in it, such as {path / 'map.svg'}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path} ends in {path.suffix or 'nothing'}: a figure is written as {', '.join(SUFFIXES)}")
 
 
 def write(
@@ -75,34 +60,13 @@ def write(
     InputError
         For another kind of file.
     """
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    check(path)
-    wanted: Any = {"svg.hashsalt": "gpuclust", "font.family": "sans-serif", "font.size": 8, "text.parse_math": False}
-    # The default beneath it, so that nobody's matplotlibrc makes it another picture
-    with style.context(["default", wanted]), warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        figure = Figure(INCHES, DPI, facecolor=GROUND[dark], layout="constrained")
-        FigureCanvasAgg(figure)
+    with pictures.picture(path, INCHES, dark) as figure:
         axes = figure.add_subplot()
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
         bold = themes is not None and len(themes) > 0
         figure.supxlabel(_caption(caption, clusters, bold), x=0.01, ha="left", fontsize=7, color=palette.QUIET)
-        named = _draw(axes, features[features["kept"]], clusters, dark, themes)
-        # No date: the same run gives the same bytes
-        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-        with atomic.replacing(path) as partial:
-            figure.savefig(partial, format=path.suffix[1:].lower(), metadata=metadata)
-    for warning in said:
-        if "Glyph" not in str(warning.message):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if any("Glyph" in str(warning.message) for warning in said):
-        log.warning("figure: matplotlib's font lacks characters of some names, which are drawn as boxes: set "
-                    "analyse.labeller to give names that it has")  # fmt: skip
-    return named
+        return _draw(axes, features[features["kept"]], clusters, dark, themes)
 
 
 def _caption(about: str, clusters: pd.DataFrame, bold: bool) -> str:

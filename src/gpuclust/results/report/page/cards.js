@@ -205,8 +205,8 @@ function clusterCard(c) {
     ]),
     words('Features peak at', null, row.tokens),
     words('Words of its prompts', null, row.keywords),
-    row.tried.length && [h('h3', null, 'What was tried on it'), h('table', null, row.tried.map(([name, text]) =>
-      h('tr', null, h('td', {class: 'quiet'}, name), h('td', null, text))))],
+    row.tried.length && [h('h3', null, 'What was tried on it'), row.tried.map(([name, text]) =>
+      h('p', {class: 'tried'}, h('b', null, name), ` ${text}`))],
     together(c),
     memberTable(c), quickList(c),
     known(row.theme) && h('p', null, 'Its theme: ', themeLink(run.themes[row.theme])),
