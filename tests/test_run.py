@@ -870,5 +870,6 @@ def test_store_is_read_once_per_pass(
 
     monkeypatch.setattr(store, "read_rows", counting)
     go(tmp_path, settings, "--no-report")
-    # The Gram pass, the cohesion of clusters, their activations; moments came from the shards.
-    assert sum(reads) == 3 * tiny.N_PROMPTS
+    # The Gram pass, the cohesion of clusters, twice for held-out prediction (what words say of features, then how far
+    # mates tell), the clusters' activations; moments came from the shards.
+    assert sum(reads) == 5 * tiny.N_PROMPTS

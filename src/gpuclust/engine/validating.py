@@ -91,11 +91,16 @@ def _judged(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     """Give every cluster its word, with texts as texts."""
     words = [name for name, (dtype, _) in schema.VALIDATION_COLUMNS.items() if dtype == "string"]
     for name in words:
-        table[name] = table[name].astype(object).where(table[name].notna(), None)
+        table[name] = _texts(table[name])
     arrays = {str(name): values.to_numpy() for name, values in table.items()}
-    verdict, reason = (quality[name].to_numpy(object) for name in ("verdict", "verdict_reason"))
+    verdict, reason = (_texts(quality[name]).to_numpy(object) for name in ("verdict", "verdict_reason"))
     table["evidence"], table["evidence_reason"] = evidence.judge(arrays, verdict, reason)
-    return table.astype(dict.fromkeys(words, "string"))
+    return table.astype(dict.fromkeys(words, schema.text_dtype()))
+
+
+def _texts(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of Python's texts, None where there is none."""
+    return column.astype(object).where(column.notna(), None)
 
 
 def put_in_place(out: Path) -> None:
