@@ -371,6 +371,20 @@ def test_out_that_holds_another_run_is_left_alone(
     assert (finished / schema.CONFIG).read_text() == before
 
 
+def test_settings_that_an_older_version_did_not_know_had_their_defaults(
+    finished: Path, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    file = tmp_path / "out" / schema.RECORD
+    record = json.loads(file.read_text())
+    del record["config"]["validation"], record["config"]["analyse"]["top_contexts"], record["stages"]["validate"]
+    write_record(file, record)
+    assert attempt(tmp_path, settings | {"validation": {"draws": 3}}) == 2
+    assert "validation.draws is 8 there and 3 now" in " ".join(capsys.readouterr().err.split())
+    assert attempt(tmp_path, settings) == 0
+    assert "validate" in json.loads(file.read_text())["stages"]
+
+
 def test_settings_of_stages_to_come_may_change(settings: dict[str, Any], tmp_path: Path) -> None:
     assert attempt(tmp_path, broken(settings, "sae.path", "/nowhere")) == 2  # a typing error spoils nothing
     assert attempt(tmp_path, broken(settings, "select.entropy_low", 14.0)) == 2

@@ -173,7 +173,11 @@ class Folder:
         return None
 
     def _refuse_other_run(self, stored: Any, resolved: Mapping[str, Any]) -> None:
-        """Refuse settings that what is there was made with; an unfinished run may be set otherwise further on."""
+        """Refuse settings that what is there was made with; an unfinished run may be set otherwise further on.
+
+        A setting that the version which made it did not know had its default.
+        """
+        stored = _with_defaults(stored, Config().resolved())
         differing = [
             f"{key} is {there!r} there and {here!r} now"
             for key, there, here in differences(stored, resolved)
@@ -308,6 +312,17 @@ def others(path: Path) -> list[str]:
 
 def _within(key: str, sections: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{name}.") for name in sections)
+
+
+def _with_defaults(stored: Any, defaults: Mapping[str, Any]) -> Any:
+    """Settings with the defaults of those that they lack."""
+    if not isinstance(stored, Mapping):
+        return stored
+    both = {
+        name: _with_defaults(stored[name], value) if isinstance(value, Mapping) and name in stored else value
+        for name, value in defaults.items()
+    }
+    return both | {name: value for name, value in stored.items() if not isinstance(both.get(name), Mapping)}
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
