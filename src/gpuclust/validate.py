@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Validate a run's clusters: do mates tell where a feature fires in prompts they were not chosen from, beyond its "
-    "words; do they fire on the same token, near one another, or only in the same prompt? Without a part named, both."
+    "words; do they fire on the same token, near one another, or only in the same prompt; does another SAE find them? "
+    "Without a part named, the first two."
 )
 SURE = 0.05  # false discoveries among clusters that are said to predict
 
@@ -25,6 +26,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
     parser.add_argument("--prediction", action="store_true", help="held-out prediction by cluster-mates")
     parser.add_argument("--levels", action="store_true", help="same token, near, or same prompt (needs kept tokens)")
+    parser.add_argument(
+        "--replicate", type=place, metavar="RUN", help="a run of another SAE over the same prompts: does it find them?"
+    )
     parser.add_argument("--draws", type=int, default=8, metavar="N", help="control clusterings, 2 or more; default 8")
     terminal.quiet(parser)
 
@@ -41,9 +45,11 @@ def work(args: argparse.Namespace) -> None:
         raise InputError(f"--draws is {args.draws}; controls need 2 at least, and tell more with 8")
     if not holds_run(args.run):
         raise StoreError(f"{args.run} is no gpuclust run: give the --out folder of a run")
-    parts = [name for name in validating.PARTS if getattr(args, name)] or validating.PARTS
+    parts = [name for name in validating.PARTS if getattr(args, name)]
+    if not parts and args.replicate is None:
+        parts = list(validating.PARTS)
     with claim(args.run):
-        table, facts = validating.validate(args.run, parts, args.draws)
+        table, facts = validating.validate(args.run, parts, args.draws, args.replicate)
     if args.quiet:
         terminal.say(str(args.run / schema.VALIDATION))
         return
@@ -66,6 +72,7 @@ def summary(table: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
     """
     from gpuclust.compute.levels import LEVELS
     from gpuclust.formatting import counted
+    from gpuclust.results import replicated
 
     lines, n = [], len(table)
     if "prediction" in facts:
@@ -86,6 +93,8 @@ def summary(table: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
         told = [f"{times[word]} {said[word]}" for word in LEVELS.values() if word in times]
         told += [f"{times['none']} no more than matched features do"] if "none" in times else []
         lines.append(f"features of a cluster fire together: {', '.join(told) or 'nothing to count'}")
+    if "replicate" in facts:
+        lines += replicated.lines(table, facts["replicate"])
     return lines
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.compute import controls, levels
 from gpuclust.config import Config
-from gpuclust.engine import held_out, token_rows
+from gpuclust.engine import held_out, replicating, token_rows
 from gpuclust.errors import StoreError
 from gpuclust.hardware import budget
 from gpuclust.results.run import Run
@@ -25,6 +25,7 @@ log = logging.getLogger("gpuclust")
 
 PREDICTION, LEVELS = "prediction", "levels"
 PARTS = (PREDICTION, LEVELS)
+REPLICATE = "replicate"  # needs another run
 DRAWS = 8  # control clusterings
 OWN = 0.1  # share of its controls' features that may be a cluster's own
 CONTROLLED = (
@@ -32,7 +33,9 @@ CONTROLLED = (
 )  # fmt: skip
 
 
-def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> tuple[pd.DataFrame, dict[str, Any]]:
+def validate(
+    out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS, other: Path | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Compute parts of the validation of a run's clusters, and write them into its folder.
 
     Parameters
@@ -43,6 +46,8 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> t
         Of PARTS. What a run has no data for is left out, and said.
     draws : int
         Control clusterings, at least 2.
+    other : Path, optional
+        Folder of a run of another SAE over the same prompts, among whose clusters this run's are looked for.
 
     Returns
     -------
@@ -54,7 +59,8 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> t
     Raises
     ------
     StoreError
-        If the run is not finished, has no cluster, or nothing of what is asked can be computed.
+        If the run is not finished, has no cluster, or nothing of what is asked can be computed; or the other run is
+        none to compare with (`replicating.replicate`).
     """
     run = Run(out)
     stages = run.record["stages"]
@@ -75,10 +81,19 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> t
             continue
         columns, facts[part] = PREDICT[part](run, features, label, draws)
         found |= columns
+    if other is not None:
+        columns, facts[REPLICATE] = replicating.replicate(run, Run(other), draws)
+        found |= columns
     if len(found) == 2:
         raise StoreError(f"{out}: nothing of what is asked can be computed ({'; '.join(facts['left_out'])})")
+    if before := validated.read(out, stages):  # parts that are not asked for now stay
+        found = {str(name): before[0][name].to_numpy(None, na_value=np.nan) for name in before[0]} | found
+        facts = {name: value for name, value in before[1].items() if name in (*PARTS, REPLICATE)} | facts
     table = pd.DataFrame({name: found.get(name, np.nan) for name in schema.VALIDATION_COLUMNS})
-    table["level"] = table["level"].astype(object).where(table["level"].notna(), None).astype("string")
+    for word in ("level", "replicated"):
+        table[word] = table[word].astype(object).where(table[word].notna(), None).astype("string")
+    table["replicate_cluster"] = table["replicate_cluster"].astype("float64").astype("Int64")
+    table["replicate_mutual"] = table["replicate_mutual"].astype("float64").astype("boolean")
     validated.write(out, stages, table, facts)
     return table, facts
 

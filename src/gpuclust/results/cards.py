@@ -16,7 +16,7 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.errors import InputError
 from gpuclust.formatting import plain
-from gpuclust.results import noise
+from gpuclust.results import noise, replicated
 from gpuclust.results.figures import describe
 from gpuclust.storage import validated
 from gpuclust.tables import words
@@ -301,7 +301,7 @@ def _validated(run: Run, number: int) -> list[tuple[str, str]]:
         excess = f"{plain(row[f'{name}_excess'])} times as often as random sets"
         interval = f"{plain(row[f'{name}_low'])} to {plain(row[f'{name}_high'])}"
         facts.append(("fire together", f"{TOGETHER[row['level']]}: {excess}, {interval}"))
-    return facts
+    return facts + replicated.on_card(row, found[1])
 
 
 def _contexts(run: Run, number: int, size: int) -> list[tuple[str, list[Prompt]]]:
