@@ -16,15 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gpuclust import compare, schema
+from gpuclust import compare, configfile, schema
 from gpuclust.compute import replication, topk
-from gpuclust.config_sections import StoreConfig
+from gpuclust.config_sections import DEMO, StoreConfig
 from gpuclust.configfile import validate
 from gpuclust.engine import replicating, validating
 from gpuclust.errors import MemoryBudgetError, ModelError, StoreError
+from gpuclust.extraction import encoders, weights
 from gpuclust.results import replicated
 from gpuclust.results.run import Run
-from gpuclust.storage import markers, store
+from gpuclust.storage import keys, markers, store
 
 Array = np.ndarray[Any, Any]
 N, TOPICS, SIZE, LONELY, D = 500, 8, 10, 80, 96
@@ -308,6 +309,19 @@ def test_the_length_of_prompts_is_no_replication(tmp_path: Path, monkeypatch: py
     columns, _ = replicating.replicate(*two(tmp_path, monkeypatch, a, b), 8)
     assert columns["replicate_r"].max() < 0.4
     assert "replicated" not in columns["replicated"].tolist()
+
+
+def test_the_second_demo_sae_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = configfile.load(None, ["sae.path=demo-2"])
+    assert config.sae.path == "demo-2"
+    assert weights.sae_folder(config.sae) == DEMO / "sae-2"
+    states = [keys.weights_state("sae", name) for name in ("demo", "demo-2")]
+    assert set(states[0]) == set(states[1]) == {"cfg.json", "sae_weights.safetensors"}
+    assert states[0]["sae_weights.safetensors"] != states[1]["sae_weights.safetensors"]
+    decoder, hook = encoders.load_decoder(config.sae)
+    assert decoder.shape == (2048, 192)
+    assert hook == "blocks.2.hook_resid_post"
 
 
 def test_a_large_state_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ Metric = Literal[
 ]  # fmt: skip
 FARTHEST = 2  # cosine and correlation distance of opposites
 DEMO = Path(__file__).parent / "demo"
-DEMO_SAES = {"demo": DEMO / "sae", "demo-2": DEMO / "sae-2"}  # by their names in sae.path; of other seeds
+DEMO_SAES = {"demo": "sae", "demo-2": "sae-2"}  # what sae.path names, of two seeds, and folders within DEMO
 
 
 class ModelConfig(Section):

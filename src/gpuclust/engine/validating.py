@@ -88,7 +88,7 @@ def validate(
         raise StoreError(f"{out}: nothing of what is asked can be computed ({'; '.join(facts['left_out'])})")
     if before := validated.read(out, stages):  # parts that are not asked for now stay
         found = {str(name): before[0][name].to_numpy(None, na_value=np.nan) for name in before[0]} | found
-        facts = {name: value for name, value in before[1].items() if name in (*PARTS, REPLICATE)} | facts
+        facts = {name: value for name, value in before[1].items() if name != validated.CLUSTERED} | facts
     table = pd.DataFrame({name: found.get(name, np.nan) for name in schema.VALIDATION_COLUMNS})
     for word in ("level", "replicated"):
         table[word] = table[word].astype(object).where(table[word].notna(), None).astype("string")

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from gpuclust import schema
 from gpuclust.compute import agreement
-from gpuclust.config_sections import DEMO_SAES
+from gpuclust.config_sections import DEMO, DEMO_SAES
 from gpuclust.errors import InputError, StoreError
 from gpuclust.formatting import plain
 from gpuclust.results import html_page
@@ -116,7 +116,7 @@ def _sae(run: Run) -> tuple[str, str]:
     name = settings.label
     content: Any = name
     if settings.path is not None:
-        folder = DEMO_SAES.get(settings.path) or Path(settings.path)
+        folder = DEMO / DEMO_SAES[settings.path] if settings.path in DEMO_SAES else Path(settings.path)
         content = fingerprint(folder) or name
     return f"{name} at {hook}", json.dumps([content, hook, len(run.features)], sort_keys=True)
 

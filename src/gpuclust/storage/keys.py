@@ -56,8 +56,8 @@ def weights_state(part: str, name: str | None) -> Any:
     """What a local folder of weights holds; None for a hub's, whose commit the store keeps."""
     if name is None:
         return None
-    embedded = DEMO_SAES if part == "sae" else {"demo": DEMO / part}
-    return fingerprint(embedded.get(name) or Path(name))
+    embedded = DEMO_SAES if part == "sae" else {"demo": part}
+    return fingerprint(DEMO / embedded[name] if name in embedded else Path(name))
 
 
 def source_state(source: PromptSource) -> Any:
