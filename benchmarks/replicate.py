@@ -1,13 +1,13 @@
 """Which clusters of a run another SAE has, and what nulls would be said to have.
 
-    python -m benchmarks.replicate RUN OTHER [OTHER …] [--out FILE.json]
+    python -m benchmarks.replicate RUN OTHER [OTHER …] [--again N] [--out FILE.json]
 
 For each other run: how many clusters are replicated, partly and not, either way round, with correlations, angles and
 prompts beside their controls; and the same for three nulls, of which nothing should be called replicated:
 
-- shuffled prompts: the other run's prompts in a drawn order, three times;
-- other's features exchanged: the other run's clusters of features drawn among those that fire as often, three times;
-- own features exchanged: this run's clusters of such features, three times.
+- shuffled prompts: the other run's prompts in a drawn order, `--again` times, as the others;
+- other's features exchanged: the other run's clusters of features drawn among those that fire as often;
+- own features exchanged: this run's clusters of such features.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from gpuclust.engine import replicating
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic
 from gpuclust.tables import feature_table
-
-AGAIN = 3
 
 
 def told(columns: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
@@ -60,14 +58,14 @@ def summed(found: list[dict[str, Any]]) -> dict[str, Any]:
             for name in found[0] if isinstance(found[0][name], int | float)}  # fmt: skip
 
 
-def of_pair(path: Path, other: Path) -> dict[str, Any]:
+def of_pair(path: Path, other: Path, again: int) -> dict[str, Any]:
     started = time.perf_counter()
     found = {"forth": told(*replicating.replicate(Run(path), Run(other), 32))}
     found["forth"]["seconds"] = time.perf_counter() - started
     found["back"] = told(*replicating.replicate(Run(other), Run(path), 32))
     plain = replicating.shared
     nulls: dict[str, list[dict[str, Any]]] = {"shuffled prompts": [], "other's exchanged": [], "own exchanged": []}
-    for seed in range(AGAIN):
+    for seed in range(again):
 
         def shuffled(run: Run, there: Run, seed: int = seed) -> Any:
             own, theirs = plain(run, there)
@@ -86,9 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("others", type=Path, nargs="+")
+    parser.add_argument("--again", type=int, default=3, help="draws of every null")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found = {other.name: of_pair(args.run, other) for other in args.others}
+    found = {other.name: of_pair(args.run, other, args.again) for other in args.others}
     print(json.dumps(found, indent=1))
     if args.out:
         atomic.write_json(args.out, found)

@@ -63,13 +63,15 @@ def chunk(own: Array, other: Array, length: Array) -> State:
         the other's sets, both (set, own cluster, other cluster).
     """
     x, y, long = own.astype(np.float64), other.astype(np.float64), length.astype(np.float64)
+    n_sets, n, n_own = x.shape
+    every_x, every_y = (np.ascontiguousarray(np.moveaxis(one, 0, 1)).reshape(n, -1) for one in (x, y))
     return {
         "n": np.array(float(len(long))),
         "length": np.array([long.sum(), long @ long]),
         "own": np.stack([x.sum(axis=1), (x**2).sum(axis=1), long @ x]),
         "other": np.stack([y.sum(axis=1), (y**2).sum(axis=1), long @ y]),
-        "own_sets": x.transpose(0, 2, 1) @ y[0],
-        "other_sets": x[0].T @ y,
+        "own_sets": (every_x.T @ y[0]).reshape(n_sets, n_own, -1),
+        "other_sets": np.moveaxis((x[0].T @ every_y).reshape(n_own, n_sets, -1), 1, 0),
     }
 
 
