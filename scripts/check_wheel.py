@@ -22,7 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HOLDS = (
-    "gpuclust/demo/model/model.safetensors", "gpuclust/demo/sae/sae_weights.safetensors", "gpuclust/demo/prompts.jsonl",
+    "gpuclust/demo/model/model.safetensors", "gpuclust/demo/sae/sae_weights.safetensors",
+    "gpuclust/demo/sae-2/sae_weights.safetensors", "gpuclust/demo/prompts.jsonl",
     "gpuclust/results/report/page/", ".dist-info/licenses/LICENSE", ".dist-info/entry_points.txt", "gpuclust/py.typed",
 )  # fmt: skip
 SHORT = (

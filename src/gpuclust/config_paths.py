@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuclust import schema
+from gpuclust.config_sections import DEMO_SAES
 from gpuclust.errors import StoreError
 from gpuclust.places import place
 
@@ -47,7 +48,7 @@ def lead(key: str, value: Any, folder: Path | None = None) -> Any:
         Of the file. Without it, and for the record of a run, whose relative paths are of earlier versions, the working
         directory alone counts; a model's name in a record is what it was, an id of the hub or such a path.
     """
-    if not isinstance(value, str) or value == "demo":
+    if not isinstance(value, str) or value == "demo" or (key == "sae.path" and value in DEMO_SAES):
         return value
     if folder is not None and (folder / schema.RECORD).exists():
         if key == MODEL:

@@ -15,6 +15,7 @@ Metric = Literal[
 ]  # fmt: skip
 FARTHEST = 2  # cosine and correlation distance of opposites
 DEMO = Path(__file__).parent / "demo"
+DEMO_SAES = {"demo": "sae", "demo-2": "sae-2"}  # what sae.path names, of two seeds, and folders within DEMO
 
 
 class ModelConfig(Section):
@@ -35,7 +36,8 @@ class SaeConfig(Section):
     release: str | None = Field(None, description="SAELens release")
     sae_id: str | None = Field(None, description="SAE id within the release")
     path: LocalPath | None = Field(
-        None, description="local folder with cfg.json and sae_weights.safetensors, or `demo`"
+        None,
+        description="local folder with cfg.json and sae_weights.safetensors, or `demo`, or `demo-2` of another seed",
     )
     hook_name: str | None = Field(None, description="overrides the hook of the SAE's own metadata")
 

@@ -160,6 +160,29 @@ VALIDATION_COLUMNS: Final = {
     "prompt_low": ("float64", "95% interval, over prompts"),
     "prompt_high": ("float64", "its upper end"),
     "level": ("string", "token, near, topic or none: the finest level with an excess of 1.5, surely above 1"),
+    "replicate_cluster": ("Int64", "the other SAE's cluster whose activity over prompts correlates with its most"),
+    "replicate_mutual": ("boolean", "whether it is that cluster's best match, too"),
+    "replicate_r": ("float64", "the correlation, given the prompts' lengths"),
+    "replicate_r_random": (
+        "float64",
+        "the same of controls, each with its own best match: random sets of features that fire as often, of this SAE "
+        "or of the other, whichever mean is larger",
+    ),
+    "replicate_angles": (
+        "float64",
+        "mean squared cosine of the principal angles between the subspaces of both clusters' decoder rows; null where "
+        "the decoders do not write to one space",
+    ),
+    "replicate_angles_random": ("float64", "the same of these controls"),
+    "replicate_prompts": ("float64", "Jaccard index of the prompts on which each is most active"),
+    "replicate_prompts_random": ("float64", "the same of these controls"),
+    "replicate_p": (
+        "float64",
+        "share of controls that lie as far above the others as it does, of the kind where that is larger",
+    ),
+    "replicate_q": ("float64", "the same with the false discovery rate controlled over clusters"),
+    "replicate_angles_q": ("float64", "the same of the angles"),
+    "replicated": ("string", "replicated, partly or not; null where there are no controls"),
     "evidence": (
         "string",
         "one word for all that was tried: real, supported, topic only, fragile, not found again, no better than "

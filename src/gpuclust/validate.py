@@ -11,7 +11,8 @@ from gpuclust.places import place
 
 DESCRIPTION = (
     "Validate a run's clusters: do mates tell where a feature fires in prompts they were not chosen from, beyond its "
-    "words; do they fire on the same token, near one another, or only in the same prompt? Without a part named, both."
+    "words; do they fire on the same token, near one another, or only in the same prompt; does another SAE find them? "
+    "Without a part named, the first two."
 )
 
 
@@ -20,6 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
     parser.add_argument("--prediction", action="store_true", help="held-out prediction by cluster-mates")
     parser.add_argument("--levels", action="store_true", help="same token, near, or same prompt (needs kept tokens)")
+    parser.add_argument(
+        "--replicate", type=place, metavar="RUN", help="a run of another SAE over the same prompts: does it find them?"
+    )
     parser.add_argument("--draws", type=int, default=8, metavar="N", help="control clusterings, 2 or more; default 8")
     terminal.quiet(parser)
 
@@ -38,12 +42,13 @@ def work(args: argparse.Namespace) -> None:
         raise InputError(f"--draws is {args.draws}; controls need 2 at least, and tell more with 8")
     if not holds_run(args.run):
         raise StoreError(f"{args.run} is no gpuclust run: give the --out folder of a run")
-    parts = [name for name in validating.PARTS if getattr(args, name)] or validating.PARTS
+    parts = [name for name in validating.ALL if getattr(args, name)] or list(validating.PARTS)
+    asked = validating.Asked(args.draws, args.replicate)
     with claim(args.run):
         if not len(Run(args.run).quality):
             raise StoreError(f"{args.run} has no clusters: there is nothing to validate")
         reading.Files(args.run).path(schema.VALIDATION)  # of a finished run
-        facts = validating.validate(args.run, parts, args.draws)
+        facts = validating.validate(args.run, parts, asked)
         validating.put_in_place(args.run)
     if set(parts) <= set(facts["left_out"]):
         told = "; ".join(f"{part}: {why}" for part, why in facts["left_out"].items())

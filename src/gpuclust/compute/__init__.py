@@ -8,6 +8,7 @@
     halves           which prompts are in which half; duplicates: features that are copies of one another
     validity         stability, nulls, silhouette; verdicts; agreement: of two clusterings
     controls         random sets and clusterings of features that fire as often
+    replication      clusters of two SAEs, matched by what they do over prompts; angles of their subspaces
     prediction       do mates tell where a feature fires; row_words: what words say; levels: token, near or topic
 
 May import: the vocabulary, `hardware.budget` and `hardware.jit`.

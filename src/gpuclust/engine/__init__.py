@@ -8,7 +8,8 @@
     prompt_rows    what a pass reads of the prompts
     execute        a run on a scheduler that starts when it is needed; planning: what it would take
     imported       activations of a file, as the first stages of a run
-    validating     what a finished run's clusters predict, and where they fire together; held_out: its passes
+    validating     what a finished run's clusters predict, and where they fire together; held_out: its passes;
+                   replicating: whether another SAE has them
     reuse          a run on activations that another folder has
     scheduler      starting or joining a cluster; progress: what is shown meanwhile
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from gpuclust import schema
 from gpuclust.config import Config
-from gpuclust.config_sections import SchedulerConfig
+from gpuclust.config_sections import DEMO_SAES, SchedulerConfig
 from gpuclust.engine import failures, security
 from gpuclust.engine.failures import everywhere
 from gpuclust.engine.spawned import guarded_script, refuse_in_child
@@ -284,7 +284,7 @@ def check_places(started: Scheduler, config: Config, out: Path) -> None:
     paths |= {f"prompts.{i}.path": source.path for i, source in enumerate(config.prompts)}
     relative = {
         key: path for key, path in paths.items()
-        if path is not None and path != "demo" and not Path(path).is_absolute() and Path(path).exists()
+        if path is not None and path not in DEMO_SAES and not Path(path).is_absolute() and Path(path).exists()
     }  # fmt: skip
     for address, (place, there) in sorted(everywhere(started.client, _look, out).items()):
         if not there:

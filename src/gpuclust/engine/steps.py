@@ -426,7 +426,7 @@ def validate_step(x: Context) -> tuple[Facts, budget.Plan | None]:
 
     own = x.config.validation
     parts = [part for part in validating.PARTS if getattr(own, part)]
-    facts = dict(x.submit(validating.validate, x.out, parts, own.draws, True))
+    facts = dict(x.submit(validating.validate, x.out, parts, validating.Asked(own.draws), True))
     return {"evidence": facts["evidence"], "left_out": facts["left_out"]}, None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pandas as pd
 from gpuclust import schema, stage_table
 from gpuclust.compute import controls, evidence, levels
 from gpuclust.config import Config
-from gpuclust.engine import held_out, token_rows
-from gpuclust.errors import MemoryBudgetError, StoreError
+from gpuclust.engine import held_out, replicating, token_rows
+from gpuclust.errors import InputError, MemoryBudgetError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, reading, record, store, validated
@@ -23,8 +24,9 @@ from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
-PREDICTION, LEVELS = "prediction", "levels"
-PARTS = (PREDICTION, LEVELS)
+PREDICTION, LEVELS, REPLICATE = "prediction", "levels", "replicate"
+PARTS = (PREDICTION, LEVELS)  # of what a run has stored: a run makes them by itself
+ALL = (REPLICATE, *PARTS)  # what may be refused comes first
 DRAWS = 8  # control clusterings
 OWN = 0.1  # share of its controls' features that may be a cluster's own
 CONTROLLED = (
@@ -32,7 +34,25 @@ CONTROLLED = (
 )  # fmt: skip
 
 
-def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS, by_default: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the parts.
+
+    Attributes
+    ----------
+    draws : int
+        Control clusterings, at least 2.
+    other : Path, optional
+        Folder of a run of another SAE over the same prompts, among whose clusters this run's are looked for.
+    """
+
+    draws: int = DRAWS
+    other: Path | None = None
+
+
+def validate(
+    out: Path, parts: Collection[str] = PARTS, asked: Asked | None = None, by_default: bool = False
+) -> dict[str, Any]:
     """Compute parts of the validation of a run's clusters, and write them into its folder beside those that are there.
 
     Parameters
@@ -40,9 +60,8 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS, by_d
     out : Path
         Folder of a run whose clusters were checked (its stage quality is done); the caller has claimed it.
     parts : collection of str
-        Of PARTS. What a run has no data or no memory for is left out, and said.
-    draws : int
-        Control clusterings, at least 2.
+        Of ALL. What a run has no data or no memory for is left out, and said.
+    asked : Asked, optional
     by_default : bool
         Nobody asked for the parts: what a run has no data for is no warning.
 
@@ -55,8 +74,9 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS, by_d
     Raises
     ------
     StoreError
-        If the clusters were not checked.
+        If the clusters were not checked, or the other run is none to compare with (`replicating.replicate`).
     """
+    asked = asked or Asked()
     run = Run(out)
     stages = run.record["stages"]
     if "quality" not in stages:
@@ -69,13 +89,13 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS, by_d
     facts["left_out"] = {}
     found: dict[str, Any] = {str(name): values.to_numpy() for name, values in before.items()}
     found |= {"cluster": np.arange(n_clusters), "size": np.bincount(label[label >= 0], minlength=n_clusters)}
-    for part in parts if n_clusters else ():
+    for part in [name for name in ALL if name in parts] if n_clusters else []:
         why, level = _lacking(part, run), logging.INFO if by_default else logging.WARNING
         if not why:
             try:
-                columns, told = PREDICT[part](run, features, label, draws)
+                columns, told = WORK[part](run, features, label, asked)
                 found |= columns
-                facts[part] = {**told, "draws": draws}
+                facts[part] = {"draws": asked.draws, **told}
             except MemoryBudgetError as error:
                 why, level = str(error), logging.WARNING
         if why:
@@ -88,10 +108,13 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS, by_d
 
 
 def _judged(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """Give every cluster its word, with texts as texts."""
-    words = [name for name, (dtype, _) in schema.VALIDATION_COLUMNS.items() if dtype == "string"]
+    """Give every cluster its word, and every column its dtype."""
+    types = {name: dtype for name, (dtype, _) in schema.VALIDATION_COLUMNS.items()}
+    words = [name for name, dtype in types.items() if dtype == "string"]
     for name in words:
         table[name] = _texts(table[name])
+    for name in (name for name, dtype in types.items() if dtype in ("Int64", "boolean")):
+        table[name] = table[name].astype("float64").astype(types[name])  # type: ignore[call-overload]
     arrays = {str(name): values.to_numpy() for name, values in table.items()}
     verdict, reason = (_texts(quality[name]).to_numpy(object) for name in ("verdict", "verdict_reason"))
     table["evidence"], table["evidence_reason"] = evidence.judge(arrays, verdict, reason)
@@ -125,6 +148,8 @@ def put_in_place(out: Path) -> None:
 
 def _lacking(part: str, run: Run) -> str:
     """Why a part cannot be computed; nothing where it can."""
+    if part == REPLICATE:
+        return ""  # refused, with the reason
     if part == LEVELS:
         if (run.path / schema.TOKENS).exists():
             return ""
@@ -141,7 +166,9 @@ def _lacking(part: str, run: Run) -> str:
     return ""
 
 
-def _prediction(run: Run, features: pd.DataFrame, label: Array, draws: int) -> tuple[dict[str, Array], dict[str, Any]]:
+def _prediction(
+    run: Run, features: pd.DataFrame, label: Array, asked: Asked
+) -> tuple[dict[str, Array], dict[str, Any]]:
     from scipy import stats
 
     plan = _plan(run.config, run, len(features))
@@ -149,7 +176,7 @@ def _prediction(run: Run, features: pd.DataFrame, label: Array, draws: int) -> t
     degree = features["n_active"].to_numpy()
     if rows is not None:
         degree = token_rows.norms(run.path, features["feature"].to_numpy(), rows, plan.rows)[1]
-    exchanged = controls.exchanged(label, degree, draws, run.config.seed)
+    exchanged = controls.exchanged(label, degree, asked.draws, run.config.seed)
     halves = np.load(reading.Files(run.path).path(schema.HALF_LABELS))
     subject = held_out.Subject(run.path, run.config, plan, features, run.prompts, halves, exchanged)
     columns, facts = held_out.predict(subject)
@@ -168,10 +195,10 @@ def _prediction(run: Run, features: pd.DataFrame, label: Array, draws: int) -> t
     return columns, facts | {"tests": int(known.sum()), "without_controls": large.tolist()}
 
 
-def _levels(run: Run, features: pd.DataFrame, label: Array, draws: int) -> tuple[dict[str, Array], dict[str, Any]]:
+def _levels(run: Run, features: pd.DataFrame, label: Array, asked: Asked) -> tuple[dict[str, Array], dict[str, Any]]:
     kept, above = features["feature"].to_numpy(), run.config.extract.activation_threshold
     degree = features["n_active"].to_numpy()
-    sets = np.concatenate([[label], label[controls.exchanged(label, degree, draws, run.config.seed)]])
+    sets = np.concatenate([[label], label[controls.exchanged(label, degree, asked.draws, run.config.seed)]])
     state, n_tokens = levels.nothing(sets), 0
     for where, fired in token_rows.shards(run.path, kept, token_rows.Rows(None, run.config.extract.aggregate)):
         fired.data[np.abs(fired.data) <= above] = 0
@@ -180,7 +207,13 @@ def _levels(run: Run, features: pd.DataFrame, label: Array, draws: int) -> tuple
     return levels.finish(state, sets), {"tokens": n_tokens}
 
 
-PREDICT = {PREDICTION: _prediction, LEVELS: _levels}
+def _replicate(run: Run, features: pd.DataFrame, label: Array, asked: Asked) -> tuple[dict[str, Array], dict[str, Any]]:
+    if asked.other is None:
+        raise InputError("replicate needs another run: give its folder")
+    return replicating.replicate(run, Run(asked.other), asked.draws)
+
+
+WORK = {PREDICTION: _prediction, LEVELS: _levels, REPLICATE: _replicate}
 
 
 def _plan(config: Config, run: Run, n_kept: int) -> budget.Plan:

@@ -193,9 +193,7 @@ def load_directions(config: Config, unembedding: bool = True) -> tuple[Array, Ar
     Memory: the weights of the SAE, and the whole language model in `model.dtype` with a float32 copy of W_U.
     """
     with _LOADING:
-        sae, metadata = weights.load_sae(config.sae)
-        decoder: Array = sae.W_dec.detach().float().numpy()
-        hook_name = metadata.get("hook_name_out") or config.sae.hook_name or metadata.get("hook_name") or "?"
+        decoder, hook_name, metadata = _decoder(config.sae)
         if hook_name.rpartition(".")[2] not in RESIDUAL:
             return decoder, None, f"the decoder writes to {hook_name}, not to the residual stream that W_U reads"
         if not unembedding:
@@ -207,6 +205,33 @@ def load_directions(config: Config, unembedding: bool = True) -> tuple[Array, Ar
     if w_u.shape[0] != decoder.shape[1]:
         return decoder, None, f"the decoder writes {decoder.shape[1]} values a token, and W_U reads {w_u.shape[0]}"
     return decoder, w_u, ""
+
+
+def load_decoder(config: SaeConfig) -> tuple[Array, str]:
+    """Load the SAE's decoder alone, on the host, without the language model.
+
+    Returns
+    -------
+    array, (d_sae, d_out), float32: W_dec
+    str: the hook that it writes to, in TransformerLens's words; ``?`` where the SAE does not say
+
+    Raises
+    ------
+    ModelError
+        If the SAE cannot be had, or has no decoder.
+    """
+    with _LOADING:
+        decoder, hook_name, _ = _decoder(config)
+    return decoder, hook_name
+
+
+def _decoder(config: SaeConfig) -> tuple[Array, str, dict[str, Any]]:
+    """W_dec, the hook that it writes to, and the SAE's metadata."""
+    sae, metadata = weights.load_sae(config)
+    if getattr(sae, "W_dec", None) is None:
+        raise ModelError(f"the SAE {weights.sae_name(config)} has no decoder (W_dec)")
+    decoder: Array = sae.W_dec.detach().float().numpy()
+    return decoder, metadata.get("hook_name_out") or config.hook_name or metadata.get("hook_name") or "?", metadata
 
 
 def describe(config: Config) -> dict[str, Any]:

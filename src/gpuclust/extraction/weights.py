@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpuclust.config_sections import DEMO, ModelConfig, SaeConfig
+from gpuclust.config_sections import DEMO, DEMO_SAES, ModelConfig, SaeConfig
 from gpuclust.errors import ModelError
 from gpuclust.hardware.device import is_out_of_memory
 
@@ -143,7 +143,7 @@ def sae_folder(config: SaeConfig) -> Path | None:
         If the folder lacks a file, or SAELens does not list the release or id; before anything is downloaded.
     """
     if config.path is not None:
-        folder = DEMO / "sae" if config.path == "demo" else Path(config.path)
+        folder = DEMO / DEMO_SAES[config.path] if config.path in DEMO_SAES else Path(config.path)
         for name in ("cfg.json", "sae_weights.safetensors"):
             if not (folder / name).is_file():
                 raise ModelError(f"sae.path is {config.path}, but there is no {(folder / name).absolute()}")

@@ -167,7 +167,7 @@ def cluster_card(run: Run, number: int) -> Card:
         name for name in known.columns if name not in PLACED and isinstance(row[name], str | float | int | np.generic)
     ]
     facts += [(name.replace("_", " "), plain(row[name])) for name in others]
-    facts += tried.facts(row)
+    facts += tried.facts(row, run.validation_facts)
     facts += [("sources", ", ".join(f"{s['source']} {s['share']:.0%}" for s in _listed(row.get("sources"))[:5]))]
     names = {"tokens": "peak at", "keywords": "words of its prompts", "promoted_tokens": "promotes"}
     words = [(name, [str(w) for w in _listed(row.get(column))]) for column, name in names.items()]

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from gpuclust import schema
 from gpuclust.compute import agreement
-from gpuclust.config_sections import DEMO
+from gpuclust.config_sections import DEMO, DEMO_SAES
 from gpuclust.errors import InputError, StoreError
 from gpuclust.formatting import plain
 from gpuclust.results import html_page
@@ -116,21 +116,41 @@ def _sae(run: Run) -> tuple[str, str]:
     name = settings.label
     content: Any = name
     if settings.path is not None:
-        folder = DEMO / "sae" if settings.path == "demo" else Path(settings.path)
+        folder = DEMO / DEMO_SAES[settings.path] if settings.path in DEMO_SAES else Path(settings.path)
         content = fingerprint(folder) or name
     return f"{name} at {hook}", json.dumps([content, hook, len(run.features)], sort_keys=True)
 
 
+def of_one_sae(run: Run, other: Run) -> bool:
+    """Whether two runs are of one SAE, by the content of its folder where that is at hand."""
+    return _sae(run)[1] == _sae(other)[1]
+
+
+def of_other_saes(paths: Sequence[Path]) -> bool:
+    """Whether all runs after the first are of SAEs other than the first's; False where fewer than two are given."""
+    if len(paths) < 2:
+        return False
+    first, *others = map(Run, paths)
+    return not any(of_one_sae(first, other) for other in others)
+
+
+def different(run: Run, other: Run) -> str:
+    """Say of which SAEs two runs are."""
+    told = [f"{one.path} has {_sae(one)[0]} ({len(one.features)} features)" for one in (run, other)]
+    return f"the runs are of different SAEs, so their feature numbers mean different things: {', '.join(told)}"
+
+
+def refuse_run_folder(out: Path) -> None:
+    """Refuse to write a comparison to a file or into the folder of a run: StoreError."""
+    if out.is_file() or (out / schema.CONFIG).exists():
+        raise StoreError(f"--out {out} is a file or the folder of a run; give a new folder for the comparison")
+
+
 def _refuse_other_sae(runs: Sequence[Run]) -> None:
     """Feature numbers mean the same only within one SAE."""
-    first, *others = (_sae(run) for run in runs)
-    for run, (name, identity) in zip(runs[1:], others, strict=True):
-        if identity != first[1]:
-            raise StoreError(
-                f"the runs are of different SAEs, so their feature numbers mean different things: {runs[0].path} has "
-                f"{first[0]} ({len(runs[0].features)} features), {run.path} has {name} ({len(run.features)} features). "
-                "Compare runs of one SAE"
-            )
+    for run in runs[1:]:
+        if not of_one_sae(runs[0], run):
+            raise StoreError(f"{different(runs[0], run)}. Compare runs of one SAE, or one run with those of other SAEs")
 
 
 def _words(run: Run) -> dict[int, str]:
@@ -196,8 +216,7 @@ def write(tables: dict[str, pd.DataFrame], out: Path, paths: Sequence[Path], kin
     StoreError
         If `out` is a file or the folder of a run.
     """
-    if out.is_file() or (out / schema.CONFIG).exists():
-        raise StoreError(f"--out {out} is a file or the folder of a run; give a new folder for the comparison")
+    refuse_run_folder(out)
     atomic.make_folder(out)
     for name in (PAGE, *(f"{name}.{kind}" for name in tables)):
         atomic.remove_leftovers(out, name)

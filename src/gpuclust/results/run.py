@@ -154,6 +154,11 @@ class Run:
         """A row per cluster: what was tried on it, and the word for all of it; ``schema.VALIDATION_COLUMNS``."""
         return self._files.table(schema.VALIDATION)
 
+    @property
+    def validation_facts(self) -> dict[str, Any]:
+        """What each test of the validation was made of, ``validation.json``; empty of a run without."""
+        return self._files.facts(schema.VALIDATION_FACTS)
+
     @cached_property
     def neighbors(self) -> xr.Dataset:
         """``indices`` and ``distances``, (feature, k), in the SAE's feature numbers; of copies only the first."""

@@ -16,7 +16,7 @@ from gpuclust.compute import verdicts
 from gpuclust.formatting import gigabytes, plain
 from gpuclust.results import tried
 from gpuclust.schema import NOISE
-from gpuclust.storage import checksums, reading
+from gpuclust.storage import reading
 
 if TYPE_CHECKING:
     from gpuclust.results.run import Run
@@ -81,8 +81,7 @@ def show(out: Path, record: dict[str, Any], console: Console) -> None:
     for line in _quality(quality, run.settings()):
         console.print(line)
     if "validate" in stages:
-        facts = checksums.read_json(run.path(schema.VALIDATION_FACTS))
-        for line in tried.lines(run.table(schema.VALIDATION), facts):
+        for line in tried.lines(run.table(schema.VALIDATION), run.facts(schema.VALIDATION_FACTS)):
             console.print(escape(line))
     if len(real):
         console.print(_cluster_table(real.head(SHOWN), console.width))

@@ -10,6 +10,7 @@ import pandas as pd
 from gpuclust.compute import evidence
 from gpuclust.compute.levels import LEVELS
 from gpuclust.formatting import counted, plain
+from gpuclust.results import replicated
 
 TOGETHER = {
     "token": "on the same token", "near": "within 16 tokens", "topic": "in the same prompt only",
@@ -17,13 +18,15 @@ TOGETHER = {
 }  # fmt: skip
 
 
-def facts(cluster: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(cluster: Mapping[str, Any], told: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say what was tried on a cluster, a name and a text each; nothing of tests that were not made.
 
     Parameters
     ----------
     cluster : mapping
         A row of ``clusters.parquet``, of whatever version.
+    told : mapping
+        ``validation.json``; empty of a run without.
 
     Returns
     -------
@@ -35,8 +38,8 @@ def facts(cluster: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("evidence", f"{row['evidence']}: {row['evidence_reason']}"))
     if "prediction" in row:
         random, words = _of(row, "prediction_random"), _of(row, "prediction_words")
-        told = f"AUROC {plain(row['prediction'])} (random mates {random}; words, length and source alone {words})"
-        found.append(("told by mates in other prompts", told))
+        text = f"AUROC {plain(row['prediction'])} (random mates {random}; words, length and source alone {words})"
+        found.append(("told by mates in other prompts", text))
         given, by_chance = _of(row, "prediction_given_words"), _of(row, "prediction_given_words_random")
         found.append(("given these words", f"AUROC {given} (random mates {by_chance}; q = {_of(row, 'prediction_q')})"))
     if "level" in row:
@@ -44,6 +47,8 @@ def facts(cluster: Mapping[str, Any]) -> list[tuple[str, str]]:
         excess, low, high = (_of(row, f"{name}_{what}") for what in ("excess", "low", "high"))
         text = f"{TOGETHER[row['level']]}: {excess} times as often as random sets, {low} to {high}"
         found.append(("fire together", text))
+    if "replicate" in told and "replicate_r" in row:
+        found += replicated.on_card(cluster, told)
     return found
 
 
@@ -80,6 +85,8 @@ def lines(table: pd.DataFrame, told: Mapping[str, Any]) -> list[str]:
         parts = [f"{times[word]} {said[word]}" for word in LEVELS.values() if word in times]
         parts += [f"{times['none']} no more than matched features do"] if "none" in times else []
         found.append(f"features of a cluster fire together: {', '.join(parts) or 'nothing to count'}")
+    if "replicate" in told:
+        found += replicated.lines(table, told["replicate"])
     if told.get("evidence"):
         found.append(f"all in all: {', '.join(f'{times} {word}' for word, times in told['evidence'].items())}")
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuclust.config import Config
-from gpuclust.config_sections import DEMO, PromptSource
+from gpuclust.config_sections import DEMO, DEMO_SAES, PromptSource
 from gpuclust.stage_table import Stage, values
 
 
@@ -56,7 +56,8 @@ def weights_state(part: str, name: str | None) -> Any:
     """What a local folder of weights holds; None for a hub's, whose commit the store keeps."""
     if name is None:
         return None
-    return fingerprint(DEMO / part if name == "demo" else Path(name))
+    embedded = DEMO_SAES if part == "sae" else {"demo": part}
+    return fingerprint(DEMO / embedded[name] if name in embedded else Path(name))
 
 
 def source_state(source: PromptSource) -> Any:

@@ -121,6 +121,10 @@ class Files:
         """Return a table; all its columns, or some."""
         return store.read_table(self.path(name), columns)
 
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return JSON that a stage wrote; nothing where there is none, as of older runs."""
+        return checksums.read_json(self.path(name)) if name in self else {}
+
     def group(self, name: str) -> Any:
         """Return a Zarr group, open for reading."""
         import zarr

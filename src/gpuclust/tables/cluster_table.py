@@ -114,7 +114,7 @@ def with_evidence(clusters: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFr
     """
     own = validation.drop(columns=["size"]).set_index("cluster")
     found = own.reindex(clusters["cluster"]).reset_index(drop=True)
-    columns = {str(name): values.to_numpy() for name, values in found.items()}
+    columns = {str(name): values.set_axis(clusters.index) for name, values in found.items()}
     return clusters.assign(**columns).astype({str(name): dtype for name, dtype in own.dtypes.items()})
 
 

@@ -70,7 +70,7 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
         "sources": [str(name) for name in sources.categories],
         "coloured_sources": coloured,
         "medians": _medians(features),
-        "clusters": _clusters(clusters, _contexts(run)),
+        "clusters": _clusters(clusters, _contexts(run), run.facts(schema.VALIDATION_FACTS)),
         "themes": _themes(run),
         "themes_agree": record["stages"]["analyse"].get("themes_ari_halves"),
         "pieces": pieces,
@@ -207,7 +207,9 @@ def _contexts(run: reading.Files) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def _clusters(clusters: pd.DataFrame, contexts: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _clusters(
+    clusters: pd.DataFrame, contexts: dict[int, list[dict[str, Any]]], told: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The cluster table as rows, with top contexts; long prompts are cut."""
     lists = ("top_prompts", "distinctive_prompts")
     n_prompts = sum(len(_listed(cell)) for name in lists if name in clusters for cell in clusters[name])
@@ -224,7 +226,7 @@ def _clusters(clusters: pd.DataFrame, contexts: dict[int, list[dict[str, Any]]])
         sources = _listed(row.get("sources"))
         row["sources"], row["more_sources"] = sources[:SHOWN_SOURCES], max(len(sources) - SHOWN_SOURCES, 0)
         placed = {name: value for name, value in row.items() if name in PLACED and name not in TRIED}
-        placed["tried"] = tried.facts({str(name): value for name, value in row.items()})
+        placed["tried"] = tried.facts({str(name): value for name, value in row.items()}, told)
         placed["contexts"] = contexts.get(row["cluster"], [])
         rows.append({**placed, "more_sources": row["more_sources"], "more": more})
     return rows
