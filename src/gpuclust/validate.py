@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Validate a run's clusters: do mates tell where a feature fires in prompts they were not chosen from, beyond its "
-    "words; do they fire on the same token, near one another, or only in the same prompt? Without a part named, both."
+    "words; do they fire on the same token, near one another, or only in the same prompt; what does the output do "
+    "without them? Without a part named, the first two: the last runs the model."
 )
 SURE = 0.05  # false discoveries among clusters that are said to predict
 
@@ -25,14 +26,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
     parser.add_argument("--prediction", action="store_true", help="held-out prediction by cluster-mates")
     parser.add_argument("--levels", action="store_true", help="same token, near, or same prompt (needs kept tokens)")
+    parser.add_argument("--cause", action="store_true", help="what the output does without a cluster (runs the model)")
     parser.add_argument("--draws", type=int, default=8, metavar="N", help="control clusterings, 2 or more; default 8")
+    parser.add_argument(
+        "--budget", type=int, metavar="N", help="forward passes of one prompt for --cause; default 3000"
+    )
+    parser.add_argument(
+        "--amplify", type=float, default=0.0, metavar="X", help="for --cause: features times X; default 0, taken out"
+    )
+    parser.add_argument("--plan", action="store_true", help="say what --cause would cost, and do nothing")
     terminal.quiet(parser)
 
 
 def work(args: argparse.Namespace) -> None:
     """Compute, write, and print."""
     from gpuclust import schema
-    from gpuclust.engine import validating
+    from gpuclust.engine import causing, validating
     from gpuclust.errors import InputError, StoreError
     from gpuclust.storage.run_folder import claim, holds_run
 
@@ -41,9 +50,17 @@ def work(args: argparse.Namespace) -> None:
         raise InputError(f"--draws is {args.draws}; controls need 2 at least, and tell more with 8")
     if not holds_run(args.run):
         raise StoreError(f"{args.run} is no gpuclust run: give the --out folder of a run")
-    parts = [name for name in validating.PARTS if getattr(args, name)] or validating.PARTS
+    parts = [name for name in validating.ALL if getattr(args, name)] or validating.PARTS
+    cause = None
+    if args.cause:
+        cause = causing.Cause(causing.BUDGET if args.budget is None else args.budget, args.amplify)
+        console.print(causing.said(args.run, cause), markup=False)
+    elif args.plan or args.budget is not None or args.amplify:
+        raise InputError("--plan, --budget and --amplify are of --cause: give it, too")
+    if args.plan:
+        return
     with claim(args.run):
-        table, facts = validating.validate(args.run, parts, args.draws)
+        table, facts = validating.validate(args.run, parts, args.draws, cause)
     if args.quiet:
         terminal.say(str(args.run / schema.VALIDATION))
         return
@@ -86,6 +103,20 @@ def summary(table: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
         told = [f"{times[word]} {said[word]}" for word in LEVELS.values() if word in times]
         told += [f"{times['none']} no more than matched features do"] if "none" in times else []
         lines.append(f"features of a cluster fire together: {', '.join(told) or 'nothing to count'}")
+    if "cause" in facts:
+        some, tried = facts["cause"], table.dropna(subset="cause_kl")
+        kl = {name: tried[f"cause_kl{name}"].median() for name in ("", "_random", "_flipped", "_noise")}
+        sure = int((tried["cause_q"] <= SURE).sum())
+        done = f"times {some['amplify']:g}" if some["amplify"] else "taken out"
+        lines += [
+            f"a cluster {done} at {some['hook']}: KL {kl['']:.2g} nats per active token (median of "
+            f"{counted(len(tried), 'cluster')} within {some['passes']:,} forward passes); as much of "
+            f"others that are active there {kl['_random']:.2g}, flipped {kl['_flipped']:.2g}, noise {kl['_noise']:.2g}",
+            f"more than random sets do {sure} of {counted(some['tests'], 'cluster')} ({SURE:.0%} of them falsely, "
+            "Benjamini and Hochberg); single features of a cluster change the output alike: cosine "
+            f" {tried['cause_same_direction'].mean():.2f}, of random sets "
+            f"{tried['cause_same_direction_random'].mean():.2f}",
+        ]
     return lines
 
 

@@ -9,6 +9,7 @@
     validity         stability, nulls, silhouette; verdicts; agreement: of two clusterings
     controls         random sets and clusterings of features that fire as often
     prediction       do mates tell where a feature fires; row_words: what words say; levels: token, near or topic
+    causal           what tells a cluster's effect on the output from chance
 
 May import: the vocabulary, `hardware.budget` and `hardware.jit`.
 """

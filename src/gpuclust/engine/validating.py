@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.compute import controls, levels
 from gpuclust.config import Config
-from gpuclust.engine import held_out, token_rows
-from gpuclust.errors import StoreError
+from gpuclust.engine import causing, held_out, token_rows
+from gpuclust.errors import ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.results.run import Run
 from gpuclust.storage import reading, validated
@@ -23,8 +24,9 @@ from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
-PREDICTION, LEVELS = "prediction", "levels"
-PARTS = (PREDICTION, LEVELS)
+PREDICTION, LEVELS, CAUSE = "prediction", "levels", "cause"
+PARTS = (PREDICTION, LEVELS)  # of what a run has stored
+ALL = (*PARTS, CAUSE)
 DRAWS = 8  # control clusterings
 OWN = 0.1  # share of its controls' features that may be a cluster's own
 CONTROLLED = (
@@ -32,7 +34,9 @@ CONTROLLED = (
 )  # fmt: skip
 
 
-def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> tuple[pd.DataFrame, dict[str, Any]]:
+def validate(
+    out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS, cause: causing.Cause | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Compute parts of the validation of a run's clusters, and write them into its folder.
 
     Parameters
@@ -40,9 +44,11 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> t
     out : Path
         Folder of a run whose clusters are analysed; the caller has claimed it.
     parts : collection of str
-        Of PARTS. What a run has no data for is left out, and said.
+        Of ALL. What a run has no data or no model for is left out, and said.
     draws : int
-        Control clusterings, at least 2.
+        Control clusterings, or random sets of a cluster, at least 2.
+    cause : Cause, optional
+        What is asked of that part.
 
     Returns
     -------
@@ -68,12 +74,20 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> t
         raise StoreError(f"{out} has no clusters: there is nothing to validate")
     found: dict[str, Any] = {"cluster": np.arange(n_clusters), "size": np.bincount(label[label >= 0])}
     facts: dict[str, Any] = {"left_out": [], "draws": draws}
+    works: dict[str, Callable[..., Any]] = {
+        PREDICTION: _prediction, LEVELS: _levels, CAUSE: partial(_cause, cause=cause or causing.Cause()),
+    }  # fmt: skip
     for part in parts:
         if why := _lacking(part, run):
             facts["left_out"].append(f"{part}: {why}")
             log.warning("validate: left out %s: %s", part, why)
             continue
-        columns, facts[part] = PREDICT[part](run, features, label, draws)
+        try:
+            columns, facts[part] = works[part](run, features, label, draws)
+        except ModelError as error:  # the other parts need no model
+            facts["left_out"].append(f"{part}: {error}")
+            log.warning("validate: left out %s: %s", part, error)
+            continue
         found |= columns
     if len(found) == 2:
         raise StoreError(f"{out}: nothing of what is asked can be computed ({'; '.join(facts['left_out'])})")
@@ -85,6 +99,8 @@ def validate(out: Path, parts: Collection[str] = PARTS, draws: int = DRAWS) -> t
 
 def _lacking(part: str, run: Run) -> str:
     """Why a part cannot be computed; nothing where it can."""
+    if part == CAUSE:
+        return causing.lacking(run)
     if part == LEVELS:
         if (run.path / schema.TOKENS).exists():
             return ""
@@ -140,7 +156,10 @@ def _levels(run: Run, features: pd.DataFrame, label: Array, draws: int) -> tuple
     return levels.finish(state, sets), {"tokens": n_tokens}
 
 
-PREDICT = {PREDICTION: _prediction, LEVELS: _levels}
+def _cause(
+    run: Run, features: pd.DataFrame, label: Array, draws: int, cause: causing.Cause
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    return causing.measure(run, cause)
 
 
 def _plan(config: Config, run: Run, n_kept: int) -> budget.Plan:

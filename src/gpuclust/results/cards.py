@@ -301,6 +301,17 @@ def _validated(run: Run, number: int) -> list[tuple[str, str]]:
         excess = f"{plain(row[f'{name}_excess'])} times as often as random sets"
         interval = f"{plain(row[f'{name}_low'])} to {plain(row[f'{name}_high'])}"
         facts.append(("fire together", f"{TOGETHER[row['level']]}: {excess}, {interval}"))
+    if pd.notna(row.get("cause_kl")):
+        kl = [plain(row[f"cause_kl{end}"]) for end in ("", "_random", "_flipped", "_noise")]
+        factor = found[1]["cause"]["amplify"]
+        done = f"times {factor:g} in the model" if factor else "taken out of the model"
+        told = f"KL {kl[0]} nats per active token (other features there {kl[1]}, flipped {kl[2]}, noise {kl[3]}"
+        told += f"; q = {plain(row['cause_q'])})" if pd.notna(row["cause_q"]) else ")"
+        facts.append((done, f"{told}, log-probability of the text {plain(row['cause_logprob'])}"))
+        if pd.notna(row["cause_same_direction"]):
+            others = plain(row["cause_same_direction_random"])
+            told = f"cosine {plain(row['cause_same_direction'])} (other features {others})"
+            facts.append(("single features change the output alike", told))
     return facts
 
 
