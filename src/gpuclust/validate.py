@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cause", action="store_true", help="what the output does without a cluster (runs the model)")
     parser.add_argument("--draws", type=int, default=8, metavar="N", help="control clusterings, 2 or more; default 8")
     parser.add_argument(
-        "--budget", type=int, metavar="N", help="forward passes of one prompt for --cause; default 3000"
+        "--budget", type=int, metavar="N", help="forward passes of one prompt for --cause; default 2000"
     )
     parser.add_argument(
         "--amplify", type=float, default=0.0, metavar="X", help="for --cause: features times X; default 0, taken out"

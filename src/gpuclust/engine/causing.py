@@ -22,7 +22,7 @@ from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
-BUDGET = 3000  # forward passes of one prompt
+BUDGET = 2000  # forward passes of one prompt
 SETS, FEWEST = 20, 8  # random sets; they take half of the budget at most, but FEWEST are tried
 
 
