@@ -382,7 +382,7 @@ MUTANTS = [
            "test_cause.py::test_what_is_measured_is_as_by_hand", "taken out, not added"),
     Mutant("cause-budget", "extraction/patched.py", "if self.spent + passes > self.most:", "if self.spent > self.most:",
            "test_cause.py::test_passes_are_counted_and_never_more_than_may_be", "a budget is never exceeded"),
-    Mutant("cause-long", "compute/causal.py", "(np.linalg.norm(like, axis=1, keepdims=True) / np.where(", "(1 / np.where(",
+    Mutant("cause-long", "compute/causal.py", "np.linalg.norm(like, axis=1, keepdims=True) /", "1 /",
            "test_cause.py::test_other_features_are_taken_by_priority_and_made_as_long", "controls have the same norm"),
     Mutant("cause-kl", "extraction/patched.py", "(p * (before - after)).sum(-1)",
            "(after.exp() * (after - before)).sum(-1)",
