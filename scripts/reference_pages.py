@@ -31,8 +31,8 @@ FILES = {
     "cluster's features",
     schema.CONDENSED_TREE: "`parent`, `child`, `lambda_val` (1 / distance), `child_size`: of the consensus' average "
     "linkage, or HDBSCAN's own",
-    schema.VALIDATION_FACTS: "of `gpuclust validate`: prompts, rows and tests, what was left out and why, and the keys "
-    "of the clusters that it is of; both files have their checksums beside them (`.crc`)",
+    schema.VALIDATION_FACTS: "of `gpuclust validate`: prompts, rows, passes and tests, what was left out and why, and "
+    "the keys of the clusters that it is of; both files have their checksums beside them (`.crc`)",
     schema.REPORT: "one file, works offline",
     f"{schema.SHARDS}/": "per shard of the extraction its moments and strongest prompts, and a marker that it is whole",
     "state/": "what one stage hands to the next; the views are the halves and the permuted activations",

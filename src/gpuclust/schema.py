@@ -160,6 +160,37 @@ VALIDATION_COLUMNS: Final = {
     "prompt_low": ("float64", "95% interval, over prompts"),
     "prompt_high": ("float64", "its upper end"),
     "level": ("string", "token, near, topic or none: the finest level with an excess of 1.5, surely above 1"),
+    "cause_kl": (
+        "float64",
+        "nats: KL divergence of the next token with what its features write taken out of the hook (or amplified), "
+        "summed over a prompt's tokens, per token on which the cluster is active; mean over its strongest prompts",
+    ),
+    "cause_kl_random": (
+        "float64",
+        "the same of as many other features that are active on these tokens, what they write scaled to the same norm",
+    ),
+    "cause_kl_flipped": ("float64", "the same with the change's sign flipped"),
+    "cause_kl_noise": ("float64", "the same with the change turned at random, norms and angles kept"),
+    "cause_excess": ("float64", "KL over that of the other features, geometric means over prompts"),
+    "cause_logprob": ("float64", "nats: change of the following tokens' log-probability, summed and divided likewise"),
+    "cause_logprob_random": ("float64", "the same of the other features"),
+    "cause_logprob_flipped": ("float64", "the same with the sign flipped"),
+    "cause_p": (
+        "float64",
+        "chance that a random set, of features that fire and write about as much, has as large an excess on its own "
+        "prompts (Student's t of the logarithm over the random sets)",
+    ),
+    "cause_q": ("float64", "the same with the false discovery rate controlled over the clusters that were tried"),
+    "cause_same_direction": (
+        "float64",
+        "cosine of the mean changes of the logits by single features of the cluster, mean over pairs of the strongest",
+    ),
+    "cause_same_direction_random": (
+        "float64",
+        "the same of other features' directions, put in their places",
+    ),
+    "cause_prompts": ("float64", "prompts that it was tried on"),
+    "cause_passes": ("float64", "forward passes that it took"),
     "replicate_cluster": ("Int64", "the other SAE's cluster whose activity over prompts correlates with its most"),
     "replicate_mutual": ("boolean", "whether it is that cluster's best match, too"),
     "replicate_r": ("float64", "the correlation, given the prompts' lengths"),

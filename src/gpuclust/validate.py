@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gpuclust import terminal
 from gpuclust.places import place
 
 DESCRIPTION = (
     "Validate a run's clusters: do mates tell where a feature fires in prompts they were not chosen from, beyond its "
-    "words; do they fire on the same token, near one another, or only in the same prompt; does another SAE find them? "
-    "Without a part named, the first two."
+    "words; do they fire on the same token, near one another, or only in the same prompt; what does the output do "
+    "without them; does another SAE find them? Without a part named, the first two, which a run makes by itself."
 )
 
 
@@ -21,17 +22,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=place, metavar="DIR", help="folder of a run")
     parser.add_argument("--prediction", action="store_true", help="held-out prediction by cluster-mates")
     parser.add_argument("--levels", action="store_true", help="same token, near, or same prompt (needs kept tokens)")
+    parser.add_argument("--cause", action="store_true", help="what the output does without a cluster (runs the model)")
     parser.add_argument(
         "--replicate", type=place, metavar="RUN", help="a run of another SAE over the same prompts: does it find them?"
     )
     parser.add_argument("--draws", type=int, default=8, metavar="N", help="control clusterings, 2 or more; default 8")
+    parser.add_argument(
+        "--budget", type=int, metavar="N", help="forward passes of one prompt for --cause; default 2000"
+    )
+    parser.add_argument(
+        "--amplify", type=float, default=0.0, metavar="X", help="for --cause: features times X; default 0, taken out"
+    )
+    parser.add_argument("--plan", action="store_true", help="say what --cause would cost, and do nothing")
     terminal.quiet(parser)
 
 
 def work(args: argparse.Namespace) -> None:
     """Compute, write, and print."""
     from gpuclust import Run, schema
-    from gpuclust.engine import validating
+    from gpuclust.engine import causing, validating
     from gpuclust.errors import InputError, StoreError
     from gpuclust.results import tried
     from gpuclust.storage import reading
@@ -44,6 +53,14 @@ def work(args: argparse.Namespace) -> None:
         raise StoreError(f"{args.run} is no gpuclust run: give the --out folder of a run")
     parts = [name for name in validating.ALL if getattr(args, name)] or list(validating.PARTS)
     asked = validating.Asked(args.draws, args.replicate)
+    if args.cause:
+        cause = causing.Cause(causing.BUDGET if args.budget is None else args.budget, args.amplify)
+        asked = replace(asked, cause=cause)
+        console.print(causing.said(args.run, cause), markup=False)
+    elif args.plan or args.budget is not None or args.amplify:
+        raise InputError("--plan, --budget and --amplify are of --cause: give it, too")
+    if args.plan:
+        return
     with claim(args.run):
         if not len(Run(args.run).quality):
             raise StoreError(f"{args.run} has no clusters: there is nothing to validate")

@@ -10,6 +10,7 @@
     controls         random sets and clusterings of features that fire as often
     replication      clusters of two SAEs, matched by what they do over prompts; angles of their subspaces
     prediction       do mates tell where a feature fires; row_words: what words say; levels: token, near or topic
+    causal           what tells a cluster's effect on the output from chance
 
 May import: the vocabulary, `hardware.budget` and `hardware.jit`.
 """

@@ -10,6 +10,7 @@
     imported       activations of a file, as the first stages of a run
     validating     what a finished run's clusters predict, and where they fire together; held_out: its passes;
                    replicating: whether another SAE has them
+    causing        what clusters do to the model's output; cause_rows: where; cause_changes: against what
     reuse          a run on activations that another folder has
     scheduler      starting or joining a cluster; progress: what is shown meanwhile
 

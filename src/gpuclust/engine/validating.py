@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import pandas as pd
 from gpuclust import schema, stage_table
 from gpuclust.compute import controls, evidence, levels
 from gpuclust.config import Config
-from gpuclust.engine import held_out, replicating, token_rows
-from gpuclust.errors import InputError, MemoryBudgetError, StoreError
+from gpuclust.engine import causing, held_out, replicating, token_rows
+from gpuclust.errors import InputError, MemoryBudgetError, ModelError, StoreError
 from gpuclust.hardware import budget
 from gpuclust.results.run import Run
 from gpuclust.storage import atomic, reading, record, store, validated
@@ -24,9 +24,9 @@ from gpuclust.types import Array
 
 log = logging.getLogger("gpuclust")
 
-PREDICTION, LEVELS, REPLICATE = "prediction", "levels", "replicate"
+PREDICTION, LEVELS, CAUSE, REPLICATE = "prediction", "levels", "cause", "replicate"
 PARTS = (PREDICTION, LEVELS)  # of what a run has stored: a run makes them by itself
-ALL = (REPLICATE, *PARTS)  # what may be refused comes first
+ALL = (REPLICATE, *PARTS, CAUSE)  # what may be refused comes first
 DRAWS = 8  # control clusterings
 OWN = 0.1  # share of its controls' features that may be a cluster's own
 CONTROLLED = (
@@ -44,10 +44,13 @@ class Asked:
         Control clusterings, at least 2.
     other : Path, optional
         Folder of a run of another SAE over the same prompts, among whose clusters this run's are looked for.
+    cause : causing.Cause
+        How many forward passes, and what is done to a cluster's features.
     """
 
     draws: int = DRAWS
     other: Path | None = None
+    cause: causing.Cause = field(default_factory=causing.Cause)
 
 
 def validate(
@@ -60,7 +63,7 @@ def validate(
     out : Path
         Folder of a run whose clusters were checked (its stage quality is done); the caller has claimed it.
     parts : collection of str
-        Of ALL. What a run has no data or no memory for is left out, and said.
+        Of ALL. What a run has no data, no model or no memory for is left out, and said.
     asked : Asked, optional
     by_default : bool
         Nobody asked for the parts: what a run has no data for is no warning.
@@ -96,7 +99,7 @@ def validate(
                 columns, told = WORK[part](run, features, label, asked)
                 found |= columns
                 facts[part] = {"draws": asked.draws, **told}
-            except MemoryBudgetError as error:
+            except (MemoryBudgetError, ModelError) as error:
                 why, level = str(error), logging.WARNING
         if why:
             facts["left_out"][part] = why
@@ -112,17 +115,17 @@ def _judged(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     types = {name: dtype for name, (dtype, _) in schema.VALIDATION_COLUMNS.items()}
     words = [name for name, dtype in types.items() if dtype == "string"]
     for name in words:
-        table[name] = _texts(table[name])
+        table[name] = _objects(table[name])
     for name in (name for name, dtype in types.items() if dtype in ("Int64", "boolean")):
-        table[name] = table[name].astype("float64").astype(types[name])  # type: ignore[call-overload]
+        table[name] = pd.Series(_objects(table[name]), dtype=types[name])
     arrays = {str(name): values.to_numpy() for name, values in table.items()}
-    verdict, reason = (_texts(quality[name]).to_numpy(object) for name in ("verdict", "verdict_reason"))
+    verdict, reason = (_objects(quality[name]).to_numpy(object) for name in ("verdict", "verdict_reason"))
     table["evidence"], table["evidence_reason"] = evidence.judge(arrays, verdict, reason)
     return table.astype(dict.fromkeys(words, schema.text_dtype()))
 
 
-def _texts(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A column of Python's texts, None where there is none."""
+def _objects(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of Python's own values, None where there is none."""
     return column.astype(object).where(column.notna(), None)
 
 
@@ -150,6 +153,8 @@ def _lacking(part: str, run: Run) -> str:
     """Why a part cannot be computed; nothing where it can."""
     if part == REPLICATE:
         return ""  # refused, with the reason
+    if part == CAUSE:
+        return causing.lacking(run)
     if part == LEVELS:
         if (run.path / schema.TOKENS).exists():
             return ""
@@ -213,7 +218,11 @@ def _replicate(run: Run, features: pd.DataFrame, label: Array, asked: Asked) -> 
     return replicating.replicate(run, Run(asked.other), asked.draws)
 
 
-WORK = {PREDICTION: _prediction, LEVELS: _levels, REPLICATE: _replicate}
+def _cause(run: Run, features: pd.DataFrame, label: Array, asked: Asked) -> tuple[dict[str, Array], dict[str, Any]]:
+    return causing.measure(run, asked.cause)
+
+
+WORK = {PREDICTION: _prediction, LEVELS: _levels, CAUSE: _cause, REPLICATE: _replicate}
 
 
 def _plan(config: Config, run: Run, n_kept: int) -> budget.Plan:

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,9 +257,7 @@ def _load(key: str, device: str) -> Encoder:
     sae, metadata = weights.load_sae(config)
     _drop_decoder(sae)
     sae.to(device)
-    hook_name = config.hook_name or metadata.get("hook_name")
-    if hook_name is None:
-        raise ModelError(f"the SAE {weights.sae_name(config)} does not say which hook it reads: set sae.hook_name")
+    hook = hook_name(config, metadata)
     loader, reason = weights.choose_loader(model)
     log.info("loading the language model %s with %s, because %s", model.name, loader, reason)
     with (
@@ -267,25 +265,45 @@ def _load(key: str, device: str) -> Encoder:
         weights.quiet(),
     ):
         net = weights.load_model(model, metadata.get("model_from_pretrained_kwargs") or {}, loader)
-        whole = _cut(net, hook_name, model.name, device) * (2 if loader == "hooked" else 1)  # it copies the weights
+        whole = _cut(net, hook, model.name, device) * (2 if loader == "hooked" else 1)  # it copies the weights
     tokenizer = load_tokenizer(Config(model=model))
-    n_ids = _embedding_rows(net)
+    n_ids = embedding_rows(net)
     _check_bos(tokenizer, metadata, sections["bos"], model.name, n_ids)
     probe = tokenizer("a", return_tensors="pt", add_special_tokens=False)["input_ids"][:, :1].to(device)
     width = _activation(net, probe, probe.new_ones(1, 1)).shape[-1]
     if width != sae.cfg.d_in:
         raise ModelError(
-            f"the SAE {weights.sae_name(config)} reads {sae.cfg.d_in} values a token, but {hook_name} of {model.name} "
+            f"the SAE {weights.sae_name(config)} reads {sae.cfg.d_in} values a token, but {hook} of {model.name} "
             f"has {width}: they do not belong together. The SAE names the model {metadata.get('model_name')} and the "
             f"hook {metadata.get('hook_name')}; correct model.name, sae or sae.hook_name"
         )
     sizes = (width, sae.cfg.d_sae, net.cfg.n_ctx, n_ids)
     kept, commits = (_size(net), _size(sae), whole), weights.commits(model, config)
-    return Encoder(tokenizer, hook_name, *sizes, loader, device, metadata, *kept, commits, net, sae)
+    return Encoder(tokenizer, hook, *sizes, loader, device, metadata, *kept, commits, net, sae)
 
 
-def _cut(net: Any, hook_name: str, name: str, device: str) -> int:
-    """Stop at the hook from now on, drop what lies after it, and move the rest to the device; bytes it had before."""
+def hook_name(config: SaeConfig, metadata: Mapping[str, Any]) -> str:
+    """Return the hook that an SAE reads, from the configuration or the SAE's metadata; ModelError where none says."""
+    found = config.hook_name or metadata.get("hook_name")
+    if found is None:
+        raise ModelError(f"the SAE {weights.sae_name(config)} does not say which hook it reads: set sae.hook_name")
+    return str(found)
+
+
+def prepare_hook(net: Any, hook_name: str, name: str) -> None:
+    """Switch on what makes a hook fire that is off by default.
+
+    Parameters
+    ----------
+    net : HookedTransformer or TransformerBridge
+    hook_name, name : str
+        The hook, and what messages call the model.
+
+    Raises
+    ------
+    ModelError
+        If the model has no such hook.
+    """
     if hook_name not in net.hook_dict:
         near = weights.did_you_mean(hook_name, net.hook_dict)
         raise ModelError(f"sae.hook_name is {hook_name}, which {name} does not have{near}")
@@ -293,22 +311,52 @@ def _cut(net: Any, hook_name: str, name: str, device: str) -> int:
         if hook_name.endswith(ending):
             getattr(net, f"set_use_{switch}")(True)
 
-    def stop(activation: torch.Tensor | None, hook: object = None) -> None:
-        raise _StopForwardError(activation)
 
-    net.hook_dict[hook_name].add_hook(stop)
+def _stop(activation: torch.Tensor | None, hook: object = None) -> None:
+    raise _StopForwardError(activation)
+
+
+def _cut(net: Any, hook_name: str, name: str, device: str) -> int:
+    """Stop at the hook from now on, drop what lies after it, and move the rest to the device; bytes it had before."""
+    prepare_hook(net, hook_name, name)
+    net.hook_dict[hook_name].add_hook(_stop)
     before = _size(net.eval())
     if layer := re.match(r"blocks\.(\d+)\.", hook_name):
         unused = [*net.blocks[int(layer[1]) + 1 :], net.unembed]
         _empty(net, unused)
         for part in unused:  # reached only if the hook does not fire
-            part.register_forward_pre_hook(lambda module, args: stop(None))
+            part.register_forward_pre_hook(lambda module, args: _stop(None))
     log.info("up to %s, %d of %d kB of weights are kept", hook_name, _size(net) >> 10, before >> 10)
     net.to(device)
     return before
 
 
-def _activation(net: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def activation(net: Any, point: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Run a model that is not cut off up to a hook.
+
+    Parameters
+    ----------
+    net : HookedTransformer or TransformerBridge
+    point : HookPoint
+    tokens : tensor, (batch, position), int64, without padding
+
+    Returns
+    -------
+    tensor, (batch, position, width), heads joined
+
+    Raises
+    ------
+    ModelError
+        If the hook does not fire.
+    """
+    point.add_hook(_stop)
+    try:
+        return _activation(net, tokens, None)
+    finally:
+        point.remove_hooks("fwd")
+
+
+def _activation(net: Any, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Run up to the hook; (batch, position, width), heads joined."""
     import torch
 
@@ -324,8 +372,8 @@ def _activation(net: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Ten
     return seen.flatten(2)
 
 
-def _embedding_rows(net: Any) -> int:
-    """How many ids the token embedding knows."""
+def embedding_rows(net: Any) -> int:
+    """Return how many ids the token embedding of a HookedTransformer or TransformerBridge knows."""
     return next(int(t.shape[0]) for t in _tensors(net.embed.modules()) if t.ndim == 2)
 
 

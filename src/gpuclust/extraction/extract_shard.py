@@ -68,7 +68,7 @@ def run_shard(
 
     backend = resolve(device)
     encoder = encoders.load_encoder(config, device)
-    _same_weights(encoder.commits, store.attributes(out / schema.ACTIVATIONS), config)
+    same_weights(encoder.commits, store.attributes(out / schema.ACTIVATIONS), config)
     kept = GatheredTokens(config, first) if config.keeps_tokens else None
     activations, positions = aggregate_prompts(encoder, tokens, config, f"shard {index}", kept)
     data = store.to_stored(activations, config.store.dtype, f"shard {index} (prompts {first} and on)")
@@ -84,8 +84,21 @@ def run_shard(
     return {"prompts": len(tokens), "tokens": sum(map(len, tokens)), "bytes": data.nbytes, "stored": stored}
 
 
-def _same_weights(commits: Mapping[str, str | None], begun: Mapping[str, Any], config: Config) -> None:
-    """Refuse weights of a hub that changed since the run began, or that are others on another machine."""
+def same_weights(commits: Mapping[str, str | None], begun: Mapping[str, Any], config: Config) -> None:
+    """Refuse weights of a hub that changed since the run began, or that are others on another machine.
+
+    Parameters
+    ----------
+    commits : mapping
+        `weights.commits` of what is loaded.
+    begun : mapping
+        Attributes of the run's activations.
+    config : Config
+
+    Raises
+    ------
+    ModelError
+    """
     names = {"model_commit": config.model.name, "sae_commit": f"{config.sae.release} {config.sae.sae_id}"}
     for name, commit in commits.items():
         known = begun.get(name)
@@ -190,7 +203,7 @@ def _run_batch(
     values = torch.empty((len(tokens), encoder.d_sae), dtype=torch.float32, device=residual.device)
     positions = torch.empty(values.shape, dtype=torch.int32, device=residual.device)
     for row, text in enumerate(tokens):
-        used = _used_positions(ids[row, : n_bos + len(text)], n_bos, special, config).to(residual.device)
+        used = used_positions(ids[row, : n_bos + len(text)], n_bos, special, config).to(residual.device)
         put = None
         if kept is not None:
             kept.begin(batch[row], used.cpu().numpy() - n_bos, ids[row, used.cpu()].numpy())
@@ -313,8 +326,21 @@ def bos_tokens(tokenizer: Any, config: Config) -> int:
     return int(config.extract.prepend_bos and tokenizer.bos_token_id is not None)
 
 
-def _used_positions(ids: Any, n_bos: int, special: Any, config: Config) -> Any:
-    """Positions of the aggregate: all, or all that are no special tokens (every token, where all are special)."""
+def used_positions(ids: Any, n_bos: int, special: Any, config: Config) -> Any:
+    """Return the positions of the aggregate: all, or all but special tokens (every token, where all are special).
+
+    Parameters
+    ----------
+    ids : tensor, (position,), int64
+        With the BOS.
+    n_bos : int
+    special : tensor, (id,), int64
+    config : Config
+
+    Returns
+    -------
+    tensor, (position,), int64
+    """
     import torch
 
     everything = torch.arange(len(ids))

@@ -47,8 +47,23 @@ def facts(cluster: Mapping[str, Any], told: Mapping[str, Any]) -> list[tuple[str
         excess, low, high = (_of(row, f"{name}_{what}") for what in ("excess", "low", "high"))
         text = f"{TOGETHER[row['level']]}: {excess} times as often as random sets, {low} to {high}"
         found.append(("fire together", text))
+    if "cause" in told and "cause_kl" in row:
+        found += _caused(row, told["cause"])
     if "replicate" in told and "replicate_r" in row:
         found += replicated.on_card(cluster, told)
+    return found
+
+
+def _caused(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the model does without a cluster."""
+    kl = [_of(row, f"cause_kl{end}") for end in ("", "_random", "_flipped", "_noise")]
+    done = f"times {told['amplify']:g} in the model" if told["amplify"] else "taken out of the model"
+    text = f"KL {kl[0]} nats per active token (other features there {kl[1]}, flipped {kl[2]}, noise {kl[3]}; "
+    text += f"q = {_of(row, 'cause_q')}), log-probability of the text {_of(row, 'cause_logprob')}"
+    found = [(done, text)]
+    if "cause_same_direction" in row:
+        own, others = _of(row, "cause_same_direction"), _of(row, "cause_same_direction_random")
+        found.append(("single features change the output alike", f"cosine {own} (other features {others})"))
     return found
 
 
@@ -85,6 +100,20 @@ def lines(table: pd.DataFrame, told: Mapping[str, Any]) -> list[str]:
         parts = [f"{times[word]} {said[word]}" for word in LEVELS.values() if word in times]
         parts += [f"{times['none']} no more than matched features do"] if "none" in times else []
         found.append(f"features of a cluster fire together: {', '.join(parts) or 'nothing to count'}")
+    if "cause" in told:
+        some, tried = told["cause"], table.dropna(subset="cause_kl")
+        kl = {name: tried[f"cause_kl{name}"].median() for name in ("", "_random", "_flipped", "_noise")}
+        sure = int((tried["cause_q"] <= evidence.SURE).sum())
+        done = f"times {some['amplify']:g}" if some["amplify"] else "taken out"
+        found += [
+            f"a cluster {done} at {some['hook']}: KL {kl['']:.2g} nats per active token (median of "
+            f"{counted(len(tried), 'cluster')} within {some['passes']:,} forward passes); as much of others that are "
+            f"active there {kl['_random']:.2g}, flipped {kl['_flipped']:.2g}, noise {kl['_noise']:.2g}",
+            f"more than random sets do {sure} of {counted(some['tests'], 'cluster')} ({evidence.SURE:.0%} of them "
+            "falsely, Benjamini and Hochberg); single features of a cluster change the output alike: cosine "
+            f"{tried['cause_same_direction'].mean():.2f}, of random sets "
+            f"{tried['cause_same_direction_random'].mean():.2f}",
+        ]
     if "replicate" in told:
         found += replicated.lines(table, told["replicate"])
     if told.get("evidence"):
