@@ -16,8 +16,8 @@ REAL, SUPPORTED, TOPIC = "real", "supported", "topic only"
 WORDS = REAL, SUPPORTED, TOPIC, verdicts.FRAGILE, verdicts.LOST, verdicts.RANDOM
 FAR = ("topic", "none")  # levels
 MEANS = {
-    REAL: "found again in halves of the prompts, and passes every test that was made of it",
-    SUPPORTED: "found again, and passes some of the tests that were made of it",
+    REAL: "found again, and passes every test that was made of it, one by the model's output or another SAE",
+    SUPPORTED: "found again, and passes tests: not all, or none of them by the model's output or another SAE",
     TOPIC: "found again, but its features do not fire near one another: at most in the same prompts",
     verdicts.FRAGILE: "found again in part only, or passes no test that was made of it",
     verdicts.LOST: "not found again: no test is asked of it",
@@ -27,11 +27,16 @@ MEANS = {
 
 @dataclass(frozen=True)
 class Test:
-    """A test: the column that decides, and what is said of a cluster that passes or fails."""
+    """A test: the column that decides, and what is said of a cluster that passes or fails.
+
+    `beyond`: it asks of more than the activations that the clusters are made of. The others are passed as often by
+    clusters of a model with random weights (docs/evidence.md), so that they alone show nothing that was learned.
+    """
 
     column: str
     passes: str
     fails: str
+    beyond: bool = False
 
     def outcome(self, values: Array) -> Array:
         """Tell who passes: 1 or 0, NaN where the test was not made.
@@ -53,8 +58,9 @@ TESTS = (
         "given the words of a prompt its features tell of one another no better than random ones",
     ),
     Test("level", "they fire on the same token or near it", "they do not fire near one another"),
-    Test("cause_q", "taking them out changes what the model says", "taking them out changes no more than controls do"),
-    Test("replicated", "another SAE has it", "another SAE does not have it, or in part"),
+    Test("cause_q", "taking them out changes what the model says", "taking them out changes no more than controls do",
+         True),
+    Test("replicated", "another SAE has it", "another SAE does not have it, or in part", True),
 )  # fmt: skip
 
 
@@ -62,8 +68,8 @@ def judge(table: Mapping[str, Array], verdict: Array, reason: Array) -> tuple[Ar
     """Give every cluster one word for all that was tried on it.
 
     A cluster that the run's own checks doubt (`verdicts.DOUBTFUL`) or call fragile keeps that word. Of the others one
-    is real that passes every test made of it, topic only where its features do not fire near one another, supported
-    where it passes some, fragile where it passes none.
+    is real that passes every test made of it, one of them beyond the activations at least; topic only where its
+    features do not fire near one another; supported where it passes any test, fragile where it passes none.
 
     Parameters
     ----------
@@ -104,7 +110,8 @@ def _word(known: Any, told: list[tuple[Test, Any]], level: Any) -> str | None:
         return TOPIC
     if not passed:
         return verdicts.FRAGILE
-    return REAL if passed == len(told) and known == verdicts.STABLE else SUPPORTED
+    beyond = any(test.beyond for test, _ in told)
+    return REAL if passed == len(told) and beyond and known == verdicts.STABLE else SUPPORTED
 
 
 def counted(words: Array) -> dict[str, int]:
