@@ -27,6 +27,8 @@ from gpuclust.results.run import Run
 from gpuclust.validate import main
 from tests import tiny
 
+torch.set_num_threads(1)  # small products, beside other tests
+
 # ---------------------------------------------------------------- a model whose truth is planted
 
 WIDTH, READ, VOCABULARY, SIZE, N_OTHERS, LENGTH = 48, 12, 60, 6, 60, 20
@@ -148,6 +150,7 @@ def found(x: cause_rows.Subject, cause: causing.Cause = TAKEN_OUT) -> pd.DataFra
     return table.assign(cause_p=causal.chance(np.log(table["cause_excess"].to_numpy()), np.log(null)))
 
 
+@pytest.mark.slow
 def test_two_that_cause_are_told_from_two_that_do_not() -> None:
     """Over 20 seeds, of which each has two of both."""
     p = np.array([found(planted(seed, "causes")[0])["cause_p"] for seed in range(20)])
@@ -155,6 +158,7 @@ def test_two_that_cause_are_told_from_two_that_do_not() -> None:
     assert (p[:, 2:] < 0.05).mean() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("directions", "most"), [("apart", 9), ("any", 18), ("alike", 18)])
 def test_chance_is_not_called_cause(directions: str, most: int) -> None:
     """80 clusters that act as others do: of random sets 5% have p below 0.05 (more than 9 of 80 with a chance of 0.8%).
