@@ -1,9 +1,10 @@
 """Controls that embarrass: do the same pipeline and the same tests find clusters where no model learned anything?
 
-    python -m benchmarks.controls CONFIG --texts FILE.jsonl --work FOLDER [--tokens 400000] [--out FILE.json]
+    python -m benchmarks.controls CONFIG --texts FILE.jsonl --work FOLDER [--tokens 400000] [--passes 2500]
+        [--out FILE.json]
 
 CONFIG is a run's. Three kinds of features go through the same run, over tokens and over prompts, and the same tests
-(`gpuclust validate`):
+(`gpuclust validate`, with ``--cause`` where there is a model):
 
 - model: the language model and the SAE of CONFIG;
 - re-initialised: the model's architecture with fresh random weights (`from_config` of transformers, one seed), and a
@@ -162,11 +163,14 @@ def bag(run: Run, file: Path) -> Path:
     return file
 
 
-def both(name: str, first: list[Any], work: Path) -> dict[str, Path]:
-    """Run over tokens, then over prompts from the same activations."""
+def both(name: str, first: list[Any], work: Path, passes: int = 0) -> dict[str, Path]:
+    """Run over tokens, then over prompts from the same activations; with so many passes of the model for causes."""
     folders = {rows: work / f"{name}-{rows}" for rows in ROWS}
     gpuclust(*first, "--out", folders["token"], "--set", "extract.rows=token")
     gpuclust("run", "--reuse", folders["token"], "--out", folders["prompt"], "--set", "extract.rows=prompt")
+    for folder in folders.values():
+        if passes and "cause" not in Run(folder).validation_facts:
+            gpuclust("validate", folder, "--cause", "--budget", passes)
     return folders
 
 
@@ -186,6 +190,14 @@ def passed(folder: Path) -> dict[str, Any]:
     said["predicts"] = int((table["prediction_q"] <= 0.05).sum())
     said["without controls"] = int(table["prediction_q"].isna().sum())
     said["means"] = {name: round(float(mean[name]), 3) for name in names}
+    if table["cause_kl"].notna().any():
+        some = table[table["cause_kl"].notna()]
+        names = [f"cause_{name}" for name in ("kl", "kl_random", "kl_flipped", "kl_noise", "excess", "same_direction")]
+        said["cause"] = {
+            "tried": len(some),
+            "more than random sets": int((some["cause_q"] <= 0.05).sum()),
+            "medians": {name: round(float(some[name].median()), 4) for name in names},
+        }
     said["evidence"] = table["evidence"].value_counts().to_dict()
     return said
 
@@ -196,11 +208,12 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=400_000, help="that the control's SAE is trained on")
+    parser.add_argument("--passes", type=int, default=2500, help="of the model, for what clusters cause")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     config, work = load(options.config), options.work
     work.mkdir(parents=True, exist_ok=True)
-    real = both("model", ["run", "--config", options.config], work)
+    real = both("model", ["run", "--config", options.config], work, options.passes)
     run = Run(real["token"])
     every = token_rows.shards(real["token"], run.features["feature"].to_numpy(), token_rows.Rows(None, "max"))
     counts = [(fired.nnz, fired.shape[0]) for _, fired in every]
@@ -213,7 +226,10 @@ def main() -> None:
     said["model"] = {**(said.get("model") or {}), "name": str(fresh.resolve())}
     said["sae"] = {"path": str(sae.resolve())}
     (work / "fresh.yaml").write_text(yaml.safe_dump(said), encoding="utf8")
-    folders = {"model": real, "re-initialised": both("fresh", ["run", "--config", work / "fresh.yaml"], work)}
+    folders = {
+        "model": real,
+        "re-initialised": both("fresh", ["run", "--config", work / "fresh.yaml"], work, options.passes),
+    }
     texts = work / "prompts.jsonl"
     run.prompts[["text", "source"]].to_json(texts, orient="records", lines=True, force_ascii=False)
     tokenizer = weights.locate(config.model)[0]
