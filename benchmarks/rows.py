@@ -28,7 +28,7 @@ from gpuclust import schema
 from gpuclust.compute import gram, neighbors, validity
 from gpuclust.compute.halves import half_of
 from gpuclust.engine import token_rows
-from gpuclust.extraction import encoders
+from gpuclust.extraction import directions
 
 K = 15
 METRICS = ("cosine", "jaccard", "phi", "npmi")
@@ -93,7 +93,7 @@ def main() -> None:
     kept = table.loc[table["kept"], "feature"].to_numpy()
     if args.features:
         kept = np.sort(np.random.default_rng(0).choice(kept, args.features, replace=False))
-    weights = encoders.load_directions(opened.config, unembedding=False)[0][kept]
+    weights = directions.load_directions(opened.config, unembedding=False)[0][kept]
     decoder = neighbors.of_vectors(weights, K + 1, "cosine", len(kept))[0][:, 1:]
     kinds = {"prompts": 10**9, f"windows of {args.window}": args.window, "tokens": None}
     found = {

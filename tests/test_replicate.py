@@ -22,7 +22,7 @@ from gpuclust.config_sections import DEMO, StoreConfig
 from gpuclust.configfile import validate
 from gpuclust.engine import replicating, validating
 from gpuclust.errors import MemoryBudgetError, ModelError, StoreError
-from gpuclust.extraction import encoders, weights
+from gpuclust.extraction import directions, weights
 from gpuclust.results import replicated
 from gpuclust.results.run import Run
 from gpuclust.storage import keys, markers, store
@@ -83,7 +83,7 @@ def texts(n: int = N, seed: int = 0) -> pd.DataFrame:
 
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a: Any, b: Any, prompts: Any = None) -> tuple[Run, Run]:
     made = {"/sae/a": a[2], "/sae/b": b[2]}
-    monkeypatch.setattr(replicating.encoders, "load_decoder", lambda c: (made[c.path], "blocks.2.hook_resid_post"))
+    monkeypatch.setattr(replicating.directions, "load_decoder", lambda c: (made[c.path], "blocks.2.hook_resid_post"))
     first, second = prompts or (texts(), texts())
     return folder(tmp_path / "a", a, first), folder(tmp_path / "b", b, second)
 
@@ -291,14 +291,14 @@ def test_angles_are_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     cases = {"no SAE there": gone, "one space": elsewhere, "features now": lambda c: (a[2][:5], "hook")}
     for words, load in cases.items():
-        monkeypatch.setattr(replicating.encoders, "load_decoder", load)
+        monkeypatch.setattr(replicating.directions, "load_decoder", load)
         columns, facts = replicating.replicate(*runs, 4)
         assert words in facts["no_angles"]
         assert np.isnan(columns["replicate_angles"]).all()
         assert np.isnan(columns["replicate_angles_random"]).all()
         assert columns["replicated"].tolist() == ["replicated"] * TOPICS  # by correlation alone
     two_again = {"/sae/a": a[2], "/sae/i": b[2]}
-    monkeypatch.setattr(replicating.encoders, "load_decoder", lambda c: (two_again[c.path], "hook"))
+    monkeypatch.setattr(replicating.directions, "load_decoder", lambda c: (two_again[c.path], "hook"))
     imported = folder(tmp_path / "i", b, texts().drop(columns="tokens"), {"model": schema.IMPORTED})
     _, facts = replicating.replicate(runs[0], imported, 4)
     assert "imported" in facts["no_angles"]
@@ -322,7 +322,7 @@ def test_the_second_demo_sae_has_a_name(tmp_path: Path, monkeypatch: pytest.Monk
     states = [keys.weights_state("sae", name) for name in ("demo", "demo-2")]
     assert set(states[0]) == set(states[1]) == {"cfg.json", "sae_weights.safetensors"}
     assert states[0]["sae_weights.safetensors"] != states[1]["sae_weights.safetensors"]
-    decoder, hook = encoders.load_decoder(config.sae)
+    decoder, hook = directions.load_decoder(config.sae)
     assert decoder.shape == (2048, 192)
     assert hook == "blocks.2.hook_resid_post"
 

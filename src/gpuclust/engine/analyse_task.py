@@ -129,13 +129,13 @@ def decoder_columns(
     config, tokenizer : Config and Hugging Face tokenizer
     kept, label : array, (kept,), int64: the SAE's numbers of the features, and their clusters
     """
-    from gpuclust.extraction import encoders
+    from gpuclust.extraction import directions
     from gpuclust.tables import decoder, prompt_text
 
     clusters = [kept[label == c] for c in range(int(label.max(initial=schema.NOISE)) + 1)]
     if not clusters:
         return {}, []
-    weights, unembedding, why = encoders.load_directions(config, config.analyse.promoted_tokens > 0)
+    weights, unembedding, why = directions.load_directions(config, config.analyse.promoted_tokens > 0)
     unit = decoder.unit_rows(weights)
     columns: dict[str, list[Any]] = {
         name: values.tolist() for name, values in decoder.cohesion(unit, clusters, kept, config.seed).items()

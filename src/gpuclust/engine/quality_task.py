@@ -15,7 +15,7 @@ from gpuclust.compute import agreement, consensus, controls, measures, methods, 
 from gpuclust.config import Config
 from gpuclust.engine import prompt_rows, token_rows
 from gpuclust.engine.views import read_neighbors
-from gpuclust.extraction import encoders
+from gpuclust.extraction import directions
 from gpuclust.hardware import budget
 from gpuclust.storage import atomic, store
 from gpuclust.tables import feature_table
@@ -172,7 +172,7 @@ def _decoder_agreement(out: Path, config: Config, labels: Array) -> tuple[dict[s
     kept, indices, _ = read_neighbors(out / schema.NEIGHBORS)
     if store.imported(out / schema.ACTIVATIONS):
         return None, "decoder: the activations were imported, there is no SAE"
-    weights = encoders.load_directions(config, unembedding=False)[0][kept]
+    weights = directions.load_directions(config, unembedding=False)[0][kept]
     k = min(config.umap.n_neighbors, indices.shape[1])
     near = neighbors.of_vectors(weights, indices.shape[1], "cosine", min(budget.TILE, len(kept)))
     facts = {

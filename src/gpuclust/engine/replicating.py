@@ -14,7 +14,7 @@ import pandas as pd
 from gpuclust import schema
 from gpuclust.compute import controls, replication, topk
 from gpuclust.errors import MemoryBudgetError, ModelError, StoreError
-from gpuclust.extraction import encoders
+from gpuclust.extraction import directions
 from gpuclust.formatting import gigabytes
 from gpuclust.hardware import budget
 from gpuclust.results import comparison, replicated
@@ -238,7 +238,7 @@ def _directions(run: Run, other: Run) -> tuple[list[Array], str]:
         if store.imported(one.path / schema.ACTIVATIONS):
             return [], f"the activations of {one.path} were imported, there is no SAE"
         try:
-            weights, hook = encoders.load_decoder(one.config.sae)
+            weights, hook = directions.load_decoder(one.config.sae)
         except ModelError as error:
             return [], f"the decoder of {one.path} cannot be had: {error}"
         if len(weights) != len(one.features):

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from gpuclust.hardware.device import is_out_of_memory
 
 log = logging.getLogger("gpuclust")
 
+LOADING = threading.Lock()  # one at a time in a process
 _PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 
 
