@@ -311,6 +311,8 @@ def analyse(case: Case, out: Path) -> Callable[[], Any]:
         {"verdict": ["stable"] * n, "verdict_reason": "", "stability": 0.5, "hdbscan_match": 0.3, "silhouette": 0.1}
     )
     atomic.write_table(out / schema.QUALITY, checked)
+    tried = pd.DataFrame({name: np.zeros(n) for name in schema.VALIDATION_COLUMNS}).assign(cluster=range(n))
+    atomic.write_table(out / schema.VALIDATION, tried)
     features = np.repeat(np.arange(case.shapes.n_features), k)
     rank = np.tile(np.arange(k), case.shapes.n_features)
     examples = {"feature": features, "rank": rank, "prompt": rank, "value": 1.0 / (1 + rank), "position": rank % 3}

@@ -87,6 +87,7 @@ def test_nothing_is_written_otherwise() -> None:
     known = [
         "hardware/process.py: clear.write_text",  # the kernel's
         "results/comparison.py: table.to_csv",  # to a text
+        "results/replicated.py: found.to_csv",  # to a text
         "storage/shards.py: partial.write_bytes",
     ]
     assert sorted(one for one in found if "atomic.write" not in one and "self.save" not in one) == known

@@ -88,7 +88,7 @@ def test_a_run_on_a_gpu_equals_one_on_the_cpu(
     for name, stage in stages.items():
         assert len(stage["device_peak_bytes"]) == workers
         assert all(set(peaks) == {"pool", "process"} for peaks in stage["device_peak_bytes"].values())
-        assert name in ("prompts", "select", "report") or stage["device_projected_bytes"] >= 7e8
+        assert name in ("prompts", "select", "validate", "report") or stage["device_projected_bytes"] >= 7e8
     assert stages["embed"]["method"] == "cuml"
 
 

@@ -226,7 +226,7 @@ def test_every_stage_keeps_the_versions_that_made_it(
     (finished / schema.QUALITY).unlink()
     go(finished.parent, settings)
     made = {name: entry["versions"] for name, entry in entries(finished).items()}
-    assert [name for name in NAMES if made[name] == later] == ["quality", "analyse", "report"]
+    assert [name for name in NAMES if made[name] == later] == ["quality", "validate", "analyse", "report"]
     assert [name for name in NAMES if made[name] == first] == list(NAMES[:7])
 
 

@@ -39,18 +39,18 @@ def test_the_same_run_takes_as_long(earlier: Path) -> None:
     said = estimate(settings(earlier), earlier)
     assert "20 s to extract 60 prompts, at 30 tokens a second" in said
     others = ", ".join(name for name in stage_table.NAMES if name != "extract")
-    assert f"18 s for {others}, which took as long there" in said
+    assert f"20 s for {others}, which took as long there" in said
     assert "not estimated" not in said
     said = estimate(settings(earlier), earlier, extracted=True)
     assert "extract" not in said
-    assert "16 s for reduce, " in said
+    assert "18 s for reduce, " in said
 
 
 def test_more_prompts_take_longer_to_extract_and_the_rest_is_not_guessed(earlier: Path) -> None:
     said = estimate(settings(earlier, n_prompts=60_000), earlier)
     assert "333 min" not in said
     assert "6 h to extract 60,000 prompts, at 30 tokens a second" in said
-    assert "what follows is not estimated: it took 16 s there, with 60 prompts" in said
+    assert "what follows is not estimated: it took 18 s there, with 60 prompts" in said
     assert "as long there" not in said
 
 
@@ -58,7 +58,7 @@ def test_what_is_set_otherwise_is_not_estimated_nor_what_reads_it(earlier: Path)
     umap = gpuclust.open_run(earlier).config.resolved()["umap"] | {"random_state": 1}
     said = estimate(settings(earlier, umap=umap), earlier)
     assert "8.0 s for prompts, reduce, select, neighbors, which took as long there" in said
-    assert said.endswith("set otherwise there or not done: embed, cluster, quality, analyse, report")
+    assert said.endswith("set otherwise there or not done: embed, cluster, quality, validate, analyse, report")
     said = estimate(settings(earlier, max_tokens=20), earlier)
     assert "the extraction is not estimated: max_tokens differ there" in said
     assert "as long there" not in said
