@@ -482,16 +482,36 @@ def test_the_command_says_what_it_costs_and_keeps_to_it(out: Path, capsys: pytes
     assert facts["passes"] <= budget
     assert facts["tried"] == table["cause_kl"].notna().sum() >= 1
     first = planned.clusters[0]
-    assert (
-        run.clusters.set_index("cluster")["stability"].drop(-1).max()
-        == run.clusters.set_index("cluster")["stability"][first]
-    )
+    table_of = run.clusters.set_index("cluster").drop(-1)
+    rank = table_of["verdict"].map({"stable": 0, "fragile": 1}).fillna(2)[planned.clusters].to_numpy()
+    assert (np.diff(rank) >= 0).all()  # those whose word it can change first, and of these the most stable
+    assert all((np.diff(table_of["stability"][planned.clusters[rank == r]]) <= 0).all() for r in range(3))
     row = table.set_index("cluster").loc[first]
     assert row["cause_kl"] > 0
     assert row["cause_passes"] <= planned.passes[0]
     assert table["prediction"].notna().any()  # the run's own, which stays
     assert show.main([str(out), "--cluster", str(first)]) == 0
     assert "taken out of the model" in " ".join(capsys.readouterr().out.split())
+
+
+def test_stable_clusters_come_first_and_doubtful_ones_last(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = gpuclust.open_run(out).clusters.head(5).assign(
+        cluster=[-1, 0, 1, 2, 3], stability=[np.nan, 0.9, 0.2, 0.6, 0.3],
+        verdict=[None, "no better than random", "stable", "stable", "fragile"],
+    )  # fmt: skip
+    monkeypatch.setattr(Run, "clusters", clusters)
+    assert causing.plan(gpuclust.open_run(out), causing.Cause()).clusters.tolist() == [2, 1, 3, 0]
+
+
+def test_what_is_amplified_is_no_test() -> None:
+    values: dict[str, Any] = {"level": ["token"], "prediction_q": [0.01], "cause_q": [0.01]}
+    empty = {name: [None] for name in schema.VALIDATION_COLUMNS}
+    quality = pd.DataFrame({"verdict": ["stable"], "verdict_reason": ["as measured"]})
+    words = [
+        validating._judged(pd.DataFrame(empty | values), quality, amplified)["evidence"][0]
+        for amplified in (False, True)
+    ]
+    assert words == ["real", "supported"]
 
 
 def test_it_is_not_run_unless_asked_for(out: Path) -> None:

@@ -346,8 +346,8 @@ def test_files_and_what_is_said(
     assert table.columns.tolist() == list(schema.VALIDATION_COLUMNS)
     assert table["replicate_cluster"].dtype == "Int64"
     assert table["replicated"].tolist() == ["replicated"] * TOPICS
-    assert table["evidence"].tolist() == ["real"] * TOPICS
-    assert facts["evidence"] == {"real": TOPICS}
+    assert table["evidence"].tolist() == ["supported"] * TOPICS  # without levels nothing is real
+    assert facts["evidence"] == {"supported": TOPICS}
     ((name, told),) = replicated.on_card(table.iloc[0], facts)
     assert name == "in b, of another SAE"
     assert told.startswith(f"replicated: cluster {table['replicate_cluster'][0]}, each the other's best match")

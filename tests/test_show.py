@@ -59,16 +59,19 @@ def test_verdicts_are_in_the_summary_where_they_were_measured(
     clusters = pd.read_parquet(small_run / schema.CLUSTERS)
     largest = clusters[clusters["cluster"] != schema.NOISE].nlargest(3, "size")
     assert largest["verdict"].notna().all()
+    words = largest["evidence"].where(largest["evidence"].notna(), largest["verdict"])
     main([str(small_run)])
     lines = capsys.readouterr().out.splitlines()
     head = next(line for line in lines if line.split()[:3] == ["cluster", "size", "stability"])
-    at = head.index("verdict")
-    for cluster, verdict in zip(largest["cluster"], largest["verdict"], strict=True):
+    at = head.index("evidence")
+    for cluster, word in zip(largest["cluster"], words, strict=True):
         row = next(line for line in lines[lines.index(head) :] if line.split()[:1] == [str(cluster)])
-        assert row[at:].startswith(f"{verdict} ")
+        assert row[at:].startswith(f"{word} ")
     monkeypatch.setattr(reading.Files, "table", _without_verdicts(reading.Files.table))
     main([str(small_run)])
-    assert "verdict " not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "verdict " not in said
+    assert "evidence " not in said
 
 
 def test_all_clusters_are_listed_the_doubtful_last(
@@ -121,6 +124,6 @@ def _with_themes(table: Any) -> Any:
 def _without_verdicts(table: Any) -> Any:
     def read(self: reading.Files, name: str, *given: Any) -> pd.DataFrame:
         found = table(self, name, *given)
-        return found.assign(verdict=None) if name == schema.CLUSTERS else found
+        return found.assign(verdict=None, evidence=None) if name == schema.CLUSTERS else found
 
     return read

@@ -193,6 +193,32 @@ def test_of_other_clusters_or_damaged_it_counts_for_nothing(out: Path) -> None:
     assert validated.kept(out, stages) is None
 
 
+@pytest.mark.parametrize("what", ["table", "facts", "clusters"])
+def test_what_only_the_command_makes_is_not_lost_without_a_word(
+    what: str, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stages = gpuclust.open_run(out).record["stages"]
+    table, facts = validated.kept(out, stages) or (pd.DataFrame(), {})
+    validated.write(out, stages, table, facts | {"cause": {"amplify": 0}})
+    assert validated.kept(out, stages) is not None
+    assert "Lost with it" not in caplog.text
+    if what == "clusters":
+        stages["cluster"]["key"] = "another"
+    else:
+        (out / {"table": schema.VALIDATION, "facts": schema.VALIDATION_FACTS}[what]).write_bytes(b"{")
+    assert validated.kept(out, stages) is None
+    assert "Lost with it: cause" in caplog.text
+
+
+def test_it_goes_on_after_it_was_killed(out: Path) -> None:
+    """Between the table of what was found and its record."""
+    validating.validate(out, ["levels"], validating.Asked(3))
+    assert main([str(out), "--prediction", "--draws", "4"]) == 0
+    assert verifying.damages(out) == []
+    facts = gpuclust.open_run(out).validation_facts
+    assert (facts["levels"]["draws"], facts["prediction"]["draws"]) == (3, 4)
+
+
 def test_the_run_has_it_and_the_command_keeps_the_folder_whole(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = gpuclust.open_run(out)
     own = run.clusters.set_index("cluster").drop(schema.NOISE)

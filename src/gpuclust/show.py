@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Print cards, or write the map, or print the summary."""
+    from gpuclust.formatting import counted
     from gpuclust.results import summary
     from gpuclust.results.run import open_run
 
@@ -44,7 +45,7 @@ def work(args: argparse.Namespace) -> None:
         terminal.say(f"{args.figure}: {len(named)} of {len(run.clusters) - 1} clusters are named")
     if args.evidence:
         run.write_evidence(args.evidence, dark=args.dark)
-        terminal.say(f"{args.evidence}: what was tried on {len(run.clusters) - 1} clusters")
+        terminal.say(f"{args.evidence}: what was tried on {counted(len(run.clusters) - 1, 'cluster')}")
     if not (args.cluster or args.feature or args.clusters or args.themes or args.figure or args.evidence):
         if "analyse" not in run.record["stages"]:
             run.clusters  # noqa: B018  says why there are none

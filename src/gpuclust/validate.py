@@ -39,11 +39,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Compute, write, and print."""
-    from gpuclust import Run, schema
+    from gpuclust import Run, schema, stage_table
     from gpuclust.engine import causing, validating
     from gpuclust.errors import InputError, StoreError
     from gpuclust.results import tried
-    from gpuclust.storage import reading
     from gpuclust.storage.run_folder import claim, holds_run
 
     console = terminal.console(args.quiet)
@@ -62,9 +61,11 @@ def work(args: argparse.Namespace) -> None:
     if args.plan:
         return
     with claim(args.run):
-        if not len(Run(args.run).quality):
+        run = Run(args.run)
+        if not len(run.quality):
             raise StoreError(f"{args.run} has no clusters: there is nothing to validate")
-        reading.Files(args.run).path(schema.VALIDATION)  # of a finished run
+        if left := [name for name in stage_table.NAMES if name not in run.record["stages"] and name != "report"]:
+            raise StoreError(f"{args.run}: its stage {left[0]} is not done. The run's own command goes on")
         facts = validating.validate(args.run, parts, asked)
         validating.put_in_place(args.run)
     if set(parts) <= set(facts["left_out"]):

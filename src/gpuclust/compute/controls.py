@@ -11,6 +11,7 @@ from gpuclust.types import Array
 
 STRATA = 20  # of the number of active prompts, for random sets
 FEWEST = 40  # features of a stratum, next to one another by how often they fire, that are exchanged
+OWN = 0.1  # share of its controls' features that may be a cluster's own
 
 
 def matched_sets(labels: Array, degree: Array, draws: int, seed: int) -> Any:

@@ -16,12 +16,12 @@ REAL, SUPPORTED, TOPIC = "real", "supported", "topic only"
 WORDS = REAL, SUPPORTED, TOPIC, verdicts.FRAGILE, verdicts.LOST, verdicts.RANDOM
 FAR = ("topic", "none")  # levels
 MEANS = {
-    REAL: "found again, and passes every test that was made of it, one by the model's output or another SAE",
-    SUPPORTED: "found again, and passes tests: not all, or none of them by the model's output or another SAE",
-    TOPIC: "found again, but its features do not fire near one another: at most in the same prompts",
+    REAL: "found again, and passes every test: levels, and one by the model's output or another SAE, are among them",
+    SUPPORTED: "found again, and passes tests: not all, or not those that real asks for",
+    TOPIC: "found again, but its features do not fire near one another, and neither model nor other SAE speaks for it",
     verdicts.FRAGILE: "found again in part only, or passes no test that was made of it",
-    verdicts.LOST: "not found again: no test is asked of it",
-    verdicts.RANDOM: "no more cohesive than random sets or permutations: no test is asked of it",
+    verdicts.LOST: "not found again in halves of the prompts, whatever tests it passes",
+    verdicts.RANDOM: "no more cohesive than random sets or permutations, whatever tests it passes",
 }
 
 
@@ -64,12 +64,34 @@ TESTS = (
 )  # fmt: skip
 
 
+def discoveries(p: Array) -> Array:
+    """Return q: p with the false discovery rate controlled over clusters (Benjamini and Hochberg 1995).
+
+    Parameters
+    ----------
+    p : array, (cluster,), float64
+        NaN where the test was not made.
+
+    Returns
+    -------
+    array, (cluster,), float64
+        NaN where `p` is.
+    """
+    from scipy import stats
+
+    q, known = np.full(len(p), np.nan), ~np.isnan(p)
+    if known.any():
+        q[known] = stats.false_discovery_control(p[known])
+    return q
+
+
 def judge(table: Mapping[str, Array], verdict: Array, reason: Array) -> tuple[Array, Array]:
     """Give every cluster one word for all that was tried on it.
 
     A cluster that the run's own checks doubt (`verdicts.DOUBTFUL`) or call fragile keeps that word. Of the others one
-    is real that passes every test made of it, one of them beyond the activations at least; topic only where its
-    features do not fire near one another; supported where it passes any test, fragile where it passes none.
+    is real that passes every test made of it, levels and one beyond the activations among them; topic only where its
+    features do not fire near one another and no test beyond the activations is passed; supported where any test is,
+    fragile where none is. Without levels nothing is real: a topic may pass all the others.
 
     Parameters
     ----------
@@ -81,7 +103,7 @@ def judge(table: Mapping[str, Array], verdict: Array, reason: Array) -> tuple[Ar
     Returns
     -------
     words : array, (cluster,), object
-        Of WORDS; None where the run's checks say nothing against it and no test was made.
+        Of WORDS; None where no test was made, or whether halves find it again was not measured.
     sentences : array, (cluster,), object
         What each is based on; None where there is no word.
     """
@@ -93,7 +115,7 @@ def judge(table: Mapping[str, Array], verdict: Array, reason: Array) -> tuple[Ar
         words[at] = _word(known, told, table.get("level", words)[at])
         if words[at] is None:
             continue
-        first = reason[at] if isinstance(reason[at], str) else "whether halves find it again was not measured"
+        first = str(reason[at])
         doubtful = known in (*verdicts.DOUBTFUL, verdicts.FRAGILE)
         parts = [first] if doubtful else [first, *good, *(f"but {text}" for text in bad)]
         sentences[at] = "; ".join(parts)
@@ -103,15 +125,16 @@ def judge(table: Mapping[str, Array], verdict: Array, reason: Array) -> tuple[Ar
 def _word(known: Any, told: list[tuple[Test, Any]], level: Any) -> str | None:
     if known in (*verdicts.DOUBTFUL, verdicts.FRAGILE):
         return str(known)
-    if not told:
+    if known is None or not told:
         return None
     passed = sum(bool(ok) for _, ok in told)
-    if level in FAR:
+    beyond = any(test.beyond and ok for test, ok in told)
+    if level in FAR and not beyond:
         return TOPIC
     if not passed:
         return verdicts.FRAGILE
-    beyond = any(test.beyond for test, _ in told)
-    return REAL if passed == len(told) and beyond and known == verdicts.STABLE else SUPPORTED
+    whole = passed == len(told) and beyond and any(test.column == "level" for test, _ in told)
+    return REAL if whole else SUPPORTED
 
 
 def counted(words: Array) -> dict[str, int]:

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gpuclust.compute import topk
+from gpuclust.compute.evidence import SURE
 from gpuclust.types import Array
 
 State = dict[str, Array]
 
 HELD = 0.75  # share of the squared length of a cluster's decoder rows that its subspace holds
 DRAWS = 32  # controls of either kind, at least
-SURE = 0.05  # false discoveries among clusters that are said to replicate
 LEAST = 0.7  # correlation of a replicated cluster: half of the variance in common
 TINY = 1e-10  # share of a variance that rounding leaves of nothing
 REPLICATED, PARTLY, NOT = WORDS = ("replicated", "partly", "not")
@@ -233,16 +233,6 @@ def above(value: Array, kinds: Sequence[Array]) -> Array:
         p[~np.isfinite(own) | (np.ptp(controls, axis=0) < 1e-9)] = np.nan
         found = np.maximum(found, p)  # NaN stays
     return found
-
-
-def discoveries(p: Array) -> Array:
-    """Return q: p with the false discovery rate controlled (Benjamini and Hochberg 1995), NaN where p is."""
-    from scipy import stats
-
-    q, known = np.full(len(p), np.nan), ~np.isnan(p)
-    if known.any():
-        q[known] = stats.false_discovery_control(p[known])
-    return q
 
 
 def words(r: Array, q: Array, mutual: Array, angles_q: Array | None) -> Array:

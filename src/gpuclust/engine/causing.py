@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuclust import schema
-from gpuclust.compute import causal
+from gpuclust.compute import causal, evidence, verdicts
 from gpuclust.engine import cause_changes, cause_rows
 from gpuclust.errors import InputError, ModelError
 from gpuclust.extraction import extract_shard, patched
@@ -55,7 +55,8 @@ class Plan:
     Attributes
     ----------
     clusters : int array
-        In the order in which they are tried: most stable first, without stability those of the largest mean activation.
+        In the order in which they are tried: those with the verdict stable, then fragile, then the others; of each the
+        most stable first, without stability those of the largest mean activation.
     passes : int array
         Forward passes of each, at most.
     nulls : int
@@ -89,7 +90,9 @@ def plan(run: Run, cause: Cause) -> Plan:
     table = run.clusters
     table = table[table["cluster"] >= 0]
     by = "stability" if "stability" in table and table["stability"].notna().any() else "mean_activation"
-    order = table.sort_values([by, "cluster"], ascending=[False, True], na_position="last")
+    # Words of doubtful ones do not depend on what is tried
+    doubt = table["verdict"].map({verdicts.STABLE: 0, verdicts.FRAGILE: 1}).fillna(2)
+    order = table.assign(doubt=doubt).sort_values(["doubt", by, "cluster"], ascending=[True, False, True])
     passes = cause_changes.passes(order["size"].to_numpy(np.int64), len(run.prompts))
     a_set = cause_changes.null_passes(len(run.prompts))
     nulls = int(np.clip(cause.budget // 2 // a_set, FEWEST, SETS))
@@ -169,8 +172,6 @@ def measure(run: Run, cause: Cause) -> tuple[dict[str, Array], dict[str, Any]]:
         If the model or SAE cannot be had, is not the one that the run is of, or its hook cannot be changed; if no
         cluster is active.
     """
-    from scipy import stats
-
     planned = plan(run, cause)
     device = "cuda" if backend.cuda_status().usable else "cpu"
     model = patched.load_patched(run.config, device)
@@ -206,12 +207,11 @@ def measure(run: Run, cause: Cause) -> tuple[dict[str, Array], dict[str, Any]]:
                     len(null), planned.nulls)  # fmt: skip
     else:
         columns["cause_p"] = causal.chance(np.log(columns["cause_excess"]), np.log(null))
-    p = columns["cause_p"]
-    known = ~np.isnan(p)
-    columns["cause_q"][known] = stats.false_discovery_control(p[known]) if known.any() else p[known]
+    columns["cause_q"] = evidence.discoveries(columns["cause_p"])
+    tests = int(np.count_nonzero(~np.isnan(columns["cause_p"])))
     facts = {
         "budget": cause.budget, "passes": meter.spent, "amplify": cause.amplify, "prompts": cause_rows.PROMPTS,
-        "hook": model.writes, "device": device, "tried": tried, "tests": int(known.sum()), "never_active": silent,
+        "hook": model.writes, "device": device, "tried": tried, "tests": tests, "never_active": silent,
         "random_sets": null.tolist(),
     }  # fmt: skip
     return columns, facts

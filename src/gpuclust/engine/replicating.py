@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gpuclust import schema
-from gpuclust.compute import controls, replication, topk
+from gpuclust.compute import controls, evidence, replication, topk
 from gpuclust.errors import MemoryBudgetError, ModelError, StoreError
 from gpuclust.extraction import directions
 from gpuclust.formatting import gigabytes
@@ -29,7 +29,6 @@ FEWEST = 100  # prompts that both runs have
 CELLS = 1 << 24  # of a block
 APART = 4  # times as many prompts as are used may be read for them; of more, each is read by itself
 TOP, TOP_SHARE = 100, 20  # a cluster's strongest prompts: at most TOP, and one of TOP_SHARE
-OWN = 0.1  # share of its controls' features that may be a cluster's own, as in `validating`
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,17 +281,17 @@ def _table(
     angles = np.array(near(0, 0))
     angle_kinds = [np.array([near(at, 0) for at in drawn]), np.array([near(0, at) for at in drawn])]
     prompt_kinds = [[listed(at, 0, matches[at]) for at in drawn], [listed(0, at, there[at - 1]) for at in drawn]]
-    without = (sides[0].kept_share > OWN) | (best[0] <= -1)
+    without = (sides[0].kept_share > controls.OWN) | (best[0] <= -1)
 
     def sure(at: int, kinds: Sequence[Array]) -> tuple[Array, Array, Array]:
         p = replication.above(_z(best[at]), [_z(kind) for kind in kinds])
         p[without] = np.nan
-        return p, replication.discoveries(p), r[0][at].argmax(axis=0)[matches[at]] == clusters
+        return p, evidence.discoveries(p), r[0][at].argmax(axis=0)[matches[at]] == clusters
 
     p, q, mutual = sure(0, [best[1:], best_there])
     angles_p = replication.above(angles, angle_kinds)
     angles_p[without] = np.nan
-    angles_q = replication.discoveries(angles_p)
+    angles_q = evidence.discoveries(angles_p)
     named: list[Any] = []
     for at in drawn:  # every control clustering in the clusters' place, by what it has: the others, and no angles
         _, own_q, own_mutual = sure(at, [np.delete(best, [0, at], axis=0)])

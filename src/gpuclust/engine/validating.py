@@ -28,7 +28,6 @@ PREDICTION, LEVELS, CAUSE, REPLICATE = "prediction", "levels", "cause", "replica
 PARTS = (PREDICTION, LEVELS)  # of what a run has stored: a run makes them by itself
 ALL = (REPLICATE, *PARTS, CAUSE)  # what may be refused comes first
 DRAWS = 8  # control clusterings
-OWN = 0.1  # share of its controls' features that may be a cluster's own
 CONTROLLED = (
     "prediction_random", "prediction_given_words_random", "prediction_low", "prediction_high", "prediction_p",
 )  # fmt: skip
@@ -89,7 +88,7 @@ def validate(
     label = features["label"].to_numpy(np.int64)
     n_clusters = int(label.max(initial=schema.NOISE)) + 1
     before, facts = validated.kept(out, stages) or (pd.DataFrame(), {})
-    facts["left_out"] = {}
+    facts["left_out"] = {part: why for part, why in facts.get("left_out", {}).items() if part not in parts}
     found: dict[str, Any] = {str(name): values.to_numpy() for name, values in before.items()}
     found |= {"cluster": np.arange(n_clusters), "size": np.bincount(label[label >= 0], minlength=n_clusters)}
     for part in [name for name in ALL if name in parts] if n_clusters else []:
@@ -98,20 +97,21 @@ def validate(
             try:
                 columns, told = WORK[part](run, features, label, asked)
                 found |= columns
-                facts[part] = {"draws": asked.draws, **told}
+                facts[part] = told
             except (MemoryBudgetError, ModelError) as error:
                 why, level = str(error), logging.WARNING
         if why:
             facts["left_out"][part] = why
             log.log(level, "validate: left out %s: %s", part, why)
-    table = _judged(pd.DataFrame({name: found.get(name, np.nan) for name in schema.VALIDATION_COLUMNS}), run.quality)
+    table = pd.DataFrame({name: found.get(name, np.nan) for name in schema.VALIDATION_COLUMNS})
+    table = _judged(table, run.quality, amplified=bool(facts.get(CAUSE, {}).get("amplify")))
     facts["evidence"] = evidence.counted(table["evidence"].to_numpy(object))
     validated.write(out, stages, table, facts)
     return facts
 
 
-def _judged(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """Give every cluster its word, and every column its dtype."""
+def _judged(table: pd.DataFrame, quality: pd.DataFrame, amplified: bool) -> pd.DataFrame:
+    """Give every cluster its word, and every column its dtype; what a cluster does amplified is no test of it."""
     types = {name: dtype for name, (dtype, _) in schema.VALIDATION_COLUMNS.items()}
     words = [name for name, dtype in types.items() if dtype == "string"]
     for name in words:
@@ -119,6 +119,8 @@ def _judged(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     for name in (name for name, dtype in types.items() if dtype in ("Int64", "boolean")):
         table[name] = pd.Series(_objects(table[name]), dtype=types[name])
     arrays = {str(name): values.to_numpy() for name, values in table.items()}
+    if amplified:
+        del arrays["cause_q"]
     verdict, reason = (_objects(quality[name]).to_numpy(object) for name in ("verdict", "verdict_reason"))
     table["evidence"], table["evidence_reason"] = evidence.judge(arrays, verdict, reason)
     return table.astype(dict.fromkeys(words, schema.text_dtype()))
@@ -139,11 +141,15 @@ def put_in_place(out: Path) -> None:
     """
     from gpuclust.results.report import write
 
-    config = Run(out).config
-    clusters = cluster_table.with_evidence(Run(out).clusters, store.read_table(out / schema.VALIDATION))
+    run = Run(out)
+
+    def recorded(stage: str) -> None:
+        record.record_anew(out, stage, stage_table.get(stage).writes(run.config))
+
+    recorded("validate")
+    clusters = cluster_table.with_evidence(run.clusters, store.read_table(out / schema.VALIDATION))
     atomic.write_table(out / schema.CLUSTERS, clusters)
-    for stage in ("validate", "analyse"):
-        record.record_anew(out, stage, stage_table.get(stage).writes(config))
+    recorded("analyse")
     if (out / schema.REPORT).exists():
         write(out)
         record.record_anew(out, "report", [schema.REPORT])
@@ -174,8 +180,6 @@ def _lacking(part: str, run: Run) -> str:
 def _prediction(
     run: Run, features: pd.DataFrame, label: Array, asked: Asked
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    from scipy import stats
-
     plan = _plan(run.config, run, len(features))
     rows = token_rows.rows_of(run.config, run.path)
     degree = features["n_active"].to_numpy()
@@ -185,7 +189,7 @@ def _prediction(
     halves = np.load(reading.Files(run.path).path(schema.HALF_LABELS))
     subject = held_out.Subject(run.path, run.config, plan, features, run.prompts, halves, exchanged)
     columns, facts = held_out.predict(subject)
-    large = np.flatnonzero(controls.kept_share(label, exchanged) > OWN)
+    large = np.flatnonzero(controls.kept_share(label, exchanged) > controls.OWN)
     for name in CONTROLLED:
         columns[name][large] = np.nan
     if len(large):
@@ -193,11 +197,9 @@ def _prediction(
             "validate: clusters %s have no controls: too few other features fire as often as theirs",
             ", ".join(map(str, large[:10])) + (" …" if len(large) > 10 else ""),
         )
-    p = columns["prediction_p"]
-    known = ~np.isnan(p)
-    columns["prediction_q"] = np.full(len(p), np.nan)
-    columns["prediction_q"][known] = stats.false_discovery_control(p[known]) if known.any() else p[known]
-    return columns, facts | {"tests": int(known.sum()), "without_controls": large.tolist()}
+    columns["prediction_q"] = evidence.discoveries(columns["prediction_p"])
+    tests = int(np.count_nonzero(~np.isnan(columns["prediction_p"])))
+    return columns, facts | {"tests": tests, "without_controls": large.tolist(), "draws": asked.draws}
 
 
 def _levels(run: Run, features: pd.DataFrame, label: Array, asked: Asked) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -209,7 +211,7 @@ def _levels(run: Run, features: pd.DataFrame, label: Array, asked: Asked) -> tup
         fired.data[np.abs(fired.data) <= above] = 0
         state = levels.merge([state, levels.chunk(fired, where["prompt"], sets)])
         n_tokens += fired.shape[0]
-    return levels.finish(state, sets), {"tokens": n_tokens}
+    return levels.finish(state, sets), {"tokens": n_tokens, "draws": asked.draws}
 
 
 def _replicate(run: Run, features: pd.DataFrame, label: Array, asked: Asked) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, ROW, MARGIN = 8.0, 1.35, 1.1  # inches: of the figure, of a test, and of what is above and below
-COLOURS = {evidence.REAL: 2, evidence.SUPPORTED: 0, evidence.TOPIC: 1}  # place in palette.HUES; grey are the others
+NUMBERED = 60  # clusters whose numbers have room below
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Panel:
 
 
 PANELS = (
-    Panel("found again:\nJaccard index of halves", "stability", chance=0.0),
+    Panel("found again:\nJaccard index of halves", "stability"),
     Panel("told by mates, given words:\nAUROC", "prediction_given_words", "prediction_given_words_random",
           "prediction_low", "prediction_high", True, 0.5),
     Panel("on the same token:\ntimes random sets", "token_excess", "", "token_low", "token_high", chance=1.0,
@@ -44,7 +44,7 @@ PANELS = (
     Panel("within 16 tokens:\ntimes random sets", "near_excess", "", "near_low", "near_high", chance=1.0,
           logarithmic=True),
     Panel("taken out of the model:\nKL, nats a token", "cause_kl", "cause_kl_random", logarithmic=True),
-    Panel("in another SAE:\ncorrelation over prompts", "replicate_r", "replicate_r_random", chance=0.0),
+    Panel("in another SAE:\ncorrelation over prompts", "replicate_r", "replicate_r_random"),
 )  # fmt: skip
 
 
@@ -82,6 +82,9 @@ def write(clusters: pd.DataFrame, path: Path, dark: bool = False) -> list[str]:
         axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         for panel, one in zip(shown, axes, strict=True):
             _draw(one, panel, table, dark)
+        if len(table) <= NUMBERED:
+            axes[-1].set_xticks(range(len(table)), table["cluster"].astype(str), rotation=90, fontsize=6)
+            axes[-1].tick_params(labelbottom=True)
         axes[-1].set_xlabel(
             "clusters, by evidence and then by how far halves find them again", color=pictures.INK[dark]
         )
@@ -129,7 +132,7 @@ def _logarithmic(axes: Axes) -> None:
 
 def _colour(word: Any, dark: bool) -> str:
     hues = palette.HUES_DARK if dark else palette.HUES
-    return hues[COLOURS[word]] if word in COLOURS else palette.QUIET
+    return hues[palette.EVIDENCE[word]] if word in palette.EVIDENCE else palette.QUIET
 
 
 def _legend(figure: Any, table: pd.DataFrame, dark: bool) -> None:
@@ -152,6 +155,7 @@ def _legend(figure: Any, table: pd.DataFrame, dark: bool) -> None:
     ]
     handles.append(Line2D([], [], marker="_", linestyle="", color=palette.QUIET, label="controls"))
     handles.append(Line2D([], [], linestyle=":", color=palette.QUIET, label="chance"))
+    handles.append(Line2D([], [], marker="|", linestyle="", color=palette.QUIET, label="95% interval"))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=7,
         labelcolor=pictures.INK[dark],

@@ -16,6 +16,7 @@ HUES_DARK: Final = (
     "#5aaeea", "#f2b13c", "#2fc79a", "#ea9cc6", "#93d3f7", "#ff8d55", "#d9cd45", "#dd7299", "#74d3c6", "#b6a9ff",
 )  # fmt: skip
 MARKS: Final = ("circle", "square", "diamond", "cross", "triangle-up", "star")
+EVIDENCE: Final = {"real": 2, "supported": 0, "topic only": 1, "fragile": 3}  # place in HUES; the others are quiet
 QUIET: Final = "#9a9aa0"  # noise
 QUADRANTS: Final = {schema.FLOWING: 0, schema.CAREFUL: 1, schema.EXPLORING: 2, schema.RESAMPLING: 3}  # place in HUES
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gpuclust import schema
-from gpuclust.compute.replication import LEAST, SURE, WORDS
+from gpuclust.compute.evidence import SURE
+from gpuclust.compute.replication import LEAST, WORDS
 from gpuclust.formatting import counted, plain
 from gpuclust.results import html_page
 from gpuclust.storage import atomic

@@ -173,12 +173,13 @@ def _again(facts: dict[str, Any]) -> list[str]:
 def _cluster_table(clusters: pd.DataFrame, width: int) -> Table:
     """A line a cluster, as wide as the terminal."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    judged = "verdict" in clusters and bool(clusters["verdict"].notna().any())  # not where quality was not measured
+    words, head = _judged(clusters)
+    judged = bool(words.notna().any())  # not where quality was not measured
     for name in ("cluster", "size", "stability"):
         table.add_column(name, justify="right", no_wrap=True)
     if judged:
-        table.add_column("verdict", no_wrap=True)
-    taken = len("cluster  size  stability  ") + (max(map(len, clusters["verdict"].dropna())) + 2 if judged else 0)
+        table.add_column(head, no_wrap=True)
+    taken = len("cluster  size  stability  ") + (max(map(len, words.dropna())) + 2 if judged else 0)
     peaks = any(len(_listed(tokens)) for tokens in clusters["tokens"])  # imported activations may have none
     table.add_column(
         "features peak at" if peaks else "words of its prompts",
@@ -186,16 +187,23 @@ def _cluster_table(clusters: pd.DataFrame, width: int) -> Table:
         overflow="ellipsis",
         max_width=max(width - taken, 16),
     )
-    for row in clusters.to_dict("records"):
+    for row, word in zip(clusters.to_dict("records"), words, strict=True):
         listed = _listed(row["tokens"] if peaks else row["keywords"])[:12]
         table.add_row(
             str(row["cluster"]),
             str(row["size"]),
             "" if pd.isna(row["stability"]) else f"{row['stability']:.2f}",
-            *([plain(row["verdict"])] if judged else []),
+            *([plain(word)] if judged else []),
             escape(_name(row) + " · ".join(listed)),
         )
     return table
+
+
+def _judged(clusters: pd.DataFrame) -> tuple[pd.Series[Any], str]:
+    """The word of each cluster, and what it is: for all that was tried, where anything was, else the verdict."""
+    nothing = pd.Series(index=clusters.index, dtype=object)
+    verdict, tried = clusters.get("verdict", nothing), clusters.get("evidence", nothing)
+    return (tried.where(tried.notna(), verdict), "evidence") if tried.notna().any() else (verdict, "verdict")
 
 
 def clusters_of(run: Run, width: int) -> Table:

@@ -16,6 +16,7 @@ TOGETHER = {
     "token": "on the same token", "near": "within 16 tokens", "topic": "in the same prompt only",
     "none": "no more than matched features, on a token",
 }  # fmt: skip
+UNTRIED = {"levels": ", as the run keeps no tokens (extract.rows=token does)"}  # parts, and why they may be left out
 
 
 def facts(cluster: Mapping[str, Any], told: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -34,9 +35,11 @@ def facts(cluster: Mapping[str, Any], told: Mapping[str, Any]) -> list[tuple[str
     """
     row = {name: value for name, value in cluster.items() if pd.api.types.is_scalar(value) and pd.notna(value)}
     found = []
-    if "evidence" in row and row["evidence"] != row.get("verdict"):
+    if "evidence" in row:
         found.append(("evidence", f"{row['evidence']}: {row['evidence_reason']}"))
-    if "prediction" in row:
+    if "prediction" in row and "prediction_q" not in row:
+        found.append(("told by mates in other prompts", "not tested: too few others fire as often, or noise in halves"))
+    elif "prediction" in row:
         random, words = _of(row, "prediction_random"), _of(row, "prediction_words")
         text = f"AUROC {plain(row['prediction'])} (random mates {random}; words, length and source alone {words})"
         found.append(("told by mates in other prompts", text))
@@ -81,7 +84,7 @@ def lines(table: pd.DataFrame, told: Mapping[str, Any]) -> list[str]:
     -------
     list of str
     """
-    found, n = [], len(table)
+    found = []
     if "prediction" in told:
         some = told["prediction"]
         mean = table.mean(numeric_only=True)
@@ -91,8 +94,9 @@ def lines(table: pd.DataFrame, told: Mapping[str, Any]) -> list[str]:
             f"(AUROC): {mean['prediction']:.2f}; random mates {mean['prediction_random']:.2f}; words, length and "
             f"source alone {mean['prediction_words']:.2f}",
             f"given these words: {mean['prediction_given_words']:.3f}, random mates "
-            f"{mean['prediction_given_words_random']:.3f}; more than random mates do {sure} of {counted(n, 'cluster')} "
-            f"({evidence.SURE:.0%} of them falsely, Benjamini and Hochberg, {counted(some['tests'], 'test')})",
+            f"{mean['prediction_given_words_random']:.3f}; more than random mates do {sure} of "
+            f"{counted(some['tests'], 'cluster')} that could be tested ({evidence.SURE:.0%} of them falsely, Benjamini "
+            "and Hochberg)",
         ]
     if "levels" in told:
         times = table["level"].value_counts()
@@ -116,6 +120,8 @@ def lines(table: pd.DataFrame, told: Mapping[str, Any]) -> list[str]:
         ]
     if "replicate" in told:
         found += replicated.lines(table, told["replicate"])
+    for part in told.get("left_out", {}):
+        found.append(f"not tried: {part}{UNTRIED.get(part, '')}")
     if told.get("evidence"):
         found.append(f"all in all: {', '.join(f'{times} {word}' for word, times in told['evidence'].items())}")
     return found

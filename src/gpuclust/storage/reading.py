@@ -38,8 +38,11 @@ class Files:
 
     def __contains__(self, name: str) -> bool:
         """Whether the run has a file or folder, or should have: older runs were made without some."""
-        recorded = self.record()["stages"].values()
-        return (self.run / name).exists() or any(name in entry.get("files", {}) for entry in recorded)
+        return (self.run / name).exists() or self._recorded(name)
+
+    def _recorded(self, name: str) -> bool:
+        """Whether a stage that is done wrote a file or folder."""
+        return any(name in entry.get("files", {}) for entry in self.record()["stages"].values())
 
     def settings(self) -> dict[str, Any]:
         """Return the configuration: the record's, or of older runs that in ``config.yaml``."""
@@ -122,8 +125,8 @@ class Files:
         return store.read_table(self.path(name), columns)
 
     def facts(self, name: str) -> dict[str, Any]:
-        """Return JSON that a stage wrote; nothing where there is none, as of older runs."""
-        return checksums.read_json(self.path(name)) if name in self else {}
+        """Return JSON that a stage wrote; nothing where no stage did, as of older runs."""
+        return checksums.read_json(self.path(name)) if self._recorded(name) else {}
 
     def group(self, name: str) -> Any:
         """Return a Zarr group, open for reading."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,11 @@ from gpuclust.storage import atomic, checksums, store
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger("gpuclust")
+
 CLUSTERED = "clustered"  # the keys of the stages that it is of
 TABLE = "table"  # size and checksum of the table
+ADDED = ("cause", "replicate")  # parts that no run makes by itself
 
 
 def write(out: Path, stages: Mapping[str, Any], table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
@@ -37,19 +41,33 @@ def write(out: Path, stages: Mapping[str, Any], table: pd.DataFrame, facts: Mapp
 def kept(out: Path, stages: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]] | None:
     """Return table and facts; None where there are none, or they are damaged or of clusters that are no more.
 
+    What is lost with them is said: a run makes its own parts by itself, and no others.
+
     Parameters
     ----------
     out, stages
         As of `write`.
     """
+    table, path = out / schema.VALIDATION, out / schema.VALIDATION_FACTS
+    if not table.exists() and not path.exists():
+        return None
     try:
-        facts = checksums.read_json(out / schema.VALIDATION_FACTS)
-    except (FileNotFoundError, ValueError):
-        return None
-    clustered, table = facts.pop(CLUSTERED, None), facts.pop(TABLE, None)
-    if clustered != _of(stages) or table != checksums.of_file(out / schema.VALIDATION):
-        return None
-    return store.read_table(out / schema.VALIDATION), facts
+        facts = checksums.read_json(path)
+    except (FileNotFoundError, ValueError) as error:
+        facts, why = {}, f"{path} is missing or damaged ({error})"
+    else:
+        why = "" if facts.pop(TABLE, None) == checksums.of_file(table) else f"{table} is missing or damaged"
+        if not why and facts.pop(CLUSTERED, None) != _of(stages):
+            why = f"the clusters of {out} are others now"
+    if not why:
+        return store.read_table(table), facts
+    parts = [name for name in ADDED if name in facts]
+    if not facts:
+        parts = [f"{name}, if it was there" for name in ADDED]
+    if parts:
+        log.warning("validate: what was found before counts for nothing, because %s. Lost with it: %s; "
+                    "gpuclust validate makes it again", why, " and ".join(parts))  # fmt: skip
+    return None
 
 
 def _of(stages: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def collect(run: reading.Files, record: dict[str, Any]) -> tuple[dict[str, Any],
         "verdicts": verdicts.explained(settings.get("quality", {}).get("stable", 0.5)),
         "doubtful": list(verdicts.DOUBTFUL),
         "evidence": evidence.MEANS,
+        "evidence_hues": {word: palette.EVIDENCE.get(word, -1) for word in evidence.WORDS},
         "noise_reasons": [
             noise.explained(settings["hdbscan"]["min_cluster_size"])[name] for name in schema.NOISE_REASONS
         ],

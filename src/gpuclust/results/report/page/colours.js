@@ -15,12 +15,12 @@ function colourings() {
     cluster: byLabel('cluster', a.label, f => a.label[f] < 0 ? 0.45 : doubtful(a.label[f]) ? 0.2 : 0.85, null),
     ...(a.hdbscan_label && {hdbscan: byLabel('cluster of one UMAP and HDBSCAN', a.hdbscan_label, f => a.hdbscan_label[f] < 0 ? 0.3 : 0.85, f => clusterNumber(a.hdbscan_label[f]))}),
     ...(judged && {verdict: byCategory('verdict of the cluster', verdicts, f => verdicts.indexOf(clusterOf.get(a.label[f])?.more.verdict), 'noise')}),
-    ...(tried && {evidence: byCategory('evidence for the cluster', evidence, f => evidence.indexOf(clusterOf.get(a.label[f])?.more.evidence), 'noise, or not tried')}),
+    ...(tried && {evidence: byCategory('evidence for the cluster', evidence, f => evidence.indexOf(clusterOf.get(a.label[f])?.more.evidence), 'noise, or not tried', name => run.evidence_hues[name])}),
     ...(themes.length && {theme: byCategory('theme', themes.map(themeName), ofTheme, 'noise')}),
     ...(a.noise_reason && {noise: byCategory('why it is noise', reasons, f => a.noise_reason[f], 'in a cluster')}),
     entropy: byNumber('entropy', f => a.entropy[f]),
     sparsity: byNumber('sparsity', f => a.sparsity[f], true),
-    quadrant: byCategory('quadrant', quadrantNames(), f => a.quadrant[f], 'none'),
+    quadrant: byCategory('quadrant', quadrantNames(), f => a.quadrant[f], 'none', name => run.quadrants[name]),
     ...sourceColourings(),
   };
 }
@@ -59,8 +59,8 @@ function byLabel(name, labels, opacity, told) {
 }
 
 /** Categories by number; every other number is `rest`, in grey. */
-function byCategory(name, names, of, rest) {
-  const colour = i => names[i] === undefined ? hue(-1) : name === 'quadrant' ? hue(run.quadrants[names[i]]) : hue(i);
+function byCategory(name, names, of, rest, hueOf = (_, i) => i) {
+  const colour = i => hue(names[i] === undefined ? -1 : hueOf(names[i], i));
   const shape = i => names[i] === undefined || !marksShown() ? 'circle' : run.marks[i % run.marks.length];
   return {
     name, told: f => names[of(f)] ?? rest,
