@@ -79,7 +79,7 @@ def on_card(row: Any, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if pd.isna(row["replicate_r"]):
         return []
     word = "without controls" if pd.isna(row["replicated"]) else row["replicated"]
-    best = "each the other's best match" if row["replicate_mutual"] else "which has a better match"
+    best = "each the other's best match" if row["replicate_mutual"] else "whose own best match is another"
     told = (
         f"{word}: cluster {int(row['replicate_cluster'])}, {best}; correlation {plain(row['replicate_r'])} (random "
         f"sets {plain(row['replicate_r_random'])}; q = {plain(row['replicate_q'])}), strongest prompts in common "
@@ -105,7 +105,8 @@ def show(found: pd.DataFrame, told: Sequence[str], console: Console) -> None:
     for _, own in found.groupby("run_b", sort=False):
         grid = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
         for name in SHOWN.values():
-            grid.add_column(name, justify="left" if name == "replicated" else "right", overflow="fold")
+            word = name == "replicated"
+            grid.add_column(name, justify="left" if word else "right", overflow="fold", no_wrap=word)
         for row in own.sort_values("size", ascending=False, kind="stable").head(LISTED).to_dict("records"):
             grid.add_row(*(plain(row[name]) for name in SHOWN))
         console.print(grid)
